@@ -1,0 +1,1 @@
+"""Catalyst: scores, decision and bifurcation. Knows modules and tensors, never a path or a recipe."""

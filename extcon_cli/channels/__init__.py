@@ -1,0 +1,1 @@
+"""Channel analysis and exact removal: trace, rules, groups, plan, apply, verify."""

@@ -1,0 +1,1 @@
+"""Reading, recognising and writing checkpoints. Files are hostile until proven otherwise."""

@@ -1,0 +1,49 @@
+"""Everything that extcon refuses, each with its exit code. One clear line each: what was wrong, where, what to do."""
+
+from __future__ import annotations
+
+
+class ExtconError(Exception):
+    """Base of all refusals. `exit_code` is what the command line returns (DESIGN.md, section 5)."""
+
+    exit_code = 1
+
+
+class UsageError(ExtconError):
+    """The command line or a call of the library asks for something that cannot be."""
+
+    exit_code = 2
+
+
+class RecipeError(UsageError):
+    """A recipe or an override is not valid; all its problems stand in one message, a line each."""
+
+
+class CheckpointError(ExtconError):
+    """A checkpoint cannot be read, is of another architecture, or cannot be written."""
+
+    exit_code = 3
+
+
+class DataError(ExtconError):
+    """The data are not there or cannot be read."""
+
+    exit_code = 3
+
+
+class TraceError(ExtconError):
+    """The model's forward pass cannot be traced, so that nothing can be said about its channels."""
+
+    exit_code = 3
+
+
+class GateError(ExtconError):
+    """A check that guards the result failed: not exact, target missed, accuracy drop too large."""
+
+    exit_code = 4
+
+
+class Interrupted(ExtconError):
+    """The user stopped the run; what was done is kept and can be resumed."""
+
+    exit_code = 130
