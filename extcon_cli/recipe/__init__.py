@@ -1,1 +1,1 @@
-"""Recipes: their schema, where they are found, and how they are overridden. Imports no torch."""
+"""Recipes: what a run does, as checked and frozen values. Nothing here imports torch or opens data."""

@@ -1,0 +1,44 @@
+"""What the sections of a recipe are made of: the strict model, the number types, a length in epochs or steps."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, Strict, model_validator
+
+Share = Annotated[float, Field(ge=0, le=1)]
+ShareInside = Annotated[float, Field(gt=0, lt=1)]
+Shape = Annotated[tuple[PositiveInt, ...], Strict(False), Field(min_length=1)]
+Floats = Annotated[tuple[float, ...], Strict(False), Field(min_length=1)]
+Shares = Annotated[tuple[ShareInside, ...], Strict(False)]
+Decay = Annotated[float, Field(ge=0, lt=1)]
+Decays = Annotated[tuple[Decay, Decay], Strict(False)]
+Names = Annotated[tuple[str, ...], Strict(False)]
+
+
+class Section(BaseModel):
+    """A part of a recipe. Unknown keys, text or true for a number, and infinities are errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class Duration(Section):
+    """How long something lasts, in epochs or in steps, whichever is given; exactly one of the two is set."""
+
+    epochs: PositiveFloat | None = Field(
+        20.0, description="Length in passes over the training data; fractions are allowed. Or give `steps`."
+    )
+    steps: PositiveInt | None = Field(None, description="Length in optimizer steps. Or give `epochs`.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _steps_replace_the_default(cls, given: Any) -> Any:
+        if isinstance(given, dict) and "epochs" not in given and given.get("steps") is not None:
+            return {**given, "epochs": None}
+        return given
+
+    @model_validator(mode="after")
+    def _one_length(self) -> Duration:
+        if (self.epochs is None) == (self.steps is None):
+            raise ValueError(f"give `epochs` or `steps`, not {'neither' if self.epochs is None else 'both'}")
+        return self
