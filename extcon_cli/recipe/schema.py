@@ -1,9 +1,11 @@
-"""The recipe: one frozen value that says all of a run. Every key carries its default, unit and meaning.
+"""The recipe: one frozen value that says all of a run. Each key's meaning stands below it.
 
-The descriptions are what `extcon recipe schema` and docs/recipe.md print. load.py reads files.
+`extcon recipe schema` and docs/recipe.md print them. This module reads no file; load.py does.
 """
 
 from __future__ import annotations
+
+from typing import Annotated
 
 from pydantic import Field
 
@@ -53,16 +55,20 @@ __all__ = [
 class Recipe(Section):
     """What a run does."""
 
-    model: ModelSpec = Field(ModelSpec(), description="The architecture of the checkpoint.")
-    data: DataSpec | None = Field(
-        None, description="What the model learns from and is measured on. null: none is known."
-    )
-    task: Task = Field(
-        "classification",
-        description="`classification`: cross entropy, accuracy. `regression`: mean squared error, R2.",
-    )
-    train: TrainSpec = Field(TrainSpec(), description="`extcon train`: training.")
-    prune: PruneSpec = Field(PruneSpec(), description="`extcon prune`: from a model to a smaller one.")
-    seed: int = Field(
-        0, ge=0, lt=2**32, description="Where all random numbers of the run start: same seed, same result."
-    )
+    model: ModelSpec = ModelSpec()
+    """The architecture of the checkpoint."""
+
+    data: DataSpec | None = None
+    """What the model learns from and is measured on. null: none is known."""
+
+    task: Task = "classification"
+    """`classification`: cross entropy, accuracy. `regression`: mean squared error, R2."""
+
+    train: TrainSpec = TrainSpec()
+    """What `extcon train` does."""
+
+    prune: PruneSpec = PruneSpec()
+    """What `extcon prune` does."""
+
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    """Where all random numbers of the run start: the same seed, the same result."""
