@@ -18,7 +18,7 @@ class ScoreSpec(Section):
 
     method: Literal["energy", "race", "taylor", "magnitude", "random", "group_lasso"] = "energy"
     """`energy`: the sum over batches of (F_i . dL/dF_i)^2. `taylor`: of |F_i . dL/dF_i|.
-    `magnitude`: ||F_i||. `random`: chance. `race`: the paper's own, who is ahead after training with sum |d_i| ||F_i||.
+    `magnitude`: ||F_i||. `random`: chance. `race`: the paper's, by training with sum |d_i| ||F_i||.
     `group_lasso`: ||F_i|| after training with sum ||F_i||."""
 
     batches: PositiveInt = 100

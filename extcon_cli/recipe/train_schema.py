@@ -77,9 +77,7 @@ class NormalizeSpec(Section):
     @model_validator(mode="after")
     def _one_for_each_channel(self) -> NormalizeSpec:
         if len(self.mean) != len(self.std):
-            raise ValueError(
-                f"`mean` has {len(self.mean)} entries, `std` has {len(self.std)}: give one per channel"
-            )
+            raise ValueError(f"`mean` has {len(self.mean)} entries, `std` has {len(self.std)}: give one per channel")
         return self
 
 

@@ -1,0 +1,147 @@
+"""Finds the recipe of a run, reads and checks it: `resolve` is what commands call. It opens no checkpoint."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from extcon_cli.errors import RecipeError
+from extcon_cli.recipe.bundled import bundled
+from extcon_cli.recipe.check import check
+from extcon_cli.recipe.document import Document, read, write
+from extcon_cli.recipe.overrides import override
+from extcon_cli.recipe.schema import Recipe
+from extcon_cli.recipe.tree import nearest
+
+Source = Literal["argument", "sidecar", "embedded", "bundled"]
+
+_LARGEST = 256 * 1024  # bytes; a recipe has a few thousand, a checkpoint given by mistake has millions
+_FUNCTION_IN_FILE = re.compile(r"(?P<file>.+\.py):(?P<function>[^:/\\]+)")
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """A checked recipe and who gave it: only a file that the user named (`argument`) may run code unasked."""
+
+    recipe: Recipe
+    source: Source
+    path: Path | None
+
+
+def resolve(
+    method: str,
+    *,
+    recipe: str | Path | None = None,
+    checkpoint: Path | None = None,
+    embedded: Mapping[str, Any] | None = None,
+    overrides: Sequence[str] = (),
+) -> Resolved:
+    """Find the recipe of a run of `method`, put the overrides in, and check it (DESIGN.md, section 5).
+
+    The first of these that is there is taken, alone: `recipe` (a file, or a bundled name such as
+    `prune/digits_resnet`), the sidecar `model.yaml` of the checkpoint `model.pt`, the recipe `embedded` in
+    the checkpoint, the bundled default of the method, the schema's defaults. One RecipeError tells all.
+    """
+    sidecar = checkpoint.with_suffix(".yaml") if checkpoint else None
+    default = bundled().get(f"{method}/default")
+    source: Source
+    if recipe is not None:
+        path, source = _named(recipe, method)
+        document = read_file(path)
+    elif sidecar is not None and sidecar != checkpoint and sidecar.is_file():
+        path, source, document = sidecar, "sidecar", read_file(sidecar)
+    elif embedded is not None:
+        path, source, document = (
+            None,
+            "embedded",
+            Document(f"the recipe in {checkpoint or 'the checkpoint'}", embedded),
+        )
+    elif default is not None:
+        path, source, document = default, "bundled", read_file(default)
+    else:
+        path, source, document = None, "bundled", Document("recipe", {})
+    try:
+        return Resolved(check(_at_home(override(document, overrides))), source, path)
+    except RecipeError as error:
+        hint = f"\n{path} was found beside the checkpoint; --recipe takes another one" if source == "sidecar" else ""
+        raise RecipeError(f"{error}{hint}") from None
+
+
+def load(path: Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read and check one recipe file."""
+    return check(_at_home(override(read_file(path), overrides)))
+
+
+def from_dict(values: Mapping[str, Any], source: str = "recipe", overrides: Sequence[str] = ()) -> Recipe:
+    """Check a recipe given as plain values; `source` names it in errors."""
+    return check(override(Document(source, values), overrides))
+
+
+def to_dict(recipe: Recipe) -> dict[str, Any]:
+    """Return the recipe as plain values that JSON and YAML can hold, with every default filled in."""
+    return recipe.model_dump(mode="json")
+
+
+def dump(recipe: Recipe) -> str:
+    """Write the recipe as YAML, with every default filled in."""
+    return write(to_dict(recipe))
+
+
+def read_file(path: Path) -> Document:
+    """Read a recipe file without checking its keys. Functions in files beside it are then named from here."""
+    try:
+        with path.open("rb") as file:
+            content = file.read(_LARGEST + 1)
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise RecipeError(f"{path}: is not a recipe: not UTF-8 text") from None
+    except OSError as error:
+        problem = "is a folder, not a recipe" if path.is_dir() else f"cannot be read: {error.strerror}"
+        raise RecipeError(f"{path}: {problem}") from None
+    if len(content) > _LARGEST:
+        raise RecipeError(f"{path}: is not a recipe: larger than {_LARGEST // 1024} KiB")
+    document = read(text, str(path))
+    if document.values is None and not document.problems:
+        raise RecipeError(f"{path}: is empty; a recipe has keys such as `model`, `data` and `train`")
+    _name_from_here(document, path.parent)
+    return document
+
+
+def _named(recipe: str | Path, method: str) -> tuple[Path, Source]:
+    """Find what the user calls `recipe`: a file, or a bundled name, also without the method before it."""
+    path, names = Path(recipe), bundled()
+    if os.path.exists(recipe):
+        return path, "argument"
+    for name in (str(recipe), f"{method}/{recipe}"):
+        if name in names:
+            return names[name], "bundled"
+    near = nearest(recipe, names) or nearest(f"{method}/{recipe}", names)
+    hint = f"did you mean {near!r}?" if near else "`extcon recipe list` shows them"
+    raise RecipeError(f"{recipe}: no such file, and no bundled recipe of this name ({hint})")
+
+
+def _name_from_here(document: Document, folder: Path) -> None:
+    """Let `file.py:function` in a recipe mean the file beside the recipe, wherever the command runs."""
+
+    def moved(value: str) -> str:
+        match = _FUNCTION_IN_FILE.fullmatch(value)
+        return f"{folder / os.path.expanduser(match['file'])}:{match['function']}" if match else value
+
+    _change_text(document, "model", "arch", moved)
+    _change_text(document, "data", "dataset", moved)
+
+
+def _at_home(document: Document) -> Document:
+    """Let `~` in `data.root` mean the home folder."""
+    _change_text(document, "data", "root", os.path.expanduser)
+    return document
+
+
+def _change_text(document: Document, section: str, key: str, change: Callable[[str], str]) -> None:
+    values = document.values.get(section) if isinstance(document.values, dict) else None
+    if isinstance(values, dict) and isinstance(values.get(key), str):
+        values[key] = change(values[key])
