@@ -1,0 +1,109 @@
+"""Carry out a removal plan on a module: fold, cut, and let the attributes tell the truth.
+
+Nothing here decides; a plan that does not fit the module is refused before anything is changed.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from extcon_cli.channels.axes import Index
+from extcon_cli.channels.groups import ChannelGroup
+from extcon_cli.channels.plan import Fold, RemovalPlan
+from extcon_cli.channels.trace import named_tensors
+from extcon_cli.errors import CheckpointError
+
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+
+
+@torch.no_grad()
+def remove(module: nn.Module, plan: RemovalPlan) -> None:
+    """Shrink the module in place. Its class stays the same, and its parameters are new tensors.
+
+    Raises:
+        CheckpointError: the plan was made for another module.
+    """
+    _check(module, plan)
+    for fold in plan.folds:
+        _fold(module, fold)
+    kept: dict[str, dict[int, Tensor]] = {}
+    for cut in plan.cuts:
+        kept.setdefault(cut.parameter, {})[cut.dim] = torch.tensor(cut.kept(), dtype=torch.int64)
+    for name, dims in kept.items():
+        _replace(module, name, dims)
+    for child in module.modules():
+        tell_the_truth(child)
+
+
+@torch.no_grad()
+def silence(module: nn.Module, group: ChannelGroup, channels: Index) -> None:
+    """Set F of these channels of a group to exactly zero, in place."""
+    tensors = named_tensors(module)
+    for part in group.silencers:
+        tensor = tensors[part.parameter]
+        tensor.index_fill_(part.dim, torch.from_numpy(part.index[channels].ravel()).to(tensor.device), 0.0)
+
+
+def tell_the_truth(module: nn.Module) -> None:
+    """Set the attributes that name sizes (`in_channels`, `num_features` ...) from the parameters' shapes."""
+    if isinstance(module, CONVOLUTIONS):
+        rows, columns = module.weight.shape[:2]
+        if module.groups > 1 and module.in_channels == module.groups:  # one filter, or m, for each channel
+            module.groups = rows // (module.out_channels // module.groups)
+        module.out_channels, module.in_channels = rows, columns * module.groups
+    elif isinstance(module, nn.Linear):
+        module.out_features, module.in_features = module.weight.shape
+    elif isinstance(module, (nn.modules.batchnorm._NormBase,)):
+        stored = module.weight if module.weight is not None else module.running_mean
+        if stored is not None:
+            module.num_features = stored.shape[0]
+    elif isinstance(module, nn.PReLU):
+        module.num_parameters = module.weight.shape[0]
+
+
+def _check(module: nn.Module, plan: RemovalPlan) -> None:
+    tensors = named_tensors(module)
+    for cut in plan.cuts:
+        tensor = tensors.get(cut.parameter)
+        if tensor is None or cut.dim >= tensor.dim() or tensor.shape[cut.dim] != cut.size:
+            shape = None if tensor is None else tuple(tensor.shape)
+            raise CheckpointError(
+                f"the removal plan cuts dimension {cut.dim} of {cut.parameter}, of size {cut.size}; "
+                f"the model has {shape or 'no such parameter'}: it is another architecture"
+            )
+    for fold in plan.folds:
+        if fold.weight not in tensors or any(
+            channel >= tensors[fold.weight].shape[1] * fold.groups for channel in fold.channels
+        ):
+            raise CheckpointError(f"the removal plan folds constants into {fold.weight}, which does not fit the model")
+
+
+def _fold(module: nn.Module, fold: Fold) -> None:
+    """b += sum over the removed channels k of c_k times the sum of the weight's taps for k, in float64."""
+    weight = module.get_parameter(fold.weight)
+    owner_name, _, bias_name = fold.bias.rpartition(".")
+    owner = module.get_submodule(owner_name)
+    if getattr(owner, bias_name, None) is None:
+        owner.register_parameter(bias_name, nn.Parameter(weight.new_zeros(weight.shape[0])))
+    constants = weight.new_zeros(weight.shape[1] * fold.groups, dtype=torch.float64)
+    constants[list(fold.channels)] = torch.tensor(fold.constants, dtype=torch.float64, device=weight.device)
+    gains = weight.double().reshape(fold.groups, -1, weight.shape[1], weight[0, 0].numel()).sum(-1)
+    moved = (gains * constants.reshape(fold.groups, 1, -1)).sum(-1).reshape(-1)
+    bias: nn.Parameter = getattr(owner, bias_name)
+    bias.copy_(bias.double() + moved)
+
+
+def _replace(module: nn.Module, name: str, dims: dict[int, Tensor]) -> None:
+    """Put a smaller tensor in every place that held the old one, so that tied weights stay tied."""
+    old = named_tensors(module)[name]
+    new = old.detach()
+    for dim, positions in dims.items():
+        new = new.index_select(dim, positions.to(new.device))
+    if isinstance(old, nn.Parameter):
+        new = nn.Parameter(new.clone(), requires_grad=old.requires_grad)
+    for child in module.modules():
+        for store in (child._parameters, child._buffers):
+            for key, tensor in list(store.items()):
+                if tensor is old:
+                    store[key] = new  # type: ignore[assignment]

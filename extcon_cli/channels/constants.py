@@ -1,0 +1,54 @@
+"""Which channels are known constants, with the weights as they are: dead filters, masked rows, gamma = 0.
+
+The walk is an abstract interpretation in float64: NaN means "not a known constant". Only what every input gives is
+known, so that the result holds for all inputs and all resolutions.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from extcon_cli.channels import rules
+from extcon_cli.channels.axes import Consumer
+from extcon_cli.channels.groups import Channels
+from extcon_cli.channels.rules.linear import per_channel
+from extcon_cli.channels.trace import named_tensors
+
+
+@torch.no_grad()
+def read_constants(module: nn.Module, channels: Channels) -> list[tuple[Consumer, Tensor]]:
+    """For every linear map the constant of each channel that it reads, NaN where it is none: (channels read,)."""
+    known = _known_values(module, channels, {consumer.read for consumer in channels.analysis.consumers})
+    return [
+        (consumer, per_channel(known[consumer.read], consumer.read_dim, len(consumer.axis.atoms)))
+        for consumer in channels.analysis.consumers
+    ]
+
+
+def _known_values(module: nn.Module, channels: Channels, wanted: set[fx.Node]) -> dict[fx.Node, Any]:
+    """What is known of the wanted nodes' values, as tensors that broadcast to the value's shape."""
+    tensors = named_tensors(module)
+    graph = channels.graph
+    last_use = {read: step for step, node in enumerate(graph.nodes) for read in node.all_input_nodes}
+    known: dict[fx.Node, Any] = {}
+    for step, node in enumerate(graph.nodes):
+        if node.op == "placeholder" and node.name in graph.stored:
+            known[node] = tensors[graph.stored[node.name]].detach().cpu()
+        elif node.op in ("placeholder", "call_function"):
+            rule = rules.constants_of(node) if node.op == "call_function" else None
+            known[node] = rule(known, node) if rule is not None else _unknown(node.meta.get("val"))
+        for read in node.all_input_nodes:
+            if last_use[read] == step and read not in wanted:
+                del known[read]
+    return known
+
+
+def _unknown(value: object) -> Any:
+    if isinstance(value, Tensor):
+        return torch.full((1,) * value.dim(), torch.nan, dtype=torch.float64)
+    if isinstance(value, (list, tuple)):
+        return [_unknown(part) for part in value]
+    return None

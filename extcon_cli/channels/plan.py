@@ -1,0 +1,186 @@
+"""What a removal does, as an immutable value: which slices are cut, and which constants are folded into which bias.
+
+A plan is data. It is stored as JSON with the shrunk checkpoint and replayed when that is loaded. Making one reads
+the module and changes nothing; `apply.py` carries it out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from torch import Tensor, nn
+
+from extcon_cli.channels.axes import Consumer
+from extcon_cli.channels.constants import read_constants
+from extcon_cli.channels.groups import ChannelGroup, Channels
+from extcon_cli.errors import CheckpointError
+
+
+@dataclass(frozen=True)
+class Cut:
+    """Slices of one dimension of a parameter or buffer that go. `removed` holds half-open ranges."""
+
+    parameter: str
+    dim: int
+    size: int
+    removed: tuple[tuple[int, int], ...]
+
+    def kept(self) -> list[int]:
+        """The positions that stay, in order."""
+        gone = {position for start, stop in self.removed for position in range(start, stop)}
+        return [position for position in range(self.size) if position not in gone]
+
+
+@dataclass(frozen=True)
+class Fold:
+    """Constants c that removed channels emit move into the bias of the map that reads them: b += sum c W[:, k]."""
+
+    weight: str
+    bias: str
+    groups: int
+    channels: tuple[int, ...]
+    constants: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class RemovalPlan:
+    """Cuts and folds. Carried out together, they leave every output of the model as it was."""
+
+    cuts: tuple[Cut, ...] = ()
+    folds: tuple[Fold, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """The plan as plain lists and dicts."""
+        return {"format": 1, **asdict(self)}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> RemovalPlan:
+        """Read a plan back.
+
+        Raises:
+            CheckpointError: the data are not a plan.
+        """
+        try:
+            if data["format"] != 1:
+                raise ValueError(f"format {data['format']!r} is not known to this version")
+            cuts = tuple(_cut(entry) for entry in data["cuts"])
+            folds = tuple(_fold(entry) for entry in data["folds"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise CheckpointError(f"the removal plan in the checkpoint is damaged: {error!r}") from error
+        return cls(cuts, folds)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What is true of each channel of a group: dead (a known constant for every reader), and removable."""
+
+    group: ChannelGroup
+    dead: np.ndarray[Any, np.dtype[np.bool_]]  # (channels,)
+    removable: np.ndarray[Any, np.dtype[np.bool_]]  # (channels,)
+
+
+def judge(module: nn.Module, channels: Channels) -> list[Verdict]:
+    """Which channels emit constants only, and which of them can go exactly with the weights as they are.
+
+    A constant other than zero can be folded where it is read by a map without zero padding that has a bias or can
+    get one. At least one channel of every group stays.
+    """
+    return _judge(module, channels, read_constants(module, channels))
+
+
+def _judge(module: nn.Module, channels: Channels, read: list[tuple[Consumer, Tensor]]) -> list[Verdict]:
+    alive, stays, seen = (np.zeros(len(channels.roots), bool) for _ in range(3))
+    for consumer, constants in read:
+        roots = channels.roots[consumer.axis.atoms]
+        values = constants.numpy()
+        alive[roots[np.isnan(values)]] = True
+        seen[roots] = True
+        if not _foldable(module, channels, consumer):
+            stays[roots[~np.isnan(values) & (values != 0)]] = True
+    verdicts = []
+    for group in channels.groups:
+        members = _roots(channels, group)
+        dead = seen[members] & ~alive[members]
+        removable = dead & ~stays[members] & group.prunable
+        if removable.all() and len(removable):
+            removable[0] = False
+        verdicts.append(Verdict(group, dead, removable))
+    return verdicts
+
+
+def plan(module: nn.Module, channels: Channels) -> RemovalPlan:
+    """Remove every channel that can go exactly with the weights as they are now."""
+    gone = np.zeros(len(channels.roots), bool)
+    cut: dict[tuple[str, int], list[int]] = {}
+    read = read_constants(module, channels)
+    for verdict in _judge(module, channels, read):
+        gone[_roots(channels, verdict.group)[verdict.removable]] = True
+        for part in verdict.group.slices:
+            cut.setdefault((part.parameter, part.dim), []).extend(part.index[verdict.removable].ravel().tolist())
+    sizes = {slot: len(atoms) for slot, atoms in channels.analysis.dims.items()}
+    cuts = tuple(
+        Cut(parameter, dim, sizes[parameter, dim], _ranges(removed))
+        for (parameter, dim), removed in sorted(cut.items())
+        if removed
+    )
+    folds = []
+    for consumer, constants in read:
+        values = constants.numpy()
+        moved = np.flatnonzero(gone[channels.roots[consumer.axis.atoms]] & (values != 0))
+        if len(moved):
+            bias = consumer.bias or _bias_name(consumer.weight)
+            folds.append(
+                Fold(
+                    consumer.weight,
+                    bias,
+                    consumer.groups,
+                    tuple(moved.tolist()),
+                    tuple(values[moved].tolist()),
+                )
+            )
+    return RemovalPlan(cuts, tuple(folds))
+
+
+def _roots(channels: Channels, group: ChannelGroup) -> np.ndarray[Any, np.dtype[np.int64]]:
+    first = group.slices[0]
+    return channels.roots[channels.analysis.dims[first.parameter, first.dim][first.index[:, 0]]]
+
+
+def _foldable(module: nn.Module, channels: Channels, consumer: Consumer) -> bool:
+    """Whether a constant read by this map can move into its bias."""
+    shared = sum(other.weight == consumer.weight for other in channels.analysis.consumers) > 1
+    owner = module.get_submodule(consumer.weight.rpartition(".")[0])
+    has_place = consumer.bias is not None or (
+        consumer.weight.endswith("weight") and isinstance(owner, (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d))
+    )
+    return has_place and not shared and not consumer.padded
+
+
+def _bias_name(weight: str) -> str:
+    return f"{weight.rpartition('.')[0]}.bias".removeprefix(".")
+
+
+def _ranges(positions: Iterable[int]) -> tuple[tuple[int, int], ...]:
+    ordered = np.unique(np.fromiter(positions, dtype=np.int64))
+    breaks = np.flatnonzero(np.diff(ordered) != 1) + 1
+    return tuple((int(run[0]), int(run[-1]) + 1) for run in np.split(ordered, breaks))
+
+
+def _cut(entry: Mapping[str, Any]) -> Cut:
+    removed = tuple((int(start), int(stop)) for start, stop in entry["removed"])
+    cut = Cut(str(entry["parameter"]), int(entry["dim"]), int(entry["size"]), removed)
+    edges = [edge for run in removed for edge in run]
+    if cut.dim < 0 or edges != sorted(set(edges)) or (edges and (edges[0] < 0 or edges[-1] > cut.size)):
+        raise ValueError(f"the slices of {cut.parameter} are out of order")
+    return cut
+
+
+def _fold(entry: Mapping[str, Any]) -> Fold:
+    channels = tuple(int(position) for position in entry["channels"])
+    values = tuple(float(value) for value in entry["constants"])
+    if len(channels) != len(values):
+        raise ValueError(f"the constants of {entry['weight']} do not match its channels")
+    return Fold(str(entry["weight"]), str(entry["bias"]), int(entry["groups"]), channels, values)

@@ -1,0 +1,9 @@
+"""What each operator does to channels: one small function an operator, in the file of its family.
+
+Importing this package registers every rule. An operator without a rule freezes the channels that touch it.
+"""
+
+from extcon_cli.channels.rules import linear, normalisation, pointwise, pooling, shapes
+from extcon_cli.channels.rules.registry import constants_of, flow_of
+
+__all__ = ["constants_of", "flow_of", "linear", "normalisation", "pointwise", "pooling", "shapes"]

@@ -1,0 +1,87 @@
+"""Elementwise operators: every position keeps its channel, and positions that meet are the same channel."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, fx
+
+from extcon_cli.channels.axes import Analysis, Axis, Value, merge_sites
+from extcon_cli.channels.rules.registry import Known, constants, flow, value_of
+from extcon_cli.channels.trace import holds_tensor, operator, shape, source
+
+UNARY = (
+    "relu", "relu6", "leaky_relu", "elu", "selu", "celu", "gelu", "silu", "mish", "hardswish", "hardsigmoid",
+    "hardtanh", "sigmoid", "tanh", "softplus", "softsign", "log_sigmoid", "threshold", "hardshrink", "softshrink",
+    "tanhshrink", "clamp", "clamp_min", "clamp_max", "abs", "neg", "square", "sqrt", "rsqrt", "exp", "log", "log1p",
+    "expm1", "reciprocal", "sin", "cos", "erf", "sign", "floor", "ceil", "round",
+)  # fmt: skip
+SAME = (
+    "dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout", "clone", "contiguous", "detach", "alias",
+    "to", "_to_copy", "type_as", "lift_fresh_copy", "positive",
+)  # fmt: skip
+PRODUCTS = ("mul", "div")
+MEETING = (*PRODUCTS, "add", "sub", "rsub", "pow", "maximum", "minimum")
+
+
+@flow(*UNARY, *SAME)
+def keep(analysis: Analysis, node: fx.Node) -> Value:
+    """One input, the same shape: the channels pass."""
+    if any(holds_tensor(other) for other in node.args[1:]):  # clamp with tensors as bounds
+        return meet(analysis, node)
+    return value_of(analysis, node.args[0])
+
+
+@flow(*MEETING)
+def meet(analysis: Analysis, node: fx.Node) -> Value:
+    """Broadcast: positions that meet are tied; meeting one that carries no channels freezes the other."""
+    tensors = [arg for arg in node.all_input_nodes if holds_tensor(arg)]
+    sizes = shape(node)
+    result: list[Axis | None] = []
+    for back in range(-len(sizes), 0):
+        meeting = [t for t in tensors if -back <= len(shape(t)) and shape(t)[back] == sizes[back]]
+        result.append(_join(analysis, node, [value_of(analysis, t)[back] for t in meeting]))
+    return tuple(result)
+
+
+@flow("prelu")
+def prelu(analysis: Analysis, node: fx.Node) -> Value:
+    """The weight has one entry in all, or one a channel, along dimension 1."""
+    value = value_of(analysis, node.args[0])
+    slope = value_of(analysis, node.args[1])[0]
+    if slope is not None and len(slope.atoms) > 1 and value[1] is not None:
+        analysis.tie(value[1].atoms, slope.atoms)
+    return value
+
+
+def _join(analysis: Analysis, node: fx.Node, axes: list[Axis | None]) -> Axis | None:
+    carrying = [axis for axis in axes if axis is not None]
+    if not carrying:
+        return None
+    if len(carrying) < len(axes):
+        analysis.freeze(carrying, f"meets a value without channels of its own in {source(node)}")
+    for other in carrying[1:]:
+        analysis.tie(carrying[0].atoms, other.atoms)
+    if len(carrying) == 1:
+        return carrying[0]
+    if operator(node) in PRODUCTS:  # one factor at zero is enough: that with the fewest parameters to silence
+        return min(carrying, key=lambda axis: sum(len(site.parts) for site, _ in axis.sites))
+    return Axis(carrying[0].atoms, merge_sites(carrying))
+
+
+@constants(*UNARY, *SAME, *MEETING)
+def evaluate(known: Known, node: fx.Node) -> Tensor:
+    """A known input gives a known output; a product with a known zero is zero."""
+    name = operator(node)
+    if name in SAME:
+        return known[node.args[0]]  # type: ignore[index]
+    overload = getattr(getattr(torch.ops.aten, name), node.target._overloadname)  # type: ignore[union-attr]
+    args = [known[arg] if isinstance(arg, fx.Node) else arg for arg in node.args]
+    kwargs = {key: known[arg] if isinstance(arg, fx.Node) else arg for key, arg in node.kwargs.items()}
+    result: Tensor = overload(*args, **kwargs)
+    inputs = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
+    for value in inputs:  # some kernels swallow NaN
+        result = torch.where(value.isnan(), torch.nan, result)
+    zeros = inputs[: 1 if name == "div" else 2] if name in PRODUCTS else []
+    for value in zeros:
+        result = torch.where(value == 0, 0.0, result)
+    return result

@@ -1,0 +1,184 @@
+"""A module as an ATen graph with parameter names (torch.export), free of mutation seen through views.
+
+Knows nothing of channels: it only says which node holds which parameter, and in which line of the model a node
+came to be.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.export.graph_signature import InputKind
+
+from extcon_cli.errors import TraceError
+
+
+@dataclass(frozen=True)
+class Graph:
+    """The traced forward pass. `stored` maps a placeholder's node name to the parameter or buffer it holds."""
+
+    nodes: tuple[fx.Node, ...]
+    stored: Mapping[str, str]
+
+    @property
+    def outputs(self) -> tuple[fx.Node, ...]:
+        """The nodes that the model returns."""
+        return tuple(self.nodes[-1].all_input_nodes)
+
+
+def trace(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any] | None = None) -> Graph:
+    """The module's forward pass in eval mode as a flat graph of ATen operators.
+
+    Raises:
+        TraceError: torch.export cannot follow the forward pass, for example data-dependent control flow.
+    """
+    with evaluating(module), torch.no_grad():
+        try:
+            program = torch.export.export(module, args, dict(kwargs or {}), strict=False)
+            if _mutates_through_views(program.graph):
+                program = program.run_decompositions({})
+        except Exception as error:
+            raise TraceError(
+                f"the forward pass of {type(module).__name__} cannot be traced: {_first_line(error)}"
+                f"{_where(error)}; extcon needs a forward pass without data-dependent control flow"
+            ) from error
+    canonical = _canonical_names(module)
+    stored = {
+        spec.arg.name: canonical.get(spec.target, spec.target)
+        for spec in program.graph_signature.input_specs
+        if spec.kind in (InputKind.PARAMETER, InputKind.BUFFER) and spec.target is not None
+    }
+    return Graph(tuple(program.graph.nodes), stored)
+
+
+def shape(node: fx.Node) -> tuple[int, ...]:
+    """The shape of the tensor that a node holds."""
+    return tuple(int(size) for size in node.meta["val"].shape)
+
+
+def holds_tensor(node: object) -> bool:
+    """Whether an argument of a node is itself a node that holds one tensor."""
+    return isinstance(node, fx.Node) and isinstance(node.meta.get("val"), Tensor)
+
+
+def argument(node: fx.Node, name: str, default: Any = None) -> Any:
+    """An argument of a node by its name in the operator's schema, however it was passed."""
+    if name in node.kwargs:
+        return node.kwargs[name]
+    for position, parameter in enumerate(node.target._schema.arguments):  # type: ignore[union-attr]
+        if parameter.name == name:
+            if position < len(node.args):
+                return node.args[position]
+            return parameter.default_value if parameter.has_default_value() else default
+    return default
+
+
+def operator(node: fx.Node) -> str:
+    """The operator's name without overload, and without the underscore of its in-place form: 'relu', 'add'."""
+    name = getattr(node.target, "_opname", getattr(node.target, "__name__", str(node.target)))
+    return name[:-1] if name.endswith("_") and not name.endswith("__") else name
+
+
+def source(node: fx.Node) -> str:
+    """Where in the user's model a node came to be: 'layer1.0 (resnet.py:102: out += identity)'."""
+    stack = [name for name, _ in (node.meta.get("nn_module_stack") or {}).values()]
+    module = stack[-1] if stack else ""
+    lines = (node.meta.get("stack_trace") or "").strip().splitlines()
+    located = [index for index, line in enumerate(lines) if line.lstrip().startswith("File ")]
+    user = [index for index in located if "/torch/nn/" not in lines[index]] or located
+    if not user:
+        return module or operator(node)
+    index = user[-1]
+    file, line = lines[index].split('"')[1].rsplit("/", 1)[-1], lines[index].split("line ")[1].split(",")[0]
+    code = lines[index + 1].strip() if index + 1 < len(lines) else ""
+    return f"{module or operator(node)} ({file}:{line}: {code})"
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[nn.Module]:
+    """The module in eval mode, every submodule's own mode restored afterwards."""
+    modes = [(child, child.training) for child in module.modules()]
+    module.eval()
+    try:
+        yield module
+    finally:
+        for child, training in modes:
+            child.training = training
+
+
+def named_tensors(module: nn.Module) -> dict[str, Tensor]:
+    """All parameters and buffers by name, tied ones under each of their names."""
+    tensors: dict[str, Tensor] = dict(module.named_parameters(remove_duplicate=False))
+    tensors.update(module.named_buffers(remove_duplicate=False))
+    return tensors
+
+
+def _canonical_names(module: nn.Module) -> dict[str, str]:
+    """Every name of a parameter or buffer -> the first name of the same tensor, so that tied weights are one."""
+    first: dict[int, str] = {}
+    return {name: first.setdefault(id(tensor), name) for name, tensor in named_tensors(module).items()}
+
+
+def _mutates_through_views(graph: fx.Graph) -> bool:
+    """Whether an in-place operator changes memory that another node, used later, sees as well.
+
+    torch.export's graph names the result of an in-place operator, so that plain chains (conv, relu_) are
+    functional already. Only aliases of the changed memory are not.
+    """
+    memory: dict[fx.Node, set[fx.Node]] = {}
+    order = {node: position for position, node in enumerate(graph.nodes)}
+    for node in graph.nodes:
+        memory[node] = {node}
+        if node.op != "call_function":
+            continue
+        changed, aliased = _aliases(node)
+        for other in [*changed, *aliased]:
+            merged = memory[other] | memory[node]
+            for member in merged:
+                memory[member] = merged
+        for target in changed:
+            seen_by = memory[target] - {node, target} if target.op == "call_function" else {target}
+            if any(order[user] > order[node] for other in seen_by for user in other.users):
+                return True
+            if any(order[user] > order[node] for user in target.users):
+                return True
+    return False
+
+
+def _aliases(node: fx.Node) -> tuple[Sequence[fx.Node], Sequence[fx.Node]]:
+    """The arguments that a node writes to, and those whose memory its result may share."""
+    schema = getattr(node.target, "_schema", None)
+    if schema is None:  # operator.getitem: an element shares the memory of what it is taken from
+        return (), node.all_input_nodes
+    changed: list[fx.Node] = []
+    aliased: list[fx.Node] = []
+    for position, parameter in enumerate(schema.arguments):
+        if parameter.alias_info is None or position >= len(node.args):
+            continue
+        values = node.args[position]
+        nodes = values if isinstance(values, (list, tuple)) else [values]
+        (changed if parameter.alias_info.is_write else aliased).extend(
+            value for value in nodes if isinstance(value, fx.Node)
+        )
+    return changed, aliased
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip()
+    return f"{type(error).__name__}: {text.splitlines()[0][:200]}" if text else type(error).__name__
+
+
+def _where(error: Exception) -> str:
+    """The last line of the user's own code in an export failure, if it says one."""
+    frames = []
+    trail = error.__traceback__
+    while trail is not None:
+        frames.append((trail.tb_frame.f_code.co_filename, trail.tb_lineno, trail.tb_frame.f_code.co_name))
+        trail = trail.tb_next
+    user = [frame for frame in frames if frame[2] == "forward" and "/torch/" not in frame[0]]
+    return f" (in {user[-1][0].rsplit('/', 1)[-1]}, line {user[-1][1]})" if user else ""

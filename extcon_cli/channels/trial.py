@@ -1,0 +1,98 @@
+"""Find out by running: silence half of every group on a copy, remove it, compare. What fails is frozen.
+
+Sizes that stand in the model's code (`x.view(-1, 320)`) are seen by no analysis; they show here.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from extcon_cli.channels.apply import remove, silence
+from extcon_cli.channels.groups import ChannelGroup, Channels, analyse
+from extcon_cli.channels.plan import judge, plan
+from extcon_cli.channels.trace import trace
+from extcon_cli.channels.verify import difference, random_batches
+
+TOLERANCE = 1e-4  # of the largest output: far over rounding, far under any mistake
+
+
+def channel_groups(module: nn.Module, example: tuple[Any, ...]) -> Channels:
+    """The channel groups of a module, each tried out: what is prunable here has been removed once from a copy.
+
+    Raises:
+        TraceError: the forward pass cannot be traced.
+    """
+    return settle(module, analyse(module, trace(module, example)), example)
+
+
+def settle(module: nn.Module, channels: Channels, example: tuple[Any, ...], seed: int = 0) -> Channels:
+    """Freeze the groups whose removal does not work out on this module, with the reason."""
+    generator = np.random.default_rng(seed)
+    halves = {
+        id(group): np.sort(generator.permutation(group.size)[: group.size // 2])
+        for group in channels.groups
+        if group.prunable and group.size > 1
+    }
+    reasons = _stuck(module, channels, halves)
+    sound = [group for group in channels.groups if id(group) in halves and id(group) not in reasons]
+    if _failure(module, channels, sound, halves, example) is not None:
+        for group in sound:
+            failure = _failure(module, channels, [group], halves, example)
+            if failure is not None:
+                reasons[id(group)] = failure
+    frozen = tuple(
+        replace(group, reason=reasons.get(id(group), group.reason)) if group.size > 1 or group.reason
+        else replace(group, reason="a single channel")
+        for group in channels.groups
+    )  # fmt: skip
+    return replace(channels, groups=frozen)
+
+
+def _stuck(module: nn.Module, channels: Channels, halves: dict[int, Any]) -> dict[int, str]:
+    """Groups whose silenced channels cannot go: they emit a constant that nothing can take over."""
+    copied = copy.deepcopy(module)
+    for group in channels.groups:
+        if id(group) in halves:
+            silence(copied, group, halves[id(group)])
+    reasons = {}
+    for verdict in judge(copied, channels):
+        half = halves.get(id(verdict.group))
+        if half is not None and not verdict.removable[half].all():
+            dead = bool(verdict.dead[half].all())
+            reasons[id(verdict.group)] = (
+                "a silenced channel emits a constant that is read through zero padding"
+                if dead
+                else "a silenced channel does not become constant for all that read it"
+            )
+    return reasons
+
+
+def _failure(
+    module: nn.Module,
+    channels: Channels,
+    groups: Sequence[ChannelGroup],
+    halves: dict[int, Any],
+    example: tuple[Any, ...],
+) -> str | None:
+    """Why removing these groups' halves fails on a copy, None where the outputs stay."""
+    zeroed = copy.deepcopy(module)
+    for group in groups:
+        silence(zeroed, group, halves[id(group)])
+    shrunk = copy.deepcopy(zeroed)
+    tried = {group.name for group in groups}
+    only = replace(channels, groups=tuple(g if g.name in tried else replace(g, reason="-") for g in channels.groups))
+    try:
+        remove(shrunk, plan(shrunk, only))
+        measured = difference(zeroed, shrunk, random_batches(example, sizes=(len(example[0]),)))
+    except Exception as error:  # whatever the model's own code raises on other sizes
+        said = str(error).strip().partition("\n")[0][:160] or repr(error)
+        return f"the forward pass fails on the smaller width: {said}"
+    if measured.relative > TOLERANCE:
+        return f"removal changes the outputs by {measured.relative:.1e}: the forward pass depends on the width"
+    return None
