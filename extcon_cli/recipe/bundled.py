@@ -13,3 +13,9 @@ def bundled() -> dict[str, Path]:
     folder = installed if installed.is_dir() else checkout
     files = sorted(folder.glob("*/*.yaml"))
     return {file.relative_to(folder).with_suffix("").as_posix(): file for file in files}
+
+
+def summary(path: Path) -> str:
+    """Return the first line of a recipe's opening comment: what it is for."""
+    first = path.read_text(encoding="utf-8").partition("\n")[0]
+    return first.removeprefix("#").strip() if first.startswith("#") else ""

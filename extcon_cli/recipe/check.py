@@ -76,7 +76,7 @@ def _explain(error: Any, key: Key) -> str:
         return f"should be {context['expected']}, not {_shown(value)}{hint}"
     if kind in _BOUNDS:
         bound, words = _BOUNDS[kind]
-        return f"should be {words} {context[bound]:g}, not {_shown(value)}"
+        return f"should be {words} {context[bound]:.12g}, not {_shown(value)}"
     if kind in ("too_short", "string_too_short"):
         return "should not be empty"
     if kind == "too_long":

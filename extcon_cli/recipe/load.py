@@ -50,7 +50,8 @@ def resolve(
     default = bundled().get(f"{method}/default")
     source: Source
     if recipe is not None:
-        path, source = _named(recipe, method)
+        path = find(recipe, method)
+        source = "bundled" if path in bundled().values() else "argument"
         document = read_file(path)
     elif sidecar is not None and sidecar != checkpoint and sidecar.is_file():
         path, source, document = sidecar, "sidecar", read_file(sidecar)
@@ -69,6 +70,19 @@ def resolve(
     except RecipeError as error:
         hint = f"\n{path} was found beside the checkpoint; --recipe takes another one" if source == "sidecar" else ""
         raise RecipeError(f"{error}{hint}") from None
+
+
+def find(recipe: str | Path, method: str = "") -> Path:
+    """Find what the user calls `recipe`: a file, or a bundled name, also without the `method` before it."""
+    names = bundled()
+    if os.path.exists(recipe):
+        return Path(recipe)
+    for name in (str(recipe), f"{method}/{recipe}"):
+        if name in names:
+            return names[name]
+    near = nearest(recipe, names) or nearest(f"{method}/{recipe}", names)
+    hint = f"did you mean {near!r}?" if near else "`extcon recipe list` shows them"
+    raise RecipeError(f"{recipe}: no such file, and no bundled recipe of this name ({hint})")
 
 
 def load(path: Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -93,35 +107,27 @@ def dump(recipe: Recipe) -> str:
 
 def read_file(path: Path) -> Document:
     """Read a recipe file without checking its keys. Functions in files beside it are then named from here."""
-    try:
-        with path.open("rb") as file:
-            content = file.read(_LARGEST + 1)
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        raise RecipeError(f"{path}: is not a recipe: not UTF-8 text") from None
-    except OSError as error:
-        problem = "is a folder, not a recipe" if path.is_dir() else f"cannot be read: {error.strerror}"
-        raise RecipeError(f"{path}: {problem}") from None
-    if len(content) > _LARGEST:
-        raise RecipeError(f"{path}: is not a recipe: larger than {_LARGEST // 1024} KiB")
-    document = read(text, str(path))
+    document = read(read_text(path), str(path))
     if document.values is None and not document.problems:
         raise RecipeError(f"{path}: is empty; a recipe has keys such as `model`, `data` and `train`")
     _name_from_here(document, path.parent)
     return document
 
 
-def _named(recipe: str | Path, method: str) -> tuple[Path, Source]:
-    """Find what the user calls `recipe`: a file, or a bundled name, also without the method before it."""
-    path, names = Path(recipe), bundled()
-    if os.path.exists(recipe):
-        return path, "argument"
-    for name in (str(recipe), f"{method}/{recipe}"):
-        if name in names:
-            return names[name], "bundled"
-    near = nearest(recipe, names) or nearest(f"{method}/{recipe}", names)
-    hint = f"did you mean {near!r}?" if near else "`extcon recipe list` shows them"
-    raise RecipeError(f"{recipe}: no such file, and no bundled recipe of this name ({hint})")
+def read_text(path: Path) -> str:
+    """Return the text of a recipe file. RecipeError: a folder, not text, or far too large."""
+    try:
+        with path.open("rb") as file:
+            content = file.read(_LARGEST + 1)
+    except OSError as error:
+        problem = "is a folder, not a recipe" if path.is_dir() else f"cannot be read: {error.strerror}"
+        raise RecipeError(f"{path}: {problem}") from None
+    if len(content) > _LARGEST:
+        raise RecipeError(f"{path}: is not a recipe: larger than {_LARGEST // 1024} KiB")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise RecipeError(f"{path}: is not a recipe: not UTF-8 text") from None
 
 
 def _name_from_here(document: Document, folder: Path) -> None:
