@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 
@@ -20,16 +21,27 @@ class Entry:
     """One architecture of the zoo."""
 
     build: Callable[..., nn.Module]
-    input_shape: tuple[int, ...] | None
-    """Of one input without the batch, with default arguments; None: it follows from the arguments."""
+    input_shape: Callable[..., tuple[int, ...]]
+    """Shape of one input without the batch, from the same arguments as `build`."""
     identifiable: bool = True
     """Its tensors tell all of its function; false where an argument leaves no trace in names and shapes."""
 
 
+def _image(size: int, default: int) -> Callable[..., tuple[int, ...]]:
+    def shape(channels: int = default, **_: Any) -> tuple[int, ...]:
+        return channels, size, size
+
+    return shape
+
+
+def _flat(in_features: int = 64, **_: Any) -> tuple[int, ...]:
+    return (in_features,)
+
+
 ZOO: dict[str, Entry] = {
-    "digits_resnet": Entry(DigitsResNet, (1, 8, 8)),
-    "cifar_resnet20": Entry(cifar_resnet20, (3, 32, 32)),
-    "cifar_resnet56": Entry(cifar_resnet56, (3, 32, 32)),
-    "convnet": Entry(ConvNet, (3, 32, 32)),
-    "mlp": Entry(MLP, None, identifiable=False),
+    "digits_resnet": Entry(DigitsResNet, _image(8, default=1)),
+    "cifar_resnet20": Entry(cifar_resnet20, _image(32, default=3)),
+    "cifar_resnet56": Entry(cifar_resnet56, _image(32, default=3)),
+    "convnet": Entry(ConvNet, _image(32, default=3)),
+    "mlp": Entry(MLP, _flat, identifiable=False),
 }

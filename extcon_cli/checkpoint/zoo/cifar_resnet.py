@@ -48,9 +48,7 @@ class CifarResNet(nn.Module):
 
     @staticmethod
     def _stage(inside: int, outside: int, n: int, stride: int) -> nn.Sequential:
-        return nn.Sequential(
-            Block(inside, outside, stride), *(Block(outside, outside, 1) for _ in range(n - 1))
-        )
+        return nn.Sequential(Block(inside, outside, stride), *(Block(outside, outside, 1) for _ in range(n - 1)))
 
     def forward(self, x: Tensor) -> Tensor:  # (B, 3, H, W) -> (B, num_classes)
         x = F.relu(self.bn1(self.conv1(x)))

@@ -10,9 +10,7 @@ from torch import Tensor, nn
 class ConvNet(nn.Module):
     """One conv-BN-ReLU for each width, at half the resolution of the one before."""
 
-    def __init__(
-        self, num_classes: int = 10, widths: Sequence[int] = (32, 64, 128), channels: int = 3
-    ) -> None:
+    def __init__(self, num_classes: int = 10, widths: Sequence[int] = (32, 64, 128), channels: int = 3) -> None:
         super().__init__()
         layers: list[nn.Module] = []
         inside = channels

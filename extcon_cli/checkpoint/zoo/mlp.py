@@ -1,4 +1,4 @@
-"""A multilayer perceptron: linear maps with an elementwise activation between. No normalisation or dropout."""
+"""A multilayer perceptron: linear maps, an elementwise activation between. No normalisation, no dropout."""
 
 from __future__ import annotations
 

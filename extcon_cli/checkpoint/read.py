@@ -1,0 +1,102 @@
+"""Read a checkpoint into named tensors on the CPU. Nothing in the file is executed unless the user trusts it.
+
+It builds no module and does not ask what the tensors mean: that is for architectures.py and load.py.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from extcon_cli.checkpoint.contents import kind
+from extcon_cli.checkpoint.metadata import Metadata, from_header
+from extcon_cli.checkpoint.state import find_state
+from extcon_cli.errors import CheckpointError
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a file held."""
+
+    path: Path
+    state: dict[str, Tensor]
+    """Tensors by name, without the prefixes that wrappers add, on the CPU."""
+    metadata: Metadata | None
+    """What extcon wrote beside them; None in a file from elsewhere."""
+    sha256: str
+    """Of the file, hexadecimal."""
+    module: nn.Module | None = None
+    """The pickled module, with `trust_pickle` only."""
+
+
+def read(path: str | Path, *, trust_pickle: bool = False) -> Checkpoint:
+    """Read `.safetensors`, or what torch.save wrote: a state dict, bare or among other things.
+
+    With `trust_pickle` code in the file may run, and a whole pickled module is accepted.
+    CheckpointError names the file, what is wrong with it and what to do.
+    """
+    path = Path(path)
+    how = kind(path)
+    metadata, module = None, None
+    if how == "safetensors":
+        content, metadata = _read_safetensors(path)
+    else:
+        content = _read_torch(path, trust_pickle)
+    state, module = find_state(content, str(path))
+    return Checkpoint(path, state, metadata, _sha256(path), module)
+
+
+def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], Metadata | None]:
+    try:
+        with safe_open(str(path), "pt") as file:
+            header = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+    except (SafetensorError, OSError, ValueError, RuntimeError, TypeError) as error:
+        raise CheckpointError(
+            f"{path} is a cut off or damaged safetensors file ({_line(error)}). Copy or download it again."
+        ) from None
+    return tensors, from_header(header, str(path))
+
+
+def _read_torch(path: Path, trust_pickle: bool) -> Any:
+    try:
+        # A Namespace of settings stands beside the tensors in many training scripts' files; it runs no code.
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            return torch.load(path, map_location="cpu", weights_only=not trust_pickle)
+    except Exception as error:  # whatever a hostile pickle makes of torch's reader, it is this file's fault
+        message = str(error)
+        needed = re.search(r"GLOBAL ([\w.]+)", message)
+        if not trust_pickle and needed:
+            raise CheckpointError(
+                f"{path} holds Python objects ({needed[1][:80]}), not only tensors; opening it may run any code "
+                "in it. Save the state_dict() alone, or, only if you trust its source, pass --trust-pickle."
+            ) from None
+        if trust_pickle and isinstance(error, ImportError | AttributeError):
+            raise CheckpointError(
+                f"{path} holds a pickled object whose class cannot be imported here: {_line(error)}."
+            ) from None
+        if "magic number" in message:
+            raise CheckpointError(f"{path} is a pickle, but not one that torch.save wrote.") from None
+        raise CheckpointError(f"{path} is cut off or damaged ({_line(error)}). Copy or download it again.") from None
+
+
+def _line(error: Exception) -> str:
+    """The first line of an error that a library raised, short."""
+    text = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return "".join(c if c.isprintable() else "?" for c in text[:160]).rstrip(".: ")
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()

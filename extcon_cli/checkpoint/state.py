@@ -1,0 +1,104 @@
+"""Find the state dict inside what a file held, and take off the prefixes of wrappers. Knows nothing of files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from extcon_cli.errors import CheckpointError
+
+# In the order in which they are taken where a file has several; averages come last.
+CONVENTIONAL = (
+    *("state_dict", "model_state_dict", "model", "net", "network", "weights", "params", "module"),
+    *("model_state", "net_state_dict", "state"),
+    *("ema", "ema_state_dict", "model_ema", "state_dict_ema", "ema_model", "params_ema", "shadow"),
+)
+PREFIXES = ("module.", "_orig_mod.", "model.")
+COUNTER = "num_batches_tracked"
+
+
+def find_state(content: Any, source: str) -> tuple[dict[str, Tensor], nn.Module | None]:
+    """The state dict, prefixes off, and the module if that is what was stored. `source` names it in errors."""
+    found = _search(content, source)
+    module = found if isinstance(found, nn.Module) else None
+    state = _tensors(found.state_dict() if isinstance(found, nn.Module) else found)
+    if not state:
+        raise CheckpointError(f"{source} has no tensors inside{_seen(content)}.")
+    if len(state) > 1:
+        state.pop("n_averaged", None)  # the counter of torch.optim.swa_utils.AveragedModel
+    for name, tensor in state.items():
+        _check(name, tensor, source)
+    return strip(state)[0], module
+
+
+def strip(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], str]:
+    """The state without the wrapper prefixes that all of its names carry, and what was taken off."""
+    state, taken = dict(state), ""
+    while prefix := next((p for p in PREFIXES if state and all(_longer(name, p) for name in state)), ""):
+        state = {name[len(prefix) :]: tensor for name, tensor in state.items()}
+        taken += prefix
+    return state, taken
+
+
+def shown(names: Iterable[str], most: int = 3) -> str:
+    """The first few names for an error message, each short and printable."""
+    names = list(names)
+    listed = ["".join(c if c.isprintable() else "?" for c in (n if len(n) <= 60 else n[:57] + "...")) for n in names]
+    return ", ".join(listed[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def _search(content: Any, source: str) -> Mapping[Any, Any] | nn.Module:
+    """The mapping of tensors, or the module: under a conventional key, one level deeper, bare, or the only one."""
+    if isinstance(content, nn.Module):
+        return content
+    if not isinstance(content, Mapping):
+        raise CheckpointError(f"{source} holds {type(content).__name__} where a state dict was expected.")
+    for key in CONVENTIONAL:
+        if (found := _state_in(content.get(key))) is not None:
+            return found
+    if _tensors(content):
+        return content
+    others = {key: found for key, value in content.items() if (found := _state_in(value)) is not None}
+    if len(others) > 1:
+        raise CheckpointError(
+            f"{source} holds several state dicts ({shown(map(str, others))}), and none has a conventional name: "
+            "save the one you mean as a plain state dict."
+        )
+    return next(iter(others.values()), {})
+
+
+def _state_in(value: Any) -> Mapping[Any, Any] | nn.Module | None:
+    if isinstance(value, nn.Module):
+        return value
+    if not isinstance(value, Mapping):
+        return None
+    for key in CONVENTIONAL:
+        inner = value.get(key)
+        if isinstance(inner, nn.Module) or (isinstance(inner, Mapping) and _tensors(inner)):
+            return inner
+    return value if _tensors(value) else None
+
+
+def _tensors(mapping: Mapping[Any, Any]) -> dict[str, Tensor]:
+    return {
+        name: value.detach() for name, value in mapping.items() if isinstance(name, str) and isinstance(value, Tensor)
+    }
+
+
+def _check(name: str, tensor: Tensor, source: str) -> None:
+    if tensor.device.type != "cpu" or tensor.layout != torch.strided or tensor.is_quantized:
+        what = "quantized" if tensor.is_quantized else f"{tensor.device.type}, {tensor.layout}"
+        raise CheckpointError(
+            f"{source}: tensor {shown([name])} is not plain numbers ({what}): save it dense, with its values."
+        )
+
+
+def _longer(name: str, prefix: str) -> bool:
+    return name.startswith(prefix) and len(name) > len(prefix)
+
+
+def _seen(content: Any) -> str:
+    return f", only {shown(map(str, content), 5)}" if isinstance(content, Mapping) and content else ""

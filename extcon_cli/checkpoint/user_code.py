@@ -1,0 +1,81 @@
+"""Find a factory in the user's own code: `file.py:factory` or `package.module:factory`. Only with their consent."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from difflib import get_close_matches
+from hashlib import sha256
+from importlib import import_module
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from extcon_cli.errors import UsageError
+
+
+def find_factory(arch: str, *, trust_code: bool, beside: Path | None = None) -> Callable[..., Any]:
+    """The function or class that `arch` names. UsageError if code is not trusted, not there, or fails to import."""
+    place, _, name = arch.rpartition(":")
+    if not trust_code:
+        raise UsageError(
+            f"{arch} would run code from {place}: pass --trust-code (trust_code=True) if you trust its source"
+        )
+    module = _from_file(place, beside) if place.endswith(".py") else _from_package(place)
+    factory = getattr(module, name, None)
+    if not callable(factory):
+        near = get_close_matches(name, [n for n in vars(module) if callable(getattr(module, n))], n=1)
+        raise UsageError(f"{place} has no function {name!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
+    return factory
+
+
+def _from_file(place: str, beside: Path | None) -> ModuleType:
+    path = Path(place).expanduser()
+    if not path.is_file() and beside is not None:
+        path = beside / path.name
+    if not path.is_file():
+        raise UsageError(f"{place}: no such file")
+    path = path.resolve()
+    name = f"extcon_user_{path.stem}_{sha256(bytes(path)).hexdigest()[:8]}"
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise UsageError(f"{place} cannot be imported")
+    module = sys.modules[name] = module_from_spec(spec)
+    try:
+        with _importable(path.parent):
+            spec.loader.exec_module(module)
+    except BaseException as error:
+        del sys.modules[name]
+        if not isinstance(error, Exception):
+            raise
+        raise UsageError(f"{place} cannot be imported: {_where(error)}") from error
+    return module
+
+
+def _from_package(place: str) -> ModuleType:
+    try:
+        with _importable(Path.cwd()):
+            return import_module(place)
+    except Exception as error:  # the user's own code: any kind
+        raise UsageError(f"{place} cannot be imported: {_where(error)}") from error
+
+
+@contextmanager
+def _importable(folder: Path) -> Iterator[None]:
+    """As with `python file.py`, files beside it can be imported."""
+    sys.path.insert(0, str(folder))
+    try:
+        yield
+    finally:
+        sys.path.remove(str(folder))
+
+
+def _where(error: Exception) -> str:
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith("<")]
+    line = f" (line {frames[-1].lineno} of {Path(frames[-1].filename).name})" if len(frames) > 1 else ""
+    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}{line}"

@@ -1,0 +1,101 @@
+"""Write a checkpoint: one safetensors file, the same bytes for the same module, whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import safetensors.torch
+from torch import Tensor, nn
+
+from extcon_cli.checkpoint.metadata import Metadata, to_header
+from extcon_cli.errors import UsageError
+
+__all__ = ["Metadata", "check_writable", "write"]
+
+
+def write(path: str | Path, module: nn.Module, metadata: Metadata, *, force: bool = False) -> None:
+    """Store the module's parameters and buffers with their metadata; tied tensors once.
+
+    Written under a temporary name beside it, synced and renamed, so that a reader sees the old file or the new one.
+    UsageError as `check_writable`, or if the disk is full.
+    """
+    path = Path(path)
+    check_writable(path, force)
+    header, body = _encode(_unique(module), to_header(metadata))
+    temporary = _temporary(path)
+    try:
+        with temporary.open("xb") as file:
+            file.write(header)
+            file.write(body)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        raise UsageError(f"{path} cannot be written: {error.strerror}; choose another --out") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def check_writable(path: str | Path, force: bool) -> None:
+    """Refuse a place where `write` could not put its file. Called before long work; leaves nothing behind.
+
+    UsageError: the file exists and `force` is off, it is a folder, or its folder is missing or not writable.
+    """
+    path = Path(path)
+    if path.suffix != ".safetensors":
+        raise UsageError(f"{path}: the output is a safetensors file; give --out a name that ends in .safetensors")
+    try:
+        if path.is_dir():
+            raise UsageError(f"{path} is a folder; choose another --out")
+        if path.exists() and not force:
+            raise UsageError(f"{path} exists already; overwrite it with --force or choose another --out")
+        if not path.parent.is_dir():
+            raise UsageError(f"{path}: the folder {path.parent} does not exist; make it or choose another --out")
+        temporary = _temporary(path)
+        temporary.open("xb").close()
+        temporary.unlink()
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise UsageError(f"{path} cannot be written: {reason}; choose another --out") from error
+
+
+def _unique(module: nn.Module) -> dict[str, Tensor]:
+    """The state dict with each tied tensor under its first name only, and no storage shared."""
+    state: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    storages: set[int] = set()
+    for name, tensor in module.state_dict(keep_vars=True).items():
+        if id(tensor) in seen:
+            continue
+        seen.add(id(tensor))
+        value = tensor.detach().cpu().contiguous()
+        place = value.untyped_storage().data_ptr()
+        state[name] = value.clone() if place in storages else value
+        storages.add(place)
+    return state
+
+
+def _encode(state: dict[str, Tensor], texts: dict[str, str]) -> tuple[bytes, memoryview]:
+    """Header and tensors of a safetensors file. The library orders metadata by a random hash; here they are sorted."""
+    encoded = safetensors.torch.save(state, {"format": "pt", **texts})
+    length = int.from_bytes(encoded[:8], "little")
+    header = json.dumps(json.loads(encoded[8 : 8 + length]), sort_keys=True, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)
+    return len(header).to_bytes(8, "little") + header, memoryview(encoded)[8 + length :]
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+
+
+def _sync_folder(folder: Path) -> None:
+    if os.name != "posix":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,78 @@
+"""The first step of every command: from a checkpoint and a recipe to a module that holds its tensors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from extcon_cli.checkpoint.architectures import default_input_shape
+from extcon_cli.checkpoint.load import recognise, restore
+from extcon_cli.checkpoint.read import Checkpoint, read
+from extcon_cli.errors import CheckpointError, RecipeError, UsageError
+from extcon_cli.recipe.schema import ModelSpec, Recipe
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A checkpoint with its module."""
+
+    module: nn.Module
+    """In eval mode, on the CPU; of a checkpoint that extcon shrank, the shrunk module."""
+    checkpoint: Checkpoint
+    arch: ModelSpec
+    """All fields filled in; only `arch` is None for a pickled module of an unknown class."""
+    recipe: Recipe
+    """The recipe with `model` replaced by `arch`."""
+
+
+def open_model(
+    path: str | Path,
+    recipe: Recipe,
+    *,
+    trust_code: bool = False,
+    trust_pickle: bool = False,
+    trust_recipe: bool = False,
+    data_shape: tuple[int, ...] | None = None,
+) -> Opened:
+    """Open a checkpoint as the recipe's architecture, else as its metadata say, else as its tensors fit.
+
+    `trust_recipe`: the user gave the recipe, so its own factory may run; one that the checkpoint names needs
+    `trust_code`. The input's shape: recipe, metadata, `data_shape`, the architecture's custom.
+    CheckpointError if it cannot be read or does not fit; UsageError if the recipe's architecture cannot be built;
+    RecipeError if nothing tells the input's shape.
+    """
+    checkpoint = read(path, trust_pickle=trust_pickle)
+    module, arch, kwargs = _module(checkpoint, recipe.model, trust_code, trust_recipe)
+    shape = recipe.model.input_shape or (checkpoint.metadata and checkpoint.metadata.input_shape) or data_shape
+    if shape is None and arch is not None:
+        shape = default_input_shape(arch, kwargs)
+    if shape is None:
+        raise RecipeError(
+            f"{path}: the shape of its input is not known; give it without the batch, such as "
+            "--set model.input_shape=[3,32,32]"
+        )
+    spec = ModelSpec(arch=arch, kwargs=kwargs, input_shape=shape)
+    return Opened(module, checkpoint, spec, recipe.model_copy(update={"model": spec}))
+
+
+def _module(
+    checkpoint: Checkpoint, wanted: ModelSpec, trust_code: bool, trust_recipe: bool
+) -> tuple[nn.Module, str | None, dict[str, Any]]:
+    """The module, and the name and arguments that build it."""
+    if wanted.arch is not None:
+        trusted = trust_code or trust_recipe
+        return restore(checkpoint, wanted.arch, wanted.kwargs, trust_code=trusted), wanted.arch, wanted.kwargs
+    if checkpoint.module is not None:
+        return checkpoint.module.cpu().eval(), None, {}
+    metadata = checkpoint.metadata
+    if metadata is not None and metadata.arch is None:
+        raise CheckpointError(f"{checkpoint.path} does not name its architecture: name it in a recipe, as model.arch")
+    known = recognise(checkpoint) if metadata is None else metadata
+    arch, kwargs = str(known.arch), {**known.kwargs, **wanted.kwargs}
+    try:
+        return restore(checkpoint, arch, kwargs, trust_code=trust_code), arch, kwargs
+    except UsageError as error:
+        raise CheckpointError(f"{checkpoint.path}: {error}") from error
