@@ -55,6 +55,11 @@ class Channels:
     roots: Index  # (atoms,) the channel of each atom
     groups: tuple[ChannelGroup, ...]
 
+    def ids(self, group: ChannelGroup) -> Index:
+        """What names each channel of a group in `roots`: (channels,)."""
+        first = group.slices[0]
+        return self.roots[self.analysis.dims[first.parameter, first.dim][first.index[:, 0]]]
+
 
 def analyse(module: nn.Module, graph: Graph) -> Channels:
     """Walk the graph once, apply each operator's rule, and gather what was tied into groups."""

@@ -102,7 +102,7 @@ def _judge(module: nn.Module, channels: Channels, read: list[tuple[Consumer, Ten
             stays[roots[~np.isnan(values) & (values != 0)]] = True
     verdicts = []
     for group in channels.groups:
-        members = _roots(channels, group)
+        members = channels.ids(group)
         dead = seen[members] & ~alive[members]
         removable = dead & ~stays[members] & group.prunable
         if removable.all() and len(removable):
@@ -117,7 +117,7 @@ def plan(module: nn.Module, channels: Channels) -> RemovalPlan:
     cut: dict[tuple[str, int], list[int]] = {}
     read = read_constants(module, channels)
     for verdict in _judge(module, channels, read):
-        gone[_roots(channels, verdict.group)[verdict.removable]] = True
+        gone[channels.ids(verdict.group)[verdict.removable]] = True
         for part in verdict.group.slices:
             cut.setdefault((part.parameter, part.dim), []).extend(part.index[verdict.removable].ravel().tolist())
     sizes = {slot: len(atoms) for slot, atoms in channels.analysis.dims.items()}
@@ -142,11 +142,6 @@ def plan(module: nn.Module, channels: Channels) -> RemovalPlan:
                 )
             )
     return RemovalPlan(cuts, tuple(folds))
-
-
-def _roots(channels: Channels, group: ChannelGroup) -> np.ndarray[Any, np.dtype[np.int64]]:
-    first = group.slices[0]
-    return channels.roots[channels.analysis.dims[first.parameter, first.dim][first.index[:, 0]]]
 
 
 def _foldable(module: nn.Module, channels: Channels, consumer: Consumer) -> bool:

@@ -1,0 +1,112 @@
+"""All filters that may go, of all channel groups, numbered 0 .. n-1, and F_i of each of them.
+
+F_i is (gamma, beta) of every coupled normalised producer of channel i, (row, bias) of one without normalisation
+(DESIGN.md, section 3). Nothing here decides anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from extcon_cli.channels import ChannelGroup
+
+
+@dataclass(frozen=True)
+class Part:
+    """One parameter that holds slices of some F: its `rows` belong to the filters `owner`."""
+
+    parameter: str
+    dim: int
+    rows: Tensor  # (k,) positions along dim
+    owner: Tensor  # (k,) filter of each position
+
+
+@dataclass(frozen=True)
+class Filters:
+    """The filters of these groups behind each other; coupled filters (a residual stream) count as one."""
+
+    groups: tuple[ChannelGroup, ...]
+    parts: tuple[Part, ...]
+
+    @classmethod
+    def of(cls, groups: Iterable[ChannelGroup]) -> Filters:
+        """The filters of all prunable groups among these."""
+        chosen = tuple(group for group in groups if group.prunable)
+        rows: dict[tuple[str, int], list[Tensor]] = {}
+        owners: dict[tuple[str, int], list[Tensor]] = {}
+        start = 0
+        for group in chosen:
+            for part in group.silencers:
+                index = torch.from_numpy(part.index)
+                slot = (part.parameter, part.dim)
+                rows.setdefault(slot, []).append(index.flatten())
+                owners.setdefault(slot, []).append(
+                    torch.arange(start, start + group.size).repeat_interleave(index.shape[1])
+                )
+            start += group.size
+        parts = (Part(name, dim, torch.cat(rows[name, dim]), torch.cat(owners[name, dim])) for name, dim in rows)
+        return cls(chosen, tuple(parts))
+
+    def __len__(self) -> int:
+        return sum(group.size for group in self.groups)
+
+    def spans(self) -> list[slice]:
+        """Where the filters of each group stand."""
+        ends = torch.tensor([group.size for group in self.groups]).cumsum(0).tolist()
+        return [slice(end - group.size, end) for group, end in zip(self.groups, ends, strict=True)]
+
+    def chosen(self, mask: Tensor) -> list[Tensor]:
+        """The numbers, within each group, of the filters that a mask (n,) picks."""
+        return [mask[span].nonzero().flatten() for span in self.spans()]
+
+    def sums(self, rows: Sequence[Tensor]) -> Tensor:
+        """Add up one number a row of each part, into one number a filter: (n,)."""
+        total = torch.zeros(len(self), device=rows[0].device if rows else None)
+        if rows:
+            owners = torch.cat([part.owner for part in self.parts]).to(total.device)
+            picked = [row[part.rows.to(row.device)] for part, row in zip(self.parts, rows, strict=True)]
+            total.index_add_(0, owners, torch.cat(picked).to(total.dtype))
+        return total
+
+
+def parameters(module: nn.Module, filters: Filters) -> list[Tensor]:
+    """The parameter of each part."""
+    named = dict(module.named_parameters(remove_duplicate=False))
+    return [named[part.parameter] for part in filters.parts]
+
+
+def rowwise(tensors: Sequence[Tensor], parts: Sequence[Part]) -> list[Tensor]:
+    """Each tensor summed over all dimensions but that of its part."""
+    return [
+        tensor if tensor.dim() == 1 else tensor.movedim(part.dim, 0).flatten(1).sum(1)
+        for tensor, part in zip(tensors, parts, strict=True)
+    ]
+
+
+@torch.no_grad()
+def norms(module: nn.Module, filters: Filters) -> Tensor:
+    """||F_i||_2 of every filter: (n,)."""
+    squares = torch._foreach_mul(held, held) if (held := parameters(module, filters)) else []
+    return filters.sums(rowwise(squares, filters.parts)).sqrt()
+
+
+@torch.no_grad()
+def scale(module: nn.Module, filters: Filters, factors: Tensor) -> None:
+    """F_i <- factors[i] F_i for every filter, in one fused multiplication. factors: (n,)."""
+    held = parameters(module, filters)
+    multipliers = []
+    for tensor, part in zip(held, filters.parts, strict=True):
+        rows = torch.ones(tensor.shape[part.dim], device=tensor.device, dtype=tensor.dtype)
+        rows[part.rows.to(tensor.device)] = factors[part.owner.to(factors.device)].to(rows)
+        multipliers.append(rows.reshape([-1 if dim == part.dim else 1 for dim in range(tensor.dim())]))
+    if held:
+        torch._foreach_mul_(held, multipliers)
+
+
+def by_group(filters: Filters, values: Tensor) -> Mapping[str, Tensor]:
+    """One value a filter (n,), split by the group's name."""
+    return {group.name: values[span] for group, span in zip(filters.groups, filters.spans(), strict=True)}

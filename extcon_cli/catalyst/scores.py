@@ -1,0 +1,85 @@
+"""What each filter is worth: one number a filter, the larger the more it matters.
+
+The energy is our departure from the paper, whose own race is in regulariser.py: it is invariant to rescaling a
+filter, and agrees with the loss of removing one. Nothing here decides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from extcon_cli.catalyst.filters import Filters, norms, parameters, rowwise
+from extcon_cli.channels.trace import evaluating
+
+Loss = Callable[[Any], Tensor]  # a batch -> the task's loss, a scalar
+
+
+def energy(module: nn.Module, filters: Filters, batches: Iterable[Any], loss: Loss) -> Tensor:
+    """E_i = sum over batches of <F_i, dL/dF_i>^2, weights frozen: (n,)."""
+    return sum((pull.square() for pull in _pulls(module, filters, batches, loss)), torch.zeros(len(filters)))
+
+
+def taylor(module: nn.Module, filters: Filters, batches: Iterable[Any], loss: Loss) -> Tensor:
+    """sum over batches of |<F_i, dL/dF_i>|, the first-order change of the loss at removal: (n,)."""
+    return sum((pull.abs() for pull in _pulls(module, filters, batches, loss)), torch.zeros(len(filters)))
+
+
+def magnitude(module: nn.Module, filters: Filters) -> Tensor:
+    """||F_i||_2: (n,)."""
+    return norms(module, filters).cpu()
+
+
+def chance(filters: Filters, seed: int) -> Tensor:
+    """Uniform random numbers: (n,)."""
+    return torch.rand(len(filters), generator=torch.Generator().manual_seed(seed))
+
+
+def normalised(scores: Tensor, filters: Filters) -> Tensor:
+    """Each score over the mean of its group, so that groups of any scale can be compared: (n,)."""
+    result = scores.clone()
+    for span in filters.spans():
+        mean = scores[span].mean()
+        if mean > 0:
+            result[span] /= mean
+    return result
+
+
+def _pulls(module: nn.Module, filters: Filters, batches: Iterable[Any], loss: Loss) -> Iterator[Tensor]:
+    """<F_i, dL/dF_i> for each batch, with batch norm in training mode and its statistics restored after."""
+    held = parameters(module, filters)
+    frozen = [(tensor, tensor.requires_grad) for tensor in module.parameters()]
+    with evaluating(module), statistics_kept(module):
+        try:
+            module.requires_grad_(False)
+            for tensor in held:
+                tensor.requires_grad_(True)
+            for batch in batches:
+                gradients = torch.autograd.grad(loss(batch), held, allow_unused=True)
+                pulls = [
+                    tensor.detach() * (gradient if gradient is not None else 0.0)
+                    for tensor, gradient in zip(held, gradients, strict=True)
+                ]
+                yield filters.sums(rowwise(pulls, filters.parts)).cpu()
+        finally:
+            for weight, wanted in frozen:
+                weight.requires_grad_(wanted)
+
+
+@contextmanager
+def statistics_kept(module: nn.Module) -> Iterator[None]:
+    """Batch norms in training mode inside; their running statistics are as before afterwards."""
+    layers = [child for child in module.modules() if isinstance(child, nn.modules.batchnorm._BatchNorm)]
+    saved = [{name: buffer.clone() for name, buffer in layer.named_buffers()} for layer in layers]
+    for layer in layers:
+        layer.training = layer.running_mean is not None
+    try:
+        yield
+    finally:
+        for layer, buffers in zip(layers, saved, strict=True):
+            for name, buffer in buffers.items():
+                layer.get_buffer(name).copy_(buffer)
