@@ -1,0 +1,217 @@
+"""A data section of a recipe -> `Data`: training, validation and test split, classes, input shape, normalisation.
+
+The validation split is cut from the training data by a seed of its own, whatever the run's seed: what was set
+aside in training is set aside in pruning and fine-tuning too. The test split is never cut from anything.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from extcon_cli.data import arrays, folders
+from extcon_cli.data.loader import Loader, loader_of
+from extcon_cli.data.splits import Arrays, Source, Split, held_out
+from extcon_cli.errors import DataError, RecipeError
+from extcon_cli.recipe.schema import DataSpec, NormalizeSpec, Task
+
+VALIDATION_SEED = 20_140_717
+STATISTICS_SAMPLES = 1000
+"""Samples of a streamed set that mean and standard deviation are taken from."""
+
+
+@dataclass(frozen=True)
+class Data:
+    """Everything a run knows about its data."""
+
+    spec: DataSpec
+    task: Task
+    train: Split
+    validation: Split
+    test: Split
+    classes: int | None
+    """Number of classes; None: a regression, or a dataset that does not tell."""
+    class_names: tuple[str, ...] | None
+    input_shape: tuple[int, ...]
+    normalize: NormalizeSpec | None
+    """What is in use: given, or measured on the training split of images."""
+
+    def train_loader(self, *, device: torch.device | str, seed: int, batch_size: int | None = None) -> Loader:
+        """Shuffled and augmented batches of the training split, a function of (seed, step)."""
+        size = batch_size or self.spec.batch_size
+        return self._loader(self.train, size, device=device, seed=seed, shuffle=True)
+
+    def eval_loader(self, split: str = "test", *, device: torch.device | str, batch_size: int | None = None) -> Loader:
+        """All samples of `train`, `validation` or `test`, in order, as they are."""
+        size = batch_size or self.spec.eval_batch_size
+        return self._loader(self.split(split), size, device=device, seed=0, shuffle=False)
+
+    def split(self, name: str) -> Split:
+        """`train`, `validation` or `test` (DataError where it has no samples)."""
+        found: Split = {"train": self.train, "validation": self.validation, "test": self.test}[name]
+        if not len(found):
+            raise DataError(f"the {name} split of {self.spec.dataset!r} is empty")
+        return found
+
+    def check_outputs(self, shape: tuple[int, ...]) -> Data:  # (outputs,) for one sample
+        """Refuse a model whose outputs do not fit the targets; fills in `classes` where the dataset does not tell."""
+        if self.task == "regression":
+            y = self.train.y if isinstance(self.train, Arrays) else None
+            if y is not None and y[0].numel() != torch.Size(shape).numel():
+                raise DataError(f"a target has {y[0].numel()} numbers, the model gives {tuple(shape)} for a sample")
+            return self
+        if len(shape) != 1:
+            raise DataError(f"a classifier should give one number a class; the model gives {tuple(shape)} a sample")
+        if self.classes is not None and self.classes > shape[0]:
+            top = self.classes - 1
+            raise DataError(
+                f"labels run up to {top}, but the model has {shape[0]} outputs (classes 0 to {shape[0] - 1}); "
+                f"give it {self.classes} outputs (model.kwargs), or take the data it was trained for"
+            )
+        return self if self.classes is not None else replace(self, classes=shape[0])
+
+    def _loader(self, split: Split, batch_size: int, *, device: torch.device | str, seed: int, shuffle: bool) -> Loader:
+        return loader_of(
+            split,
+            batch_size,
+            workers=self.spec.workers,
+            device=device,
+            augment=self.spec.augment if shuffle else None,
+            normalize=self.normalize,
+            seed=seed,
+            shuffle=shuffle,
+            regression=self.task == "regression",
+            classes=self.classes,
+        )
+
+
+def open_data(
+    spec: DataSpec | None,
+    task: Task,
+    *,
+    seed: int = 0,
+    input_shape: tuple[int, ...] | None = None,
+    trust_code: bool = False,
+) -> Data:
+    """Open a dataset and cut its validation split.
+
+    Args:
+        spec: the recipe's section `data`; None is a RecipeError.
+        task: `classification` or `regression`.
+        seed: the run's; the splits do not depend on it.
+        input_shape: of one input of the model, without the batch; None: the data tell.
+        trust_code: may `file.py:function` run?
+
+    Raises:
+        DataError: not there, not readable, or not fit for task and model; the line says where and what to do.
+    """
+    if spec is None:
+        raise RecipeError("the recipe has no section `data`: say which data to use, such as data.dataset=digits")
+    source = _source(spec, task, input_shape, trust_code)
+    source = replace(source, train=_shaped(source.train, input_shape), test=_shaped(source.test, input_shape))
+    stays, aside = held_out(len(source.train), spec.validation, seed=VALIDATION_SEED)
+    train, validation = source.train.select(stays[: spec.limit]), source.train.select(aside)
+    for name, part in (("training", train), ("test", source.test)):
+        if not len(part):
+            raise DataError(f"{spec.dataset}: the {name} data hold no samples")
+    shape = tuple(train.head(1).shape[1:])
+    if input_shape is not None and shape != tuple(input_shape):
+        raise DataError(
+            f"{spec.dataset}: an input is {list(shape)}, the model takes {list(input_shape)}; "
+            "set model.input_shape, or take other data"
+        )
+    return Data(
+        spec=spec,
+        task=task,
+        train=train,
+        validation=validation,
+        test=source.test,
+        classes=_classes(source, task),
+        class_names=source.class_names,
+        input_shape=shape,
+        normalize=_normalize(spec, train),
+    )
+
+
+def _source(spec: DataSpec, task: Task, input_shape: tuple[int, ...] | None, trust_code: bool) -> Source:
+    name = spec.dataset
+    if ":" in name:
+        return folders.user_function(spec, task, trust_code=trust_code)
+    in_memory = {
+        "digits": arrays.digits,
+        "eggholder": arrays.eggholder,
+        "arrays": arrays.arrays,
+        "csv": arrays.table,
+    }
+    plain = name.lower().replace("-", "").replace("_", "")
+    if name in in_memory:
+        return in_memory[name](spec, task)
+    if plain in ("imagefolder", "imagenet"):
+        return folders.image_folder(spec, input_shape)
+    if plain in folders.TORCHVISION:
+        return folders.torchvision_set(spec, folders.TORCHVISION[plain])
+    from difflib import get_close_matches
+
+    known = [*in_memory, "image_folder", "imagenet", *folders.TORCHVISION]
+    near = get_close_matches(name, known, n=1)
+    hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}, file.py:function"
+    looks_like_a_file = Path(name).suffix in (".npz", ".csv", ".safetensors")
+    raise DataError(
+        f"unknown dataset {name!r}: "
+        + ("set data.dataset to arrays or csv, and data.root to the file" if looks_like_a_file else hint)
+    )
+
+
+def _shaped(split: Split, wanted: tuple[int, ...] | None) -> Split:
+    """Images as (N, C, H, W); anything as the model takes it, where reordering or one more axis does."""
+    if not isinstance(split, Arrays):
+        return split
+    x = split.x
+    if wanted is not None:
+        for view in _views(x):
+            if tuple(view.shape[1:]) == tuple(wanted):
+                return Arrays(view.contiguous(), split.y)
+        return split
+    if x.dtype == torch.uint8:
+        last = x.dim() == 4 and x.shape[3] in (1, 3, 4) and x.shape[1] not in (1, 3, 4)
+        return Arrays(x.permute(0, 3, 1, 2).contiguous() if last else x[:, None] if x.dim() == 3 else x, split.y)
+    return split
+
+
+def _views(x: Tensor) -> list[Tensor]:
+    reordered = [x.permute(0, 3, 1, 2)] if x.dim() == 4 else [x[:, None]] if x.dim() == 3 else []
+    return [x, *reordered, x.flatten(1)]
+
+
+def _classes(source: Source, task: Task) -> int | None:
+    if task == "regression":
+        return None
+    if source.class_names:
+        return len(source.class_names)
+    if isinstance(source.train, Arrays) and isinstance(source.test, Arrays):
+        return int(max(source.train.y.max(), source.test.y.max())) + 1
+    return None
+
+
+def _normalize(spec: DataSpec, train: Split) -> NormalizeSpec | None:
+    given = spec.normalize
+    x = train.x if isinstance(train, Arrays) else train.head(STATISTICS_SAMPLES if given is None else 1)
+    if given is not None:
+        channels = x.shape[1]
+        if len(given.mean) not in (1, channels):
+            raise DataError(f"data.normalize has {len(given.mean)} channels, the data have {channels}")
+        return given
+    if x.dtype != torch.uint8:
+        return None
+    images = x.flatten(2) if x.dim() > 2 else x[:, None]  # flattened images: one mean for all
+    total = torch.zeros(2, images.shape[1], dtype=torch.float64)
+    for first in range(0, len(images), 1024):
+        values = images[first : first + 1024].double() / 255
+        total += torch.stack([values.sum((0, 2)), values.square().sum((0, 2))])
+    mean, square = total / (images.shape[0] * images.shape[2])
+    std = (square - mean**2).clamp_min(0).sqrt()
+    std[std < 1e-6] = 1  # a channel without contrast: leave its scale alone
+    return NormalizeSpec(mean=tuple(round(v, 6) for v in mean.tolist()), std=tuple(round(v, 6) for v in std.tolist()))
