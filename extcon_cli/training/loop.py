@@ -1,0 +1,194 @@
+"""The training loop: an iterator over optimizer steps. It measures nothing, saves nothing, prints nothing.
+
+    trainer = Trainer(model, loader, spec, objective=objective(task), accelerator=accelerator("cpu"))
+    for step in trainer:
+        ...  # the parameters have moved; act on them, look at step.loss, save trainer.state_dict()
+
+All that decides the next step is in `state_dict()`: on the CPU, a loop that was stopped between two steps and
+loaded again goes on bit for bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from extcon_cli.errors import GateError
+from extcon_cli.recipe.schema import OptimizerSpec, ScheduleSpec
+from extcon_cli.training.device import Accelerator
+from extcon_cli.training.objective import Objective, prediction
+from extcon_cli.training.optim import Length, optimizer, rate, total_steps
+
+CHECK_EVERY = 50
+"""Steps between two looks at whether the loss is finite, where a look makes the device wait."""
+
+
+class Batches(Protocol):
+    """Where batches come from: a pure function of the step."""
+
+    def __len__(self) -> int: ...
+
+    def batch(self, step: int) -> tuple[Tensor, Tensor]: ...
+
+
+class Phase(Length, Protocol):
+    """The section of a recipe that a loop runs by: TrainSpec, FinetuneSpec, BifurcateSpec."""
+
+    @property
+    def optimizer(self) -> OptimizerSpec: ...
+
+    @property
+    def schedule(self) -> ScheduleSpec: ...
+
+    @property
+    def clip_grad(self) -> float | None: ...
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one optimizer step did. Reading `loss` as a number, or `metrics`, makes a GPU wait."""
+
+    index: int  # 0 .. total - 1
+    total: int
+    epoch: float  # epochs done after this step
+    lr: float
+    loss: Tensor  # () on the device, detached
+    output: Tensor  # (B, ...) of the model before the step, detached
+    target: Tensor  # (B,) or (B, K)
+
+    @property
+    def last(self) -> bool:
+        return self.index + 1 == self.total
+
+    @cached_property
+    def metrics(self) -> dict[str, float]:
+        """Loss, learning rate and, for classes, the accuracy (0..1) of this batch."""
+        found = {"loss": float(self.loss), "lr": self.lr}
+        if not self.target.is_floating_point():
+            found["accuracy"] = float((self.output.argmax(1) == self.target).float().mean())
+        return found
+
+
+class Trainer:
+    """Iterates over the steps of one phase.
+
+    Args:
+        model: on the accelerator's device; changed in place.
+        loader: of training batches.
+        spec: length, optimizer, schedule, clip_grad.
+        objective: the loss of (outputs, targets, teacher's outputs).
+        accelerator: of training.device.
+        teacher: its outputs guide the objective's distillation; kept in eval mode. None: no teacher.
+        penalty: a term added to each step's loss, such as a regulariser. None: nothing.
+
+    Raises (while iterating): GateError where the loss is not finite.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loader: Batches,
+        spec: Phase,
+        *,
+        objective: Objective,
+        accelerator: Accelerator,
+        teacher: nn.Module | None = None,
+        penalty: Callable[[], Tensor] | None = None,
+    ) -> None:
+        self.model, self.loader, self.spec = model, loader, spec
+        self.objective, self.accelerator, self.penalty = objective, accelerator, penalty
+        self.teacher = teacher.eval() if teacher is not None and objective.distill else None
+        self.optimizer = optimizer(spec.optimizer, (p for p in model.parameters() if p.requires_grad))
+        self.total = total_steps(spec, len(loader))
+        self.done = 0
+        """Steps that are over."""
+        self._infinite: Tensor | None = None  # () bool on the device, None: none was checked yet
+
+    def __iter__(self) -> Iterator[Step]:
+        self.model.train()
+        while self.done < self.total:
+            yield self._step()
+
+    def _step(self) -> Step:
+        lr = self.spec.optimizer.lr * rate(self.spec.schedule, self.done, self.total)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        x, y = self.loader.batch(self.done)
+        with self.accelerator.autocast():
+            z = prediction(self.model(x))
+            t = self._guide(x)
+        loss = self.objective(z, y, t)
+        if self.penalty is not None:
+            loss = loss + self.penalty()
+        self.accelerator.backward(loss)
+        self._move()
+        self.done += 1
+        loss = loss.detach()
+        self._watch(loss)
+        return Step(self.done - 1, self.total, self.done / len(self.loader), lr, loss, z.detach(), y)
+
+    def _guide(self, x: Tensor) -> Tensor | None:
+        if self.teacher is None:
+            return None
+        with torch.no_grad():
+            return prediction(self.teacher(x))
+
+    def _move(self) -> None:
+        scaler = self.accelerator.scaler
+        if self.spec.clip_grad is not None:
+            if scaler is not None:
+                scaler.unscale_(self.optimizer)
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.spec.clip_grad)
+        if scaler is not None:
+            scaler.step(self.optimizer)
+            scaler.update()
+        else:
+            self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def _watch(self, loss: Tensor) -> None:
+        bad = ~torch.isfinite(loss)
+        self._infinite = bad if self._infinite is None else self._infinite | bad
+        if loss.device.type == "cpu" or self.done % CHECK_EVERY == 0 or self.done == self.total:
+            self.check()
+
+    def check(self) -> None:
+        """GateError if a loss so far was not finite. Waits for the device; call it before keeping a state."""
+        if self._infinite is not None and bool(self._infinite):
+            raise GateError(
+                f"the loss is not finite by step {self.done} of {self.total}: "
+                "lower optimizer.lr, add schedule.warmup, or set clip_grad"
+            )
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that the next step depends on: step, model, optimizer, scaler and torch's random state."""
+        self.check()
+        scaler = self.accelerator.scaler
+        cuda = self.accelerator.device.type == "cuda"
+        return {
+            "done": self.done,
+            "total": self.total,
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": scaler.state_dict() if scaler is not None else None,
+            "random": torch.get_rng_state(),
+            "random_cuda": torch.cuda.get_rng_state(self.accelerator.device) if cuda else None,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where `state_dict` was taken, with the same model, data and spec."""
+        if state["total"] != self.total:
+            raise GateError(f"the kept state is of a phase of {state['total']} steps, this one has {self.total}")
+        self.done = state["done"]
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.accelerator.scaler is not None and state["scaler"] is not None:
+            self.accelerator.scaler.load_state_dict(state["scaler"])
+        torch.set_rng_state(state["random"].cpu())
+        if self.accelerator.device.type == "cuda" and state["random_cuda"] is not None:
+            torch.cuda.set_rng_state(state["random_cuda"].cpu(), self.accelerator.device)
