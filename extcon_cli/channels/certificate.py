@@ -1,0 +1,118 @@
+"""The certificate of a removal: what was measured, on what, and on exactly which weights.
+
+It states; `exact` is the verdict that a caller acts on. The certificate is data, stored with the shrunk checkpoint.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from extcon_cli.channels.plan import RemovalPlan
+from extcon_cli.channels.verify import EXACT, EXACT_DOUBLE, Difference, difference, in_double, random_batches
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """Outputs before and after a removal, beside each other. Differences are shares of the largest output."""
+
+    before: str  # sha256 of the weights that were shrunk
+    after: str  # sha256 of the smaller model's weights
+    cuts: int  # slices removed, over all parameters
+    folds: int  # constants moved into a bias
+    random: Difference  # float32, random inputs of two batch sizes and, where the model allows, two resolutions
+    double: Difference  # the same in float64
+    evaluation: Difference | None  # real inputs
+
+    @property
+    def exact(self) -> bool:
+        """Within 1e-5 of the largest output in float32 and 1e-10 in float64, on everything that was measured."""
+        single = [self.random] + ([self.evaluation] if self.evaluation is not None else [])
+        return all(found.relative <= EXACT for found in single) and self.double.relative <= EXACT_DOUBLE
+
+    def to_json(self) -> dict[str, Any]:
+        """The certificate as plain dicts, with the tolerances that it was held against."""
+        measured = {
+            name: None if found is None else {**asdict(found), "relative": found.relative}
+            for name, found in (("random", self.random), ("double", self.double), ("evaluation", self.evaluation))
+        }
+        return {
+            "exact": self.exact,
+            "tolerance": {"float32": EXACT, "float64": EXACT_DOUBLE},
+            "before": self.before,
+            "after": self.after,
+            "cuts": self.cuts,
+            "folds": self.folds,
+            **measured,
+        }
+
+
+def certify(
+    before: nn.Module,
+    after: nn.Module,
+    plan: RemovalPlan,
+    example: tuple[Any, ...],
+    evaluation: Iterable[tuple[Any, ...]] = (),
+) -> Certificate:
+    """Compare the module with its smaller self on random and on real inputs.
+
+    Args:
+        before: the module with its dead channels still in place.
+        after: the same with the channels removed by `plan`.
+        example: positional arguments of a forward pass; random inputs take their shapes.
+        evaluation: batches of real inputs as positional arguments, on the modules' device.
+    """
+    shapes = [example, *_other_resolution(before, example)]
+    real = difference(before, after, evaluation)
+    first, second = in_double(before), in_double(after)
+    return Certificate(
+        before=weights_hash(before),
+        after=weights_hash(after),
+        cuts=sum(stop - start for cut in plan.cuts for start, stop in cut.removed),
+        folds=sum(len(fold.channels) for fold in plan.folds),
+        random=difference(before, after, (batch for shape in shapes for batch in random_batches(shape))),
+        double=difference(
+            first, second, (batch for shape in shapes for batch in random_batches(_cpu(shape), dtype=torch.float64))
+        ),
+        evaluation=real if real.samples else None,
+    )
+
+
+def weights_hash(module: nn.Module) -> str:
+    """sha256 over the names, types, shapes and bytes of all parameters and buffers."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _other_resolution(module: nn.Module, example: tuple[Any, ...]) -> list[tuple[Any, ...]]:
+    """The example with images larger by a quarter, where the module takes them."""
+    larger = tuple(
+        value.new_zeros(*value.shape[:2], *(_larger(size) for size in value.shape[2:]))
+        if isinstance(value, Tensor) and value.dim() >= 4 and value.is_floating_point()
+        else value
+        for value in example
+    )
+    if all(a is b for a, b in zip(example, larger, strict=True)):
+        return []
+    try:
+        difference(module, module, [larger])
+    except Exception:  # whatever the model's own code raises on a size that it does not take
+        return []
+    return [larger]
+
+
+def _larger(size: int) -> int:
+    step = 32 if size >= 128 else 8 if size >= 32 else 4
+    return size + max(step, size // 4 // step * step)
+
+
+def _cpu(example: tuple[Any, ...]) -> tuple[Any, ...]:
+    return tuple(value.cpu() if isinstance(value, Tensor) else value for value in example)
