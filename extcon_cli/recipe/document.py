@@ -60,7 +60,7 @@ class Document:
     def place(self, key: Key) -> Place:
         """Return the place of `key`, or else of the nearest section around it."""
         return next(
-            (self.places[key[:n]] for n in range(len(key), 0, -1) if key[:n] in self.places),
+            (self.places[key[:n]] for n in range(len(key), -1, -1) if key[:n] in self.places),
             Place(self.source),
         )
 
@@ -69,6 +69,7 @@ class Document:
         self.problems.append(Problem(self.place(key), key, text))
 
 
+_SPOILT = object()  # stands for a value with a problem of its own, until its key is left out
 _TAG = "tag:yaml.org,2002:"
 _RESOLVERS = (
     ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
@@ -100,7 +101,12 @@ class _Dumper(yaml.SafeDumper):
     def ignore_aliases(self, data: Any) -> bool:
         return True
 
+    def represent_str(self, data: str) -> yaml.ScalarNode:
+        # PyYAML writes these line breaks of Unicode in a way that it does not read back, unless in double quotes
+        return self.represent_scalar(_TAG + "str", data, style='"' if set(data) & set("\x85\u2028\u2029") else None)
 
+
+_Dumper.add_representer(str, _Dumper.represent_str)
 _use_yaml_1_2(_Loader)
 _use_yaml_1_2(_Dumper)
 
@@ -143,7 +149,7 @@ class _Builder:
     def document(self, node: yaml.Node | None) -> Document:
         if node is not None:
             self.result.places[()] = self._place(node)
-            self.result.values = self._value(node, ())
+            self.result.values = self._kept(node, ())
         return self.result
 
     def _place(self, node: yaml.Node) -> Place:
@@ -159,13 +165,18 @@ class _Builder:
                 return _SCALARS[node.tag.removeprefix(_TAG)](node.value)
             except ValueError as error:
                 self.result.complain(key, str(error))
-                return None
+                return _SPOILT
         self.result.complain(key, f"the tag {node.tag.replace(_TAG, '!!')} is not supported")
-        return None
+        return _SPOILT
 
     def _item(self, node: yaml.Node, key: Key) -> Any:
         self.result.places[key] = self._place(node)
-        return self._value(node, key)
+        return self._kept(node, key)
+
+    def _kept(self, node: yaml.Node, key: Key) -> Any:
+        """Return a value whose place cannot be left out: null where it is spoilt."""
+        value = self._value(node, key)
+        return None if value is _SPOILT else value
 
     def _mapping(self, node: yaml.MappingNode, key: Key) -> dict[str, Any]:
         values: dict[str, Any] = {}
@@ -181,7 +192,7 @@ class _Builder:
                 continue
             self.result.places[inner] = self._place(name)
             values[name.value] = self._value(value, inner)
-        return values
+        return {name: value for name, value in values.items() if value is not _SPOILT}
 
 
 def _integer(text: str) -> int:

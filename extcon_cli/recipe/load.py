@@ -46,30 +46,31 @@ def resolve(
     `prune/digits_resnet`), the sidecar `model.yaml` of the checkpoint `model.pt`, the recipe `embedded` in
     the checkpoint, the bundled default of the method, the schema's defaults. One RecipeError tells all.
     """
-    sidecar = checkpoint.with_suffix(".yaml") if checkpoint else None
-    default = bundled().get(f"{method}/default")
-    source: Source
-    if recipe is not None:
-        path = find(recipe, method)
-        source = "bundled" if path in bundled().values() else "argument"
-        document = read_file(path)
-    elif sidecar is not None and sidecar != checkpoint and sidecar.is_file():
-        path, source, document = sidecar, "sidecar", read_file(sidecar)
-    elif embedded is not None:
-        path, source, document = (
-            None,
-            "embedded",
-            Document(f"the recipe in {checkpoint or 'the checkpoint'}", embedded),
-        )
-    elif default is not None:
-        path, source, document = default, "bundled", read_file(default)
-    else:
-        path, source, document = None, "bundled", Document("recipe", {})
+    source, path = _choose(method, recipe, checkpoint, embedded)
     try:
+        if path is not None:
+            document = read_file(path)
+        else:
+            document = Document(f"the recipe in {checkpoint or 'the checkpoint'}", embedded or {})
         return Resolved(check(_at_home(override(document, overrides))), source, path)
     except RecipeError as error:
-        hint = f"\n{path} was found beside the checkpoint; --recipe takes another one" if source == "sidecar" else ""
-        raise RecipeError(f"{error}{hint}") from None
+        if source == "sidecar":
+            raise RecipeError(f"{error}\n{path} lies beside the checkpoint; --recipe takes another one") from None
+        raise
+
+
+def _choose(
+    method: str, recipe: str | Path | None, checkpoint: Path | None, embedded: Mapping[str, Any] | None
+) -> tuple[Source, Path | None]:
+    if recipe is not None:
+        path = find(recipe, method)
+        return ("bundled" if path in bundled().values() else "argument"), path
+    sidecar = checkpoint.with_suffix(".yaml") if checkpoint else None
+    if sidecar is not None and sidecar != checkpoint and sidecar.is_file():
+        return "sidecar", sidecar
+    if embedded is not None:
+        return "embedded", None
+    return "bundled", bundled().get(f"{method}/default")
 
 
 def find(recipe: str | Path, method: str = "") -> Path:

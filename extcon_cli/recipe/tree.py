@@ -64,11 +64,11 @@ def suggestion(key: Key) -> str:
     known = list(section.model_fields) if section else []
     meant = OTHER_NAMES.get(str(name), name)
     near = nearest(meant, known)
+    elsewhere = [other for other in _all_keys() if other[-1] == meant]
+    if elsewhere and meant not in known:
+        near = dotted(max(elsewhere, key=lambda other: _closeness(other, key)))
     if near is not None:
         return f"did you mean {near!r}?"
-    elsewhere = [other for other in _all_keys() if other[-1] == meant]
-    if elsewhere:
-        return f"did you mean {dotted(max(elsewhere, key=lambda other: _closeness(other, key)))!r}?"
     return f"known here: {', '.join(known)}"
 
 
