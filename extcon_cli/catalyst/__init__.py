@@ -3,8 +3,8 @@
 filters.py     F_i, the parameters whose zeros silence filter i, of all groups in one flat view
 scores.py      what each filter is worth
 target.py      which filters go: smallest first, until the target is met
-flow.py        the bifurcation along the gradient flow of |d| ||F||
-regulariser.py the paper's own forms: the race, subgradient and proximal steps
+bifurcation.py how they reach exactly zero: along the flow of |d| ||F||, by proximal steps, under the penalty
+regulariser.py the paper's R(F, d), its race, and Group Lasso
 compensate.py  least squares: what stays stands in for what goes
 attach.py      `Catalyst`, for people with their own training loop
 

@@ -21,8 +21,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from extcon_cli.catalyst.bifurcation import Flow
 from extcon_cli.catalyst.filters import Filters, parameters, rowwise
-from extcon_cli.catalyst.flow import Flow
 from extcon_cli.catalyst.scores import energy, normalised
 from extcon_cli.catalyst.target import decide
 from extcon_cli.channels import Difference, RemovalPlan, channel_groups, difference, plan, remove
@@ -93,7 +93,7 @@ class Catalyst:
     @property
     def done(self) -> bool:
         """Whether every decided filter is exactly zero."""
-        return self.flow is not None and self.flow.dead > 0
+        return self.flow is not None and self.flow.missing == 0
 
     def score(self, batches: Iterable[Any], loss: Callable[[Any], Tensor]) -> None:
         """Score with frozen weights instead of along the training steps: sharper, for one pass over `batches`."""
@@ -104,7 +104,7 @@ class Catalyst:
     def step(self) -> None:
         """Call after every optimizer step, while the gradients are still there."""
         if self.flow is not None:
-            self.flow.step()
+            self.flow.step(0.0)
             return
         pulls = [
             tensor * (tensor.grad if tensor.grad is not None else 0.0)
@@ -143,4 +143,4 @@ class Catalyst:
         chosen = decide(
             normalised(self.scores, self.filters), self.filters, self.ratio, floor=self.floor, keep=self.keep
         )
-        self.flow = Flow.begin(self.model, self.filters, chosen, steps=self.shrink_steps, chi=self.chi)
+        self.flow = Flow(self.model, self.filters, chosen, self.chi, steps=self.shrink_steps)

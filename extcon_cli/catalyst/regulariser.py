@@ -1,8 +1,7 @@
-"""The paper's own forms of the bifurcation, for comparison: R(F, d) = sum_i |d_i| ||F_i||_2 in training.
+"""The regularisers: the paper's R(F, d) = sum_i |d_i| ||F_i||_2, its race, and Group Lasso for comparison.
 
-`Race` lets every filter run with v_0 = c u_0 while the task tips each to one side. `penalty` is R as a term of the
-loss (its subgradient chatters and never reaches zero exactly); the proximal step reaches it, when lambda is large
-enough. `group_lasso` is sum ||F_i||, the classic without d.
+The race starts every filter with |d_i| = c ||F_i|| and lets the task tip each to one side. Its outcome is a score
+here; what it would remove is decided by the target, because no c meets a ratio (EVIDENCE.md).
 """
 
 from __future__ import annotations
@@ -12,52 +11,47 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from extcon_cli.catalyst.filters import Filters, norms, parameters, rowwise, scale
+from extcon_cli.catalyst.filters import Filters, norms, parameters, rowwise
+
+
+def catalyst_penalty(module: nn.Module, filters: Filters, d: Tensor) -> Tensor:
+    """R(F, d) = sum_i |d_i| ||F_i||_2, differentiable in F. d: (n,)."""
+    return (d * _differentiable_norms(module, filters)).sum()
 
 
 def group_lasso(module: nn.Module, filters: Filters) -> Tensor:
-    """sum_i ||F_i||_2, differentiable."""
+    """sum_i ||F_i||_2, differentiable in F."""
     return _differentiable_norms(module, filters).sum()
 
 
 @dataclass
-class Catalysts:
-    """The auxiliary variables d of some filters, moved by the gradient flow of R beside the optimizer's F."""
+class Race:
+    """Every filter against its catalyst, from |d_i| = c ||F_i||, in training with lambda R(F, d)."""
 
     module: nn.Module
     filters: Filters
-    d: Tensor  # (n,) |d_i|; 0 where a filter has none
+    d: Tensor  # (n,) |d_i|
     strength: float  # lambda
 
+    @classmethod
+    def begin(cls, module: nn.Module, filters: Filters, *, c: float, strength: float) -> Race:
+        """All filters at the start, with the same c."""
+        return cls(module, filters, c * norms(module, filters), strength)
+
     def penalty(self) -> Tensor:
-        """lambda sum_i |d_i| ||F_i||_2, differentiable in F: a term of the loss."""
-        return self.strength * (self.d * _differentiable_norms(self.module, self.filters)).sum()
+        """lambda R(F, d): a term of the loss."""
+        return self.strength * catalyst_penalty(self.module, self.filters, self.d)
 
-    @torch.no_grad()
-    def follow(self, lr: float) -> None:
-        """d_i <- max(0, |d_i| - lr lambda ||F_i||): the step of d that goes with a subgradient step of F."""
-        self.d = (self.d - lr * self.strength * norms(self.module, self.filters).to(self.d)).clamp_min(0.0)
+    def step(self, lr: float) -> None:
+        """|d_i| <- max(0, |d_i| - lr lambda ||F_i||), after each optimizer step."""
+        self.d = (self.d - lr * self.strength * norms(self.module, self.filters)).clamp_min(0.0)
 
-    @torch.no_grad()
-    def proximal(self, lr: float) -> Tensor:
-        """Shrink every ||F_i|| by lr lambda |d_i|, to exactly zero where that is more than it has; d follows.
-
-        Returns the factor of each filter: (n,).
-        """
-        before = norms(self.module, self.filters).to(self.d)
-        factors = (1 - lr * self.strength * self.d / before.clamp_min(1e-30)).clamp_min(0.0)
-        factors = torch.where(before > 0, factors, 0.0) if bool((before == 0).any()) else factors
-        scale(self.module, self.filters, torch.where(self.d > 0, factors, 1.0))
-        self.d = torch.where(self.d > 0, (self.d - lr * self.strength * before).clamp_min(0.0), self.d)
-        return factors
-
-
-def race_scores(module: nn.Module, catalysts: Catalysts) -> Tensor:
-    """||F_i|| / |d_i| after the race: over 1 the filter wins, under 1 its catalyst does. (n,)."""
-    return (norms(module, catalysts.filters).to(catalysts.d) / catalysts.d.clamp_min(1e-12)).cpu()
+    def scores(self) -> Tensor:
+        """||F_i|| / |d_i|: above 1 the filter leads, under 1 its catalyst does. (n,)."""
+        return (norms(self.module, self.filters) / self.d.clamp_min(1e-12)).cpu()
 
 
 def _differentiable_norms(module: nn.Module, filters: Filters) -> Tensor:
     squares = [tensor.square() for tensor in parameters(module, filters)]
-    # the subgradient 0 at F = 0 instead of NaN
-    return (filters.sums(rowwise(squares, filters.parts)) + 1e-24).sqrt()
+    # the square root's gradient at 0 is infinite: a floor far under any norm makes it the subgradient 0
+    return (filters.sums(rowwise(squares, filters.parts)) + torch.finfo(torch.float32).tiny).sqrt()
