@@ -1,0 +1,57 @@
+"""`extcon evaluate`: the figures of a checkpoint on one split of its data. Changes nothing."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+from extcon_cli import __version__
+from extcon_cli.errors import DataError, Interrupted, UsageError
+from extcon_cli.events import Emit, PhaseEnded, PhaseStarted, RunStarted, ignore
+from extcon_cli.pipelines.prepare import prepare
+from extcon_cli.pipelines.train import SCHEMA, measured
+from extcon_cli.recipe.schema import Recipe
+from extcon_cli.training.device import accelerator
+from extcon_cli.training.interrupt import graceful
+
+SPLITS = ("test", "validation", "train")
+
+
+def evaluate(
+    checkpoint: Path,
+    recipe: Recipe,
+    *,
+    split: str = "test",
+    device: str | None = None,
+    trust_code: bool = False,
+    trust_pickle: bool = False,
+    trust_recipe: bool = False,
+    emit: Emit = ignore,
+) -> dict[str, Any]:
+    """Loss and accuracy (or r2) of the checkpoint on `test`, `validation` or `train`; the result document."""
+    if split not in SPLITS:
+        raise UsageError(f"split {split!r}: should be one of {', '.join(SPLITS)}")
+    hardware = accelerator(device)
+    ready = prepare(recipe, checkpoint, trust_code=trust_code, trust_pickle=trust_pickle, trust_recipe=trust_recipe)
+    emit(RunStarted("evaluate", str(checkpoint), None, str(hardware.device), recipe.seed))
+    began = time.monotonic()
+    emit(PhaseStarted("evaluate", f"Measuring on the {split} data", None, "batch"))
+    with graceful() as stop:
+        try:
+            metrics = measured(ready.module.to(hardware.device), ready.data, split, hardware, stop)
+        except KeyboardInterrupt as error:
+            raise Interrupted("interrupted; nothing was changed") from error
+    if metrics is None:
+        raise DataError(f"{ready.data.spec.dataset}: the {split} split is empty (data.validation)")
+    emit(PhaseEnded("evaluate", time.monotonic() - began, metrics))
+    return {
+        "schema": SCHEMA,
+        "command": "evaluate",
+        "version": __version__,
+        "checkpoint": str(checkpoint),
+        "split": split,
+        "samples": len(ready.data.split(split)),
+        "metrics": metrics,
+        "device": str(hardware.device),
+    }

@@ -1,0 +1,181 @@
+"""`extcon train`: from a recipe, or on from a checkpoint, to a trained checkpoint. Selects on validation data only."""
+
+from __future__ import annotations
+
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from extcon_cli import __version__
+from extcon_cli.checkpoint.write import Metadata
+from extcon_cli.data.datasets import Data
+from extcon_cli.errors import GateError, Interrupted
+from extcon_cli.events import Emit, Noted, PhaseEnded, PhaseStarted, RunStarted, Saved, ignore
+from extcon_cli.pipelines.output import check_output, write_output
+from extcon_cli.pipelines.phase import Looks, Metrics, Outcome, heard, run_phase, told
+from extcon_cli.pipelines.prepare import Prepared, prepare
+from extcon_cli.recipe.load import to_dict
+from extcon_cli.recipe.schema import Recipe
+from extcon_cli.training.device import Accelerator, accelerator
+from extcon_cli.training.interrupt import Stop, graceful
+from extcon_cli.training.loop import Trainer
+from extcon_cli.training.objective import evaluate, objective
+from extcon_cli.training.run_directory import RunDirectory
+
+SCHEMA = "extcon/1"
+
+
+def train(
+    recipe: Recipe,
+    *,
+    checkpoint: Path | None,
+    output: Path,
+    device: str | None = None,
+    resume: bool = False,
+    force: bool = False,
+    trust_code: bool = False,
+    trust_pickle: bool = False,
+    trust_recipe: bool = False,
+    emit: Emit = ignore,
+) -> dict[str, Any]:
+    """Train and write `output`; the result document of the command.
+
+    Args:
+        recipe: what to do; `train`, `data`, `model`, `task`, `seed` count.
+        checkpoint: go on from here; None: from scratch.
+        output: .safetensors, or .pt/.pth for a plain state dict. Beside it, `OUTPUT.run/` holds the run.
+        device: `cpu`, `cuda`, ...; None: the best there is.
+        resume: go on with the run in `OUTPUT.run/`, where there is one.
+        force: overwrite the output.
+        trust_code, trust_pickle, trust_recipe: may code of the checkpoint, its pickles, code the recipe names run?
+
+    Raises: Interrupted (resumable) on Ctrl-C or SIGTERM; GateError where the loss is not finite.
+    """
+    began = time.monotonic()
+    check_output(output, force=force)
+    hardware = accelerator(device, recipe.train.mixed_precision)
+    torch.manual_seed(recipe.seed)
+    prepared = prepare(recipe, checkpoint, trust_code=trust_code, trust_pickle=trust_pickle, trust_recipe=trust_recipe)
+    inputs = {"command": "train", "checkpoint": prepared.opened.checkpoint.sha256 if prepared.opened else None}
+    run = RunDirectory(Path(f"{output}.run"), prepared.recipe, inputs)
+    kept = run.begin(resume=resume)
+    emit = told(emit, run)
+    subject = str(checkpoint or prepared.recipe.model.arch)
+    emit(RunStarted("train", subject, str(output), str(hardware.device), recipe.seed))
+    if recipe.data and recipe.data.normalize is None and (used := prepared.data.normalize):
+        emit(Noted(f"inputs normalised by mean {list(used.mean)}, std {list(used.std)}"))
+    with graceful() as stop:
+        try:
+            outcome = _fit(prepared, hardware, run, kept and kept[1], stop, emit)
+            metrics = _measure(prepared, hardware, stop, emit)
+        except KeyboardInterrupt as error:
+            raise Interrupted(
+                f"interrupted; the state is kept in {run.path}: repeat the command with --resume to go on"
+            ) from error
+    module = prepared.module.cpu().eval()
+    done = {
+        "command": "train",
+        "version": __version__,
+        "metrics": metrics["test"],
+        "validation": metrics["validation"],
+        "params": sum(p.numel() for p in module.parameters()),
+    }
+    write_output(output, module, _metadata(prepared, done), force=force)
+    emit(Saved(str(output)))
+    return {
+        "schema": SCHEMA,
+        **done,
+        "checkpoint": str(checkpoint) if checkpoint else None,
+        "output": str(output),
+        "recipe": to_dict(prepared.recipe),
+        "seed": recipe.seed,
+        "device": str(hardware.device),
+        "best_step": outcome.best_step,
+        "history": {"phases": [outcome.history]},
+        "seconds": {"train": outcome.seconds, "total": time.monotonic() - began},
+    }
+
+
+def _fit(
+    prepared: Prepared,
+    hardware: Accelerator,
+    run: RunDirectory,
+    kept: dict[str, Any] | None,
+    stop: Stop,
+    emit: Emit,
+) -> Outcome:
+    """The training phase; the module ends with the kept state."""
+    recipe, data = prepared.recipe, prepared.data
+    spec = recipe.train
+    module = prepared.module.to(hardware.device)
+    trainer = Trainer(
+        module,
+        data.train_loader(device=hardware.device, seed=recipe.seed),
+        spec,
+        objective=objective(recipe.task, label_smoothing=spec.label_smoothing, distill=spec.distill),
+        accelerator=hardware,
+        teacher=_teacher(prepared, hardware),
+    )
+    looks = None
+    if len(data.validation):
+        loader = data.eval_loader("validation", device=hardware.device)
+
+        def measure() -> Metrics:
+            return evaluate(module, heard(iter(loader), stop), recipe.task)
+
+        looks = Looks(measure, recipe.task, spec.evaluate_every, spec.keep == "best")
+    return run_phase("train", "Training", trainer, emit=emit, stop=stop, run=run, kept=kept, looks=looks)
+
+
+def _teacher(prepared: Prepared, hardware: Accelerator) -> nn.Module | None:
+    """The model before the run, where the recipe distils from it."""
+    if prepared.recipe.train.distill is None:
+        return None
+    if prepared.opened is None:
+        raise GateError("train.distill needs a model to learn from: start from a checkpoint, or remove the key")
+    from copy import deepcopy
+
+    return deepcopy(prepared.module).to(hardware.device).requires_grad_(False)
+
+
+def _measure(prepared: Prepared, hardware: Accelerator, stop: Stop, emit: Emit) -> dict[str, Metrics | None]:
+    """Validation and test figures of the module as it is."""
+    began = time.monotonic()
+    emit(PhaseStarted("evaluate", "Measuring", None, "batch"))
+    found: dict[str, Metrics | None] = {}
+    for name in ("validation", "test"):
+        found[name] = measured(prepared.module, prepared.data, name, hardware, stop)
+    emit(PhaseEnded("evaluate", time.monotonic() - began, found["test"] or {}))
+    return found
+
+
+def measured(module: nn.Module, data: Data, split: str, hardware: Accelerator, stop: Stop) -> Metrics | None:
+    """Figures of the module on a split; None where the split is empty. GateError where they are not finite."""
+    if split == "validation" and not len(data.validation):
+        return None
+    loader = data.eval_loader(split, device=hardware.device)
+    metrics = evaluate(module, heard(iter(loader), stop), data.task)
+    if not all(math.isfinite(value) for value in metrics.values()):
+        raise GateError(f"the model's outputs on the {split} data are not finite (NaN or infinity)")
+    return metrics
+
+
+def _metadata(prepared: Prepared, done: dict[str, Any]) -> Metadata:
+    """All that a checkpoint says about itself; no times, so that the same run gives the same bytes."""
+    data, recipe = prepared.data, prepared.recipe
+    before = prepared.opened.checkpoint.metadata if prepared.opened else None
+    return Metadata(
+        arch=recipe.model.arch,
+        kwargs=recipe.model.kwargs,
+        input_shape=recipe.model.input_shape,
+        recipe=to_dict(recipe),
+        plan=before.plan if before else None,
+        history=(*(before.history if before else ()), done),
+        classes=data.class_names or data.classes,
+        normalize=data.normalize,
+        version=__version__,
+    )
