@@ -14,6 +14,7 @@ Kind = Literal["safetensors", "zip", "pickle"]
 
 _LARGEST_HEADER = 100_000_000  # safetensors' own limit
 _INFLATION = 10  # PyTorch stores its records uncompressed; more than this is a bomb
+_TORCH_MAGIC = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # the number that torch.save's older format begins with
 _SIGNATURES = {
     b"version https://git-lfs": "a Git-LFS pointer, not the file itself: fetch it with `git lfs pull`",
     b"\x89PNG": "a PNG image, not a checkpoint",
@@ -44,8 +45,10 @@ def kind(path: Path) -> Kind:
         if 8 + length > size:
             raise CheckpointError(_cut_off(path))
         return "safetensors"
-    if head.startswith(b"\x80") and head[1:2] <= b"\x05":
+    if head.startswith(b"\x80") and _TORCH_MAGIC in head[:32]:
         return "pickle"
+    if head.startswith(b"\x80") and head[1:2] <= b"\x05":
+        raise CheckpointError(f"{path} is a pickle, but not one that torch.save wrote.")
     if all(byte >= 32 or byte in b"\t\n\r\f" for byte in head):
         raise CheckpointError(f"{path} is a text file, not a checkpoint.")
     raise CheckpointError(f"{path} is not a checkpoint: neither safetensors nor written by torch.save.")

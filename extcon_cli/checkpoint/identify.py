@@ -113,7 +113,7 @@ def _weightless() -> Iterator[None]:
 
     nn.Module.register_parameter = on_meta  # type: ignore[method-assign,assignment]
     try:
-        with torch.no_grad():
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
             yield
     finally:
         nn.Module.register_parameter = register  # type: ignore[method-assign]

@@ -52,9 +52,9 @@ class Metadata(BaseModel):
 
 
 def to_header(metadata: Metadata) -> dict[str, str]:
-    """The strings for the safetensors header: one JSON text a field, keys sorted, NaN and infinities as null."""
+    """The strings for the safetensors header: one JSON text a field, NaN and infinities as null."""
     fields = json.loads(metadata.model_dump_json())
-    return {PREFIX + name: json.dumps(value, sort_keys=True) for name, value in sorted(fields.items())}
+    return {PREFIX + name: json.dumps(value) for name, value in fields.items()}
 
 
 def from_header(header: Mapping[str, str], source: str) -> Metadata | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import re
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -69,7 +70,8 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], Metadata | None]:
 def _read_torch(path: Path, trust_pickle: bool) -> Any:
     try:
         # A Namespace of settings stands beside the tensors in many training scripts' files; it runs no code.
-        with torch.serialization.safe_globals([argparse.Namespace]):
+        with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # advice to torch.load's callers, not to our user
             return torch.load(path, map_location="cpu", weights_only=not trust_pickle)
     except Exception as error:  # whatever a hostile pickle makes of torch's reader, it is this file's fault
         message = str(error)
@@ -83,14 +85,13 @@ def _read_torch(path: Path, trust_pickle: bool) -> Any:
             raise CheckpointError(
                 f"{path} holds a pickled object whose class cannot be imported here: {_line(error)}."
             ) from None
-        if "magic number" in message:
-            raise CheckpointError(f"{path} is a pickle, but not one that torch.save wrote.") from None
         raise CheckpointError(f"{path} is cut off or damaged ({_line(error)}). Copy or download it again.") from None
 
 
 def _line(error: Exception) -> str:
     """The first line of an error that a library raised, short."""
-    text = (str(error).strip() or type(error).__name__).splitlines()[0]
+    text = str(error).rpartition("WeightsUnpickler error:")[2].strip() or type(error).__name__
+    text = text.splitlines()[0]
     return "".join(c if c.isprintable() else "?" for c in text[:160]).rstrip(".: ")
 
 
