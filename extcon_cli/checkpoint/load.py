@@ -57,8 +57,8 @@ def restore(checkpoint: Checkpoint, arch: str, kwargs: Mapping[str, Any], *, tru
     UsageError if the architecture cannot be built, CheckpointError if the tensors are not its own.
     """
     module = build(arch, kwargs, trust_code=trust_code, beside=checkpoint.path.parent)
-    if checkpoint.metadata is not None and checkpoint.metadata.plan is not None:
-        _replay(module, checkpoint.metadata.plan, f"{checkpoint.path} does not fit {arch}")
+    for plan in checkpoint.metadata.plans if checkpoint.metadata else ():
+        _replay(module, plan, f"{checkpoint.path} does not fit {arch}")
     fill(module, checkpoint.state, source=str(checkpoint.path), arch=arch)
     return module.eval()
 

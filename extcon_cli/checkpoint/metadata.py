@@ -32,8 +32,8 @@ class Metadata(BaseModel):
     """Of one input without the batch."""
     recipe: dict[str, Any] = Field(default_factory=dict)
     """The resolved recipe."""
-    plan: dict[str, Any] | None = None
-    """The removal plan that shrank `arch` to the tensors stored here (channels.plan.RemovalPlan)."""
+    plan: dict[str, Any] | Annotated[tuple[dict[str, Any], ...], Strict(False)] | None = None
+    """The removal plan that shrank `arch` to the tensors stored here (channels.plan.RemovalPlan); several: in turn."""
     history: Annotated[tuple[dict[str, Any], ...], Strict(False)] = ()
     """What was done, oldest first, each with its figures."""
     classes: PositiveInt | Annotated[tuple[str, ...], Strict(False)] | None = None
@@ -42,6 +42,11 @@ class Metadata(BaseModel):
     """How inputs, scaled to 0..1, are normalised."""
     version: str = ""
     """Of the extcon that wrote the file."""
+
+    @property
+    def plans(self) -> tuple[dict[str, Any], ...]:
+        """The removal plans, in the order in which they are replayed."""
+        return (self.plan,) if isinstance(self.plan, dict) else self.plan or ()
 
     @field_validator("input_shape")
     @classmethod

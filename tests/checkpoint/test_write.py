@@ -276,7 +276,7 @@ DAMAGED = [
     ("input_shape", "[1000000, 1000000]"),
     ("input_shape", '["8"]'),
     ("input_shape", "[1, 1, 1, 1, 1, 1, 1, 1, 1]"),
-    ("plan", "[]"),
+    ("plan", "[3]"),
     ("history", "{}"),
     ("classes", "-1"),
     ("classes", "[1]"),
