@@ -1,4 +1,4 @@
-"""What a run tells while it goes on: frozen events, drawn by the console layer. Nothing here prints or imports torch."""
+"""What a run tells while it goes on: frozen events, drawn by the console layer. Nothing here prints."""
 
 from __future__ import annotations
 

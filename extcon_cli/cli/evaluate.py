@@ -1,0 +1,50 @@
+"""`extcon evaluate`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from extcon_cli.cli import options as o
+
+
+def evaluate(
+    checkpoint: o.Checkpoint,
+    split: Annotated[str, typer.Option(metavar="NAME", help="test, validation or train.")] = "test",
+    recipe: o.RecipeOption = None,
+    overrides: o.SetOption = None,
+    seed: o.SeedOption = None,
+    device: o.DeviceOption = None,
+    as_json: o.JsonOption = False,
+    quiet: o.QuietOption = False,
+    report: o.ReportOption = None,
+    trust_code: o.TrustCodeOption = False,
+    trust_pickle: o.TrustPickleOption = False,
+) -> None:
+    """Measure a checkpoint on its data: loss and accuracy, or R2. Changes nothing.
+
+    Example: `extcon evaluate model.pruned.safetensors`
+
+    Example: `extcon evaluate model.pt --split validation --json`
+    """
+    o.check_checkpoint(checkpoint)
+    o.check_reports(report)
+    resolved = o.find_recipe("evaluate", recipe, checkpoint, overrides, seed=seed)
+
+    from extcon_cli.cli.console import listening
+    from extcon_cli.cli.results import deliver
+    from extcon_cli.pipelines.evaluate import evaluate as run
+
+    with listening(quiet=quiet) as emit:
+        document = run(
+            checkpoint,
+            resolved.recipe,
+            split=split,
+            device=device,
+            trust_code=trust_code,
+            trust_pickle=trust_pickle,
+            trust_recipe=resolved.source == "argument",
+            emit=emit,
+        )
+    deliver(document, as_json=as_json, reports=report)

@@ -1,0 +1,50 @@
+"""Numbers as people read them. Pure functions."""
+
+from __future__ import annotations
+
+
+def count(value: float, unit: str = "") -> str:
+    """174970 -> '175.0 k', 40800000 -> '40.80 M', with the unit behind it."""
+    for prefix, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if abs(value) >= size:
+            return f"{_digits(value / size)} {prefix}{unit}"
+    return f"{value:.0f} {unit}".rstrip()
+
+
+def duration(seconds: float) -> str:
+    """0.00038 -> '0.38 ms', 4.2 -> '4.2 s', 90 -> '1:30 min', 4000 -> '1:06 h'."""
+    if seconds < 1e-3:
+        return f"{_digits(seconds * 1e6)} µs"
+    if seconds < 1:
+        return f"{_digits(seconds * 1e3)} ms"
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes = round(seconds / 60) if seconds >= 3600 else int(seconds // 60)
+    if seconds < 3600:
+        return f"{minutes}:{int(seconds % 60):02d} min"
+    return f"{minutes // 60}:{minutes % 60:02d} h"
+
+
+def percent(share: float) -> str:
+    """0.9972 -> '99.72 %'."""
+    return f"{100 * share:.2f} %"
+
+
+def factor(before: float, after: float) -> str:
+    """How many times smaller: '4.0 x smaller', '1.2 x larger', 'the same'."""
+    if before == after or not before or not after:
+        return "the same" if before == after else ""
+    return f"{before / after:.2f} x smaller" if before > after else f"{after / before:.2f} x larger"
+
+
+def figure(name: str, value: float) -> str:
+    """A metric in the form that its name asks for."""
+    if name in ("accuracy", "top5"):
+        return percent(value)
+    if name == "lr":
+        return f"{value:.2g}"
+    return f"{value:.4f}" if abs(value) < 1000 else f"{value:.4g}"
+
+
+def _digits(value: float) -> str:
+    return f"{value:.2f}" if abs(value) < 100 else f"{value:.1f}"

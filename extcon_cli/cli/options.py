@@ -1,0 +1,129 @@
+"""The options that commands share, and the checks that need no torch: what is wrong is said at once."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from extcon_cli.errors import CheckpointError, UsageError
+from extcon_cli.recipe.load import Resolved, resolve
+
+RECIPE, RUN, OUTPUT, TRUST = "Recipe", "Run", "Output", "Trust"
+
+Checkpoint = Annotated[
+    Path,
+    typer.Argument(metavar="CKPT", help="A checkpoint: .safetensors, or .pt, .pth, .bin, .ckpt with a state dict."),
+]
+RecipeOption = Annotated[
+    str | None,
+    typer.Option("--recipe", metavar="FILE|NAME", help="A recipe file, or a bundled name.", rich_help_panel=RECIPE),
+]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="Change one key of the recipe. Repeatable.", rich_help_panel=RECIPE
+    ),
+]
+SeedOption = Annotated[
+    int | None, typer.Option("--seed", metavar="N", help="Seed of all random numbers.", rich_help_panel=RECIPE)
+]
+DeviceOption = Annotated[
+    str | None,
+    typer.Option(
+        "--device", metavar="NAME", help="cpu, cuda, cuda:1, mps. Default: the best there is.", rich_help_panel=RUN
+    ),
+]
+ResumeOption = Annotated[
+    bool, typer.Option("--resume", help="Go on with the interrupted run in OUT.run/.", rich_help_panel=RUN)
+]
+OutOption = Annotated[
+    Path | None, typer.Option("--out", metavar="FILE", help="Where the result goes.", rich_help_panel=OUTPUT)
+]
+ForceOption = Annotated[bool, typer.Option("--force", help="Overwrite the output.", rich_help_panel=OUTPUT)]
+JsonOption = Annotated[
+    bool, typer.Option("--json", help="Print one JSON document on stdout, nothing else.", rich_help_panel=OUTPUT)
+]
+QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.", rich_help_panel=OUTPUT)]
+ReportOption = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--report", metavar="FILE", help="Write a report: .html, .md or .json. Repeatable.", rich_help_panel=OUTPUT
+    ),
+]
+TrustCodeOption = Annotated[
+    bool,
+    typer.Option(
+        "--trust-code", help="Run the Python code that the checkpoint or its sidecar names.", rich_help_panel=TRUST
+    ),
+]
+TrustPickleOption = Annotated[
+    bool, typer.Option("--trust-pickle", help="Load a pickled module; it can run any code.", rich_help_panel=TRUST)
+]
+
+
+def find_recipe(
+    method: str,
+    recipe: str | None,
+    checkpoint: Path | None,
+    overrides: Sequence[str] | None,
+    **given: Any,  # keys that options of their own set: seed=3, prune__ratio=0.5
+) -> Resolved:
+    """The recipe of a run, from where DESIGN.md, section 5 says, with --set and the other options put in."""
+    from extcon_cli.checkpoint.header import read_header
+
+    metadata = read_header(checkpoint) if checkpoint is not None else None
+    put = [f"{key.replace('__', '.')}={value}" for key, value in given.items() if value is not None]
+    return resolve(
+        method,
+        recipe=recipe,
+        checkpoint=checkpoint,
+        embedded=metadata.recipe if metadata is not None and metadata.recipe else None,
+        overrides=[*(overrides or ()), *put],
+    )
+
+
+def check_checkpoint(path: Path) -> None:
+    """CheckpointError where there is no such file."""
+    if path.is_dir():
+        raise CheckpointError(f"{path} is a folder; name the checkpoint file in it")
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such checkpoint")
+    if not os.access(path, os.R_OK):
+        raise CheckpointError(f"{path}: permission denied")
+
+
+def check_output(path: Path, *, force: bool, resume: bool, suffixes: Sequence[str]) -> bool:
+    """UsageError where the output could not be written; whether it may be overwritten.
+
+    A resumed run may overwrite the output that it wrote itself before it was killed.
+    """
+    if path.suffix not in suffixes:
+        raise UsageError(f"{path}: give --out a name that ends in {' or '.join(suffixes)}")
+    if path.is_dir():
+        raise UsageError(f"{path} is a folder; choose another --out")
+    own = resume and Path(f"{path}.run", "state.pt").is_file()
+    if path.exists() and not (force or own):
+        raise UsageError(f"{path} exists already; overwrite it with --force or choose another --out")
+    check_folder(path, "--out")
+    return force or own
+
+
+def check_reports(paths: Sequence[Path] | None) -> None:
+    """UsageError where a report could not be written."""
+    for path in paths or ():
+        if path.suffix not in (".html", ".md", ".json"):
+            raise UsageError(f"{path}: a report ends in .html, .md or .json")
+        check_folder(path, "--report")
+
+
+def check_folder(path: Path, option: str) -> None:
+    """UsageError where the folder of a file to be written is missing or closed."""
+    folder = path.parent
+    if not folder.is_dir():
+        raise UsageError(f"{path}: the folder {folder} does not exist; make it or choose another {option}")
+    if not os.access(folder, os.W_OK):
+        raise UsageError(f"{path} cannot be written: permission denied; choose another {option}")

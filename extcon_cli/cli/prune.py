@@ -1,0 +1,77 @@
+"""`extcon prune`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from extcon_cli.cli import options as o
+from extcon_cli.errors import UsageError
+
+
+def prune(
+    checkpoint: o.Checkpoint,
+    ratio: Annotated[
+        float | None, typer.Option(metavar="SHARE", help="Share of the prunable filters to remove: 0.5 for half.")
+    ] = None,
+    max_drop: Annotated[
+        float | None, typer.Option(metavar="POINTS", help="Fail (exit 4) where more accuracy is lost than this.")
+    ] = None,
+    out: o.OutOption = None,
+    recipe: o.RecipeOption = None,
+    overrides: o.SetOption = None,
+    seed: o.SeedOption = None,
+    device: o.DeviceOption = None,
+    resume: o.ResumeOption = False,
+    force: o.ForceOption = False,
+    as_json: o.JsonOption = False,
+    quiet: o.QuietOption = False,
+    report: o.ReportOption = None,
+    trust_code: o.TrustCodeOption = False,
+    trust_pickle: o.TrustPickleOption = False,
+) -> None:
+    """Remove filters: drive them to exactly zero, cut them out, and measure that no output changed.
+
+    Writes CKPT.pruned.safetensors, which `extcon_cli.load` gives back as a smaller module.
+
+    Example: `extcon prune model.pt --ratio 0.5`
+
+    Example: `extcon prune model.pt --recipe mine.yaml --set data.root=~/data --report pruned.html`
+
+    Example: `extcon prune model.pt --ratio 0.3 --max-drop 1.0 --json > result.json`
+    """
+    if ratio is not None and not 0 < ratio < 1:
+        raise UsageError(f"--ratio {ratio:g}: should lie between 0 and 1, such as 0.5 for half of the filters")
+    if max_drop is not None and not max_drop >= 0:
+        raise UsageError(f"--max-drop {max_drop:g}: should be 0 or more points of accuracy")
+    o.check_checkpoint(checkpoint)
+    output = out or checkpoint.with_name(f"{checkpoint.stem}.pruned.safetensors")
+    force = o.check_output(output, force=force, resume=resume, suffixes=[".safetensors"])
+    o.check_reports(report)
+    resolved = o.find_recipe("prune", recipe, checkpoint, overrides, prune__ratio=ratio, seed=seed)
+    if resolved.recipe.data is None:
+        raise UsageError(
+            f"no data to prune {checkpoint.name} with: put a recipe {checkpoint.stem}.yaml with a `data` section "
+            "beside it, give --recipe, or set data.dataset and data.root with --set"
+        )
+
+    from extcon_cli.cli.console import listening
+    from extcon_cli.cli.results import deliver
+    from extcon_cli.pipelines.prune import prune as run
+
+    with listening(quiet=quiet) as emit:
+        document = run(
+            checkpoint,
+            resolved.recipe,
+            output=output,
+            device=device,
+            resume=resume,
+            force=force,
+            max_drop=max_drop,
+            trust_code=trust_code,
+            trust_pickle=trust_pickle,
+            trust_recipe=resolved.source == "argument",
+            emit=emit,
+        )
+    deliver(document, as_json=as_json, reports=report)

@@ -1,0 +1,155 @@
+"""What a command leaves: tables or one JSON document on stdout, reports, the summary of a CI job."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from extcon_cli.cli.humanise import count, duration, factor, figure, percent
+
+WIDTH = 100
+"""Columns where stdout is no terminal."""
+
+
+def deliver(document: Mapping[str, Any], *, as_json: bool, reports: Sequence[Path] | None = None) -> None:
+    """Print the result, write the reports, and append to the summary of a GitHub Actions job."""
+    summary = os.environ.get("GITHUB_STEP_SUMMARY")
+    if reports or summary:
+        from extcon_cli.report.write import summary as markdown
+        from extcon_cli.report.write import write
+
+        for path in reports or ():
+            write(document, path)
+        if summary:
+            with open(summary, "a", encoding="utf-8") as file:
+                file.write(markdown(document) + "\n")
+    if as_json:
+        shown = {key: value for key, value in document.items() if key != "history"}
+        print(json.dumps(_finite(shown), indent=2, allow_nan=False))
+    else:
+        console = Console(
+            highlight=False, width=None if sys.stdout.isatty() else WIDTH, soft_wrap=not sys.stdout.isatty()
+        )
+        _DRAW[document["command"]](console, document)
+
+
+def _prune(console: Console, document: Mapping[str, Any]) -> None:
+    before, after = document["before"], document["after"]
+    removal, certificate = document["removal"], document["certificate"]
+    table = _table("", ">before", ">after", ">")
+    for name, key in (("parameters", "params"), ("MACs", "macs"), ("size", "bytes")):
+        unit = "B" if key == "bytes" else ""
+        table.add_row(name, count(before[key], unit), count(after[key], unit), factor(before[key], after[key]))
+    for batch, seconds in before.get("latency", {}).items():
+        faster = after["latency"][batch]
+        table.add_row(f"latency, batch {batch}", duration(seconds), duration(faster), factor(seconds, faster))
+    for name, value in before["metrics"].items():
+        new = after["metrics"][name]
+        change = f"{100 * (new - value):+.2f} points" if name in ("accuracy", "top5") else f"{new - value:+.4f}"
+        table.add_row(name, figure(name, value), figure(name, new), change)
+    console.print()
+    console.print(table)
+    console.print()
+    console.print(
+        f"{removal['filters']} of {removal['prunable']} filters removed: {percent(removal['ratio'])}, "
+        f"asked for {percent(removal['requested_ratio'])}"
+    )
+    main = next(name for name in ("accuracy", "r2", "loss") if name in after["metrics"])
+    moments = [removal["metrics_before_removal"], removal["metrics_after_removal"], after["metrics"]]
+    names = ("right before removal", "right after", "after fine-tuning")
+    spoken = ", ".join(f"{figure(main, m[main])} {name}" for m, name in zip(moments, names, strict=True))
+    console.print(f"{main}: {spoken}")
+    console.print(
+        f"outputs moved by at most {removal['relative_difference']:.1e} of the largest at removal "
+        f"({certificate['double']['relative']:.1e} in float64); "
+        f"arg-max agrees on {percent(removal['argmax_agreement'])}"
+    )
+    changed = [layer for layer in document["layers"] if layer["before"] is not None and layer["kind"] != "BatchNorm2d"]
+    console.print()
+    console.print(_widths(changed))
+    console.print()
+    console.print(f"written to {document['output']}", style="bold")
+
+
+def _widths(layers: Sequence[Mapping[str, Any]]) -> Table:
+    table = _table("layer", "", ">before", ">after", "")
+    widest = max((layer["before"] for layer in layers), default=1)
+    for layer in layers:
+        full = max(1, round(24 * layer["before"] / widest))
+        kept = max(1, round(24 * layer["after"] / widest))
+        bar = Text("█" * kept, style="cyan").append("░" * (full - kept), style="dim")
+        table.add_row(layer["name"], Text(layer["kind"], style="dim"), str(layer["before"]), str(layer["after"]), bar)
+    return table
+
+
+def _train(console: Console, document: Mapping[str, Any]) -> None:
+    table = _table("", ">validation", ">test")
+    validation = document.get("validation") or {}
+    for name, value in document["metrics"].items():
+        shown = figure(name, validation[name]) if name in validation else "-"
+        table.add_row(name, shown, figure(name, value))
+    console.print()
+    console.print(table)
+    console.print()
+    console.print(f"{count(document['params'])} parameters, {duration(document['seconds']['total'])}")
+    console.print(f"written to {document['output']}", style="bold")
+
+
+def _evaluate(console: Console, document: Mapping[str, Any]) -> None:
+    table = _table(f"{document['split']}, {document['samples']} samples", ">")
+    for name, value in document["metrics"].items():
+        table.add_row(name, figure(name, value))
+    console.print(table)
+
+
+def _inspect(console: Console, document: Mapping[str, Any]) -> None:
+    console.print(f"{document['arch'] or document['checkpoint']}, input {list(document['input_shape'])}", style="bold")
+    size = f"{count(document['params'])} parameters, {count(document['macs'])} MACs, {count(document['bytes'], 'B')}"
+    console.print(f"{size} ({count(document['file_bytes'], 'B')} on disk)")
+    console.print()
+    table = _table("layer", "", ">in", ">out", ">parameters", ">MACs")
+    for layer in document["layers"]:
+        sides = ["" if layer[side] is None else str(layer[side]) for side in ("in", "out")]
+        table.add_row(
+            layer["name"], Text(layer["kind"], style="dim"), *sides, count(layer["params"]), count(layer["macs"])
+        )
+    console.print(table)
+    console.print()
+    groups = _table("channels of", ">number", ">dead", ">params each", "can they go?")
+    for group in document["groups"]:
+        verdict = Text("yes", style="green") if group["prunable"] else Text(f"no: {group['reason']}", style="dim")
+        groups.add_row(
+            group["name"], str(group["channels"]), str(group["dead"]), count(group["params_per_channel"]), verdict
+        )
+    console.print(groups)
+
+
+_DRAW = {"prune": _prune, "train": _train, "evaluate": _evaluate, "inspect": _inspect}
+
+
+def _table(*columns: str) -> Table:
+    """A table without lines; '>' before a heading aligns its column to the right."""
+    table = Table(box=None, padding=(0, 3, 0, 0), header_style="bold", show_edge=False)
+    for column in columns:
+        table.add_column(column.removeprefix(">"), justify="right" if column.startswith(">") else "left")
+    return table
+
+
+def _finite(value: Any) -> Any:
+    """NaN and infinity are no JSON: null instead."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return value

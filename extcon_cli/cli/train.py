@@ -1,0 +1,69 @@
+"""`extcon train`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from extcon_cli.cli import options as o
+from extcon_cli.errors import UsageError
+
+
+def train(
+    checkpoint: Annotated[
+        Path | None, typer.Argument(metavar="[CKPT]", help="Go on from this checkpoint. Default: from scratch.")
+    ] = None,
+    out: o.OutOption = None,
+    recipe: o.RecipeOption = None,
+    overrides: o.SetOption = None,
+    seed: o.SeedOption = None,
+    device: o.DeviceOption = None,
+    resume: o.ResumeOption = False,
+    force: o.ForceOption = False,
+    as_json: o.JsonOption = False,
+    quiet: o.QuietOption = False,
+    report: o.ReportOption = None,
+    trust_code: o.TrustCodeOption = False,
+    trust_pickle: o.TrustPickleOption = False,
+) -> None:
+    """Train a recipe from scratch, or go on from a checkpoint.
+
+    The output is a .safetensors file that says all, or with --out NAME.pt a plain PyTorch state dict.
+
+    Example: `extcon train --recipe train/digits_resnet --out digits.pt`
+
+    Example: `extcon train digits.pt --recipe mine.yaml --set train.epochs=5`
+    """
+    if checkpoint is None and recipe is None:
+        raise UsageError("nothing to train: give --recipe FILE|NAME (see `extcon recipe list`), or a checkpoint")
+    if checkpoint is not None:
+        o.check_checkpoint(checkpoint)
+    output = out or (
+        checkpoint.with_name(f"{checkpoint.stem}.trained.safetensors")
+        if checkpoint is not None
+        else Path(f"{Path(str(recipe)).stem}.safetensors")
+    )
+    force = o.check_output(output, force=force, resume=resume, suffixes=[".safetensors", ".pt", ".pth"])
+    o.check_reports(report)
+    resolved = o.find_recipe("train", recipe, checkpoint, overrides, seed=seed)
+
+    from extcon_cli.cli.console import listening
+    from extcon_cli.cli.results import deliver
+    from extcon_cli.pipelines.train import train as run
+
+    with listening(quiet=quiet) as emit:
+        document = run(
+            resolved.recipe,
+            checkpoint=checkpoint,
+            output=output,
+            device=device,
+            resume=resume,
+            force=force,
+            trust_code=trust_code,
+            trust_pickle=trust_pickle,
+            trust_recipe=resolved.source == "argument",
+            emit=emit,
+        )
+    deliver(document, as_json=as_json, reports=report)
