@@ -30,11 +30,11 @@ def percent(share: float) -> str:
     return f"{100 * share:.2f} %"
 
 
-def factor(before: float, after: float) -> str:
-    """How many times smaller: '4.0 x smaller', '1.2 x larger', 'the same'."""
+def factor(before: float, after: float, words: tuple[str, str] = ("smaller", "larger")) -> str:
+    """How the second compares with the first: '4.00 x smaller', '1.20 x larger', 'the same'."""
     if before == after or not before or not after:
         return "the same" if before == after else ""
-    return f"{before / after:.2f} x smaller" if before > after else f"{after / before:.2f} x larger"
+    return f"{before / after:.2f} x {words[0]}" if before > after else f"{after / before:.2f} x {words[1]}"
 
 
 def figure(name: str, value: float) -> str:

@@ -50,8 +50,9 @@ def _prune(console: Console, document: Mapping[str, Any]) -> None:
         unit = "B" if key == "bytes" else ""
         table.add_row(name, count(before[key], unit), count(after[key], unit), factor(before[key], after[key]))
     for batch, seconds in before.get("latency", {}).items():
-        faster = after["latency"][batch]
-        table.add_row(f"latency, batch {batch}", duration(seconds), duration(faster), factor(seconds, faster))
+        new = after["latency"][batch]
+        change = factor(seconds, new, ("faster", "slower"))
+        table.add_row(f"latency, batch {batch}", duration(seconds), duration(new), change)
     for name, value in before["metrics"].items():
         new = after["metrics"][name]
         change = f"{100 * (new - value):+.2f} points" if name in ("accuracy", "top5") else f"{new - value:+.4f}"

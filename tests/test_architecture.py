@@ -1,0 +1,62 @@
+"""The house (DESIGN.md, section 6): dependencies point down, and only the command line knows how to print."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import extcon_cli
+import pytest
+
+ROOT = Path(extcon_cli.__file__).parent
+
+ALLOWED = {
+    "errors": set(),
+    "events": set(),
+    "channels": {"errors"},
+    "catalyst": {"channels", "errors"},
+    "bypass": {"channels", "catalyst", "errors"},
+    "recipe": {"errors"},
+    "checkpoint": {"channels", "recipe", "errors", "events"},
+    "data": {"recipe", "errors", "events"},
+    "training": {"recipe", "errors", "events"},
+    "report": {"channels", "recipe", "errors", "events"},
+}
+ALLOWED["pipelines"] = set(ALLOWED)
+ALLOWED["cli"] = {*ALLOWED, "pipelines"}
+"""What each part may import of extcon, beside itself."""
+
+MODULES = sorted(path for path in ROOT.rglob("*.py") if path.parent != ROOT)
+
+
+def imports(path: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module is not None:
+            yield node.module
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_arrows_point_down(path: Path) -> None:
+    part = path.relative_to(ROOT).parts[0]
+    used = {name.split(".")[1] for name in imports(path) if name.startswith("extcon_cli.")}
+    assert used <= {part} | ALLOWED[part]
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_only_the_command_line_draws(path: Path) -> None:
+    if path.relative_to(ROOT).parts[0] != "cli":
+        tree = ast.parse(path.read_text())
+        assert not {name.split(".")[0] for name in imports(path)} & {"typer", "rich"}
+        assert not [n for n in ast.walk(tree) if isinstance(n, ast.Call) and getattr(n.func, "id", "") == "print"]
+
+
+@pytest.mark.parametrize("module", ["extcon_cli", "extcon_cli.cli.app", "extcon_cli.recipe.load", "extcon_cli.events"])
+def test_imports_without_torch(module: str) -> None:
+    heavy = "{'torch', 'torchvision', 'accelerate', 'matplotlib', 'numpy'}"
+    program = f"import sys, {module}; sys.exit(bool({heavy} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
