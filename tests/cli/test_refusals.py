@@ -1,0 +1,100 @@
+"""Bad input: one clear line, the right exit code, no traceback, nothing left behind."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from .conftest import Extcon
+
+USAGE, UNREADABLE = 2, 3
+
+
+@pytest.mark.parametrize("ratio", ["0", "1", "-1", "1.5", "abc", "nan"])
+def test_a_ratio_that_is_no_share(extcon: Extcon, place: Path, ratio: str) -> None:
+    done = extcon("prune", "digits_resnet.pt", "--ratio", ratio)
+    assert (done.code, done.out) == (USAGE, "")
+    assert "--ratio" in done.error
+    assert sorted(path.name for path in place.iterdir()) == ["digits_resnet.pt", "digits_resnet.yaml"]
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "says"),
+    [
+        (["prune"], USAGE, "CKPT"),
+        (["prun"], USAGE, "prune"),
+        (["prune", "digits_resnet.pt", "--bogus"], USAGE, "--bogus"),
+        (["prune", "digits_resnet.pt", "--max-drop", "-1"], USAGE, "--max-drop"),
+        (["prune", "digits_resnet.pt", "--out", "missing/x.safetensors"], USAGE, "missing"),
+        (["prune", "digits_resnet.pt", "--out", "x.pt"], USAGE, ".safetensors"),
+        (["prune", "digits_resnet.pt", "--report", "x.pdf"], USAGE, ".html"),
+        (["prune", "digits_resnet.pt", "--set", "train.optimzer.lr=1"], USAGE, "optimizer"),
+        (["prune", "digits_resnet.pt", "--set", "prune.ratio"], USAGE, "prune.ratio"),
+        (["prune", "digits_resnet.pt", "--recipe", "nope.yaml"], USAGE, "nope.yaml"),
+        (["prune", "digits_resnet.pt", "--seed", "-1"], USAGE, "seed"),
+        (["prune", "digits_resnet.pt", "--set", "data.dataset=arrays", "--set", "data.root=no.npz"], 3, "no.npz"),
+        (["prune", "digits_resnet.pt", "--set", "model.arch=zoo:nothing"], USAGE, "nothing"),
+        (["prune", "digits_resnet.pt", "--set", "model.arch=zoo:cifar_resnet20"], UNREADABLE, "digits_resnet"),
+        (["prune", "digits_resnet.pt", "--device", "tpu9"], USAGE, "tpu9"),
+        (["prune", "missing.pt"], UNREADABLE, "missing.pt"),
+        (["prune", "."], UNREADABLE, "folder"),
+        (["evaluate", "digits_resnet.pt", "--split", "dev"], USAGE, "validation"),
+        (["train"], USAGE, "--recipe"),
+        (["inspect", "missing.pt"], UNREADABLE, "missing.pt"),
+        (["recipe", "show", "prune/digit_resnet"], USAGE, "digits_resnet"),
+    ],
+)
+def test_refused_by_name(extcon: Extcon, place: Path, args: list[str], code: int, says: str) -> None:
+    done = extcon(*args)
+    assert (done.code, done.out) == (code, "")
+    assert says in done.err
+    assert "Traceback" not in done.err
+    assert done.err.strip().splitlines()[0].startswith("extcon: error: ") or "extcon: error: " in done.err
+    assert not list(place.glob("*.safetensors"))
+
+
+def test_a_typo_in_a_recipe_is_named_with_its_line(extcon: Extcon, place: Path) -> None:
+    (place / "mine.yaml").write_text("task: classification\ntrain:\n  optimzer: {lr: 0.1}\n")
+    done = extcon("prune", "digits_resnet.pt", "--recipe", "mine.yaml")
+    assert done.code == USAGE
+    assert "mine.yaml:3" in done.err
+    assert "optimizer" in done.err
+
+
+@pytest.mark.parametrize("damage", ["truncated", "empty", "text", "another"])
+def test_a_checkpoint_that_is_none(extcon: Extcon, place: Path, damage: str) -> None:
+    path = place / "digits_resnet.pt"
+    whole = path.read_bytes()
+    path.write_bytes(
+        {"truncated": whole[: len(whole) // 2], "empty": b"", "text": b"hello", "another": b"\x80\x04"}[damage]
+    )
+    done = extcon("prune", "digits_resnet.pt")
+    assert done.code == UNREADABLE
+    assert "digits_resnet.pt" in done.error
+
+
+def test_an_existing_output_is_kept(extcon: Extcon, place: Path) -> None:
+    output = place / "digits_resnet.pruned.safetensors"
+    output.write_bytes(b"mine")
+    done = extcon("prune", "digits_resnet.pt")
+    assert done.code == USAGE
+    assert "--force" in done.error
+    assert output.read_bytes() == b"mine"
+
+
+def test_data_are_needed(extcon: Extcon, place: Path) -> None:
+    (place / "digits_resnet.yaml").unlink()
+    done = extcon("prune", "digits_resnet.pt")
+    assert done.code == USAGE
+    assert "data" in done.error
+
+
+def test_code_in_a_sidecar_does_not_run(extcon: Extcon, place: Path) -> None:
+    (place / "factory.py").write_text("open('ran', 'w').close()\ndef net():\n    raise SystemExit\n")
+    sidecar = place / "digits_resnet.yaml"
+    sidecar.write_text(sidecar.read_text().replace("zoo:digits_resnet", "factory.py:net"))
+    done = extcon("prune", "digits_resnet.pt")
+    assert done.code in (USAGE, UNREADABLE)
+    assert "--trust-code" in done.error
+    assert not (place / "ran").exists()
