@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,8 @@ from typing import Any
 import torch
 from torch.utils.data import Dataset, TensorDataset
 
-from extcon_cli.data.arrays import from_mapping, targets
-from extcon_cli.data.splits import Arrays, Source, Split, Stream
+from extcon_cli.data.arrays import from_mapping
+from extcon_cli.data.splits import Arrays, Source, Stream
 from extcon_cli.errors import DataError, ExtconError, UsageError
 from extcon_cli.recipe.schema import DataSpec, Task
 
@@ -98,26 +99,33 @@ def user_function(spec: DataSpec, task: Task, *, trust_code: bool) -> Source:
         return from_mapping(given, task, spec.dataset)
     if not (isinstance(given, tuple | list) and len(given) == 2):
         raise DataError(f"{spec.dataset}: should return (train, test) or a mapping, not a {type(given).__name__}")
-    train, test = (_of_dataset(part, task, spec.dataset) for part in given)
+    if all(isinstance(part, TensorDataset) and len(part.tensors) == 2 for part in given):
+        tensors = dict(
+            zip(("x_train", "y_train", "x_test", "y_test"), (*given[0].tensors, *given[1].tensors), strict=True)
+        )
+        return from_mapping(tensors, task, spec.dataset)
+    train, test = (_streamed(part, spec.dataset) for part in given)
     names = getattr(given[0], "classes", None)
     return Source(train, test, tuple(map(str, names)) if isinstance(names, tuple | list) else None)
 
 
 def _function(path: Path, name: str) -> Any:
-    module_spec = importlib.util.spec_from_file_location(f"extcon_user_{path.stem}", path)
+    path = path.resolve()
+    module_spec = importlib.util.spec_from_file_location(f"extcon_data_{path.stem}", path)
     if module_spec is None or module_spec.loader is None:
         raise DataError(f"{path}: is not a Python file")
-    module = importlib.util.module_from_spec(module_spec)
-    module_spec.loader.exec_module(module)
+    module = sys.modules[module_spec.name] = importlib.util.module_from_spec(module_spec)
+    sys.path.insert(0, str(path.parent))  # as with `python file.py`, files beside it can be imported
+    try:
+        module_spec.loader.exec_module(module)
+    finally:
+        sys.path.remove(str(path.parent))
     if not callable(getattr(module, name, None)):
         raise DataError(f"{path}: has no function {name!r}")
     return getattr(module, name)
 
 
-def _of_dataset(dataset: Dataset[Any], task: Task, where: str) -> Split:
-    if isinstance(dataset, TensorDataset) and len(dataset.tensors) == 2:
-        x, y = dataset.tensors
-        return Arrays(x, targets(y, task, where))
+def _streamed(dataset: Dataset[Any], where: str) -> Stream:
     if not hasattr(dataset, "__len__") or not hasattr(dataset, "__getitem__"):
         raise DataError(f"{where}: gives a {type(dataset).__name__}; a dataset with a length is needed")
     return Stream(dataset, torch.arange(len(dataset)))

@@ -7,6 +7,7 @@ Both shuffle and augment on their own: the epoch's order, crops and flips are dr
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -226,6 +227,8 @@ class StreamingLoader:
                 batch_sampler=batches,
                 collate_fn=self._collate,
                 num_workers=self._workers,
+                # a dataset out of the user's own file cannot be imported by its name in a fresh process
+                multiprocessing_context="fork" if self._workers and sys.platform == "linux" else None,
                 pin_memory=self._plan.device.type == "cuda",
                 generator=torch.Generator().manual_seed(0),  # else the loader would draw from the model's own
             )

@@ -31,6 +31,10 @@ def accelerator(device: str | None = None, mixed_precision: str = "no") -> Accel
             made = Accelerate(cpu=wanted == "cpu", mixed_precision=mixed_precision)
         except ValueError as error:
             raise UsageError(f"mixed_precision {mixed_precision!r} does not work here: {error}") from error
+    if mixed_precision != "no" and not made.native_amp:  # Accelerate would say nothing and train in fp32
+        raise UsageError(
+            f"mixed_precision {mixed_precision!r} does not work on {made.device.type}: set it to bf16 or no"
+        )
     if made.device.type == "cuda" and made.device.index is not None:
         torch.cuda.set_device(made.device)
     return made

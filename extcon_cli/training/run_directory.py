@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
 import tempfile
 import time
 from collections.abc import Callable, Mapping
@@ -22,6 +21,8 @@ import yaml
 from extcon_cli.errors import CheckpointError, UsageError
 from extcon_cli.events import Event
 from extcon_cli.recipe.schema import Recipe
+
+FILES = ("recipe.yaml", "events.jsonl", "state.pt")
 
 SAVE_EVERY = 3.0
 """Seconds between two periodic saves, or 20 times what a save takes where that is longer."""
@@ -51,7 +52,8 @@ class RunDirectory:
         """
         kept = self.load() if resume else None
         if kept is None:
-            shutil.rmtree(self.path, ignore_errors=True)
+            for name in FILES:
+                (self.path / name).unlink(missing_ok=True)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             text = yaml.safe_dump(self._recipe.model_dump(mode="json"), sort_keys=False)
@@ -67,6 +69,10 @@ class RunDirectory:
         write_whole(self.path / "state.pt", lambda file: torch.save(state, file))
         self._saved_at = time.monotonic()
         self._save_took = self._saved_at - began
+
+    def finish(self) -> None:
+        """The run is over and its result is written: there is nothing to resume."""
+        (self.path / "state.pt").unlink(missing_ok=True)
 
     def due(self) -> bool:
         """Is it time for a periodic save?"""

@@ -1,0 +1,127 @@
+"""A run directory keeps whole states of its own run only; signals wait for the end of a step."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+
+import pytest
+import torch
+import yaml
+
+from extcon_cli.errors import CheckpointError, UsageError
+from extcon_cli.events import Noted, Progress
+from extcon_cli.recipe.schema import Recipe
+from extcon_cli.training.interrupt import graceful
+from extcon_cli.training.run_directory import RunDirectory, write_whole
+
+RECIPE = Recipe(seed=3)
+INPUTS = {"command": "train", "checkpoint": "abc"}
+
+
+def run(tmp_path, recipe=RECIPE, inputs=INPUTS) -> RunDirectory:
+    return RunDirectory(tmp_path / "out.run", recipe, inputs)
+
+
+def test_gives_back_what_was_saved(tmp_path):
+    first = run(tmp_path)
+    assert first.begin(resume=False) is None
+    first.save("train", {"x": torch.arange(3), "done": 7, "notes": [{"a": None}]})
+    phase, payload = run(tmp_path).begin(resume=True)
+    assert phase == "train"
+    assert payload["done"] == 7
+    assert payload["notes"] == [{"a": None}]
+    assert torch.equal(payload["x"], torch.arange(3))
+
+
+def test_without_resume_it_starts_anew(tmp_path):
+    first = run(tmp_path)
+    first.begin(resume=False)
+    first.save("train", {})
+    assert run(tmp_path).begin(resume=False) is None
+    assert run(tmp_path).begin(resume=True) is None
+
+
+def test_the_recipe_lies_there_to_read(tmp_path):
+    run(tmp_path).begin(resume=False)
+    told = yaml.safe_load((tmp_path / "out.run" / "recipe.yaml").read_text())
+    assert told == RECIPE.model_dump(mode="json")
+
+
+@pytest.mark.parametrize(
+    ("recipe", "inputs", "what"),
+    [
+        (Recipe(seed=4), INPUTS, "another recipe"),
+        (RECIPE, {**INPUTS, "checkpoint": "xyz"}, "another checkpoint"),
+        (RECIPE, {**INPUTS, "command": "prune"}, "another command"),
+    ],
+)
+def test_a_run_of_something_else_is_refused(tmp_path, recipe, inputs, what):
+    first = run(tmp_path)
+    first.begin(resume=False)
+    first.save("train", {})
+    with pytest.raises(UsageError, match=f"of a run with {what}"):
+        run(tmp_path, recipe, inputs).begin(resume=True)
+
+
+def test_a_broken_or_hostile_state_is_refused(tmp_path):
+    first = run(tmp_path)
+    first.begin(resume=False)
+    trace = tmp_path / "ran"
+
+    class Bomb:
+        def __reduce__(self):
+            return os.mkdir, (str(trace),)
+
+    state = tmp_path / "out.run" / "state.pt"
+    torch.save(Bomb(), state)
+    for content in (state.read_bytes(), b"", b"half"):
+        state.write_bytes(content)
+        with pytest.raises(CheckpointError, match="without --resume"):
+            run(tmp_path).begin(resume=True)
+    assert not trace.exists()
+
+
+def test_events_are_lines_even_after_a_kill(tmp_path):
+    first = run(tmp_path)
+    first.begin(resume=False)
+    first.log(Noted("one"))
+    log = tmp_path / "out.run" / "events.jsonl"
+    log.write_bytes(log.read_bytes() + b'{"event": "Pro')
+    first.log(Progress("train", 3, {"loss": 0.5}))
+    lines = log.read_text().splitlines()
+    assert json.loads(lines[0]) == {"event": "Noted", "message": "one", "warning": False}
+    assert json.loads(lines[-1])["metrics"] == {"loss": 0.5}
+
+
+def test_a_failed_write_leaves_the_old_file_alone(tmp_path):
+    path = tmp_path / "f"
+    path.write_bytes(b"old")
+
+    def fail(file):
+        file.write(b"new")
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        write_whole(path, fail)
+    assert path.read_bytes() == b"old"
+    assert os.listdir(tmp_path) == ["f"]
+
+
+def test_a_folder_that_cannot_be_made(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UsageError, match="cannot be written"):
+        RunDirectory(tmp_path / "file" / "out.run", RECIPE, INPUTS).begin(resume=False)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_first_signal_waits_the_second_does_not(number):
+    before = signal.getsignal(number)
+    with graceful() as stop:
+        assert not stop.requested
+        os.kill(os.getpid(), number)
+        assert stop.requested
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), number)
+    assert signal.getsignal(number) is before
