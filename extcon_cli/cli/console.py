@@ -154,6 +154,7 @@ class Live:
     def _drop(self) -> None:
         if self.task is not None:
             self.progress.remove_task(self.task)
+            self.progress.refresh()
             self.task = None
 
 

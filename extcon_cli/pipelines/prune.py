@@ -105,6 +105,7 @@ def prune(
     }
     module = job.module.cpu().eval()
     write(output, module, _metadata(job, removed, done), force=force)
+    run.finish()
     emit(Saved(str(output)))
     for figures, of in ((done["before"], job.original), (done["after"], module)):
         figures["latency"] = {str(n): latency(of.cpu(), job.input_shape, n) for n in (1, 64)}

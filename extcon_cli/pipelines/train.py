@@ -13,7 +13,7 @@ from torch import nn
 from extcon_cli import __version__
 from extcon_cli.checkpoint.write import Metadata
 from extcon_cli.data.datasets import Data
-from extcon_cli.errors import GateError, Interrupted
+from extcon_cli.errors import GateError, Interrupted, RecipeError
 from extcon_cli.events import Emit, Noted, PhaseEnded, PhaseStarted, RunStarted, Saved, ignore
 from extcon_cli.pipelines.output import check_output, write_output
 from extcon_cli.pipelines.phase import Looks, Metrics, Outcome, heard, run_phase, told
@@ -85,6 +85,7 @@ def train(
         "params": sum(p.numel() for p in module.parameters()),
     }
     write_output(output, module, _metadata(prepared, done), force=force)
+    run.finish()
     emit(Saved(str(output)))
     return {
         "schema": SCHEMA,
@@ -136,7 +137,7 @@ def _teacher(prepared: Prepared, hardware: Accelerator) -> nn.Module | None:
     if prepared.recipe.train.distill is None:
         return None
     if prepared.opened is None:
-        raise GateError("train.distill needs a model to learn from: start from a checkpoint, or remove the key")
+        raise RecipeError("train.distill needs a model to learn from: start from a checkpoint, or remove the key")
     from copy import deepcopy
 
     return deepcopy(prepared.module).to(hardware.device).requires_grad_(False)

@@ -51,11 +51,10 @@ class RunDirectory:
         UsageError where the kept run is one of another recipe or another input.
         """
         kept = self.load() if resume else None
-        if kept is None:
-            for name in FILES:
-                (self.path / name).unlink(missing_ok=True)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
+            for name in FILES if kept is None else ():
+                (self.path / name).unlink(missing_ok=True)
             text = yaml.safe_dump(self._recipe.model_dump(mode="json"), sort_keys=False)
             write_whole(self.path / "recipe.yaml", lambda file: file.write(text.encode()))
         except OSError as error:
