@@ -1,0 +1,222 @@
+"""`train` end to end on the digits: what it writes, what it selects on, and that a kill changes no byte."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors import safe_open
+
+import extcon_cli
+from extcon_cli.errors import DataError, GateError, Interrupted, RecipeError, UsageError
+from extcon_cli.events import Event, PhaseEnded, PhaseStarted, Progress, Saved
+from extcon_cli.pipelines import phase
+from extcon_cli.pipelines.evaluate import evaluate
+from extcon_cli.pipelines.train import train
+from extcon_cli.recipe.load import from_dict
+from extcon_cli.recipe.schema import Recipe
+from extcon_cli.training import run_directory
+
+
+class Killed(BaseException):
+    """Stands for a kill: nothing in extcon catches it, so nothing is tidied up."""
+
+
+def recipe(**changes: Any) -> Recipe:
+    """A narrow net with augmentation, a few steps."""
+    values: dict[str, Any] = {
+        "model": {"arch": "zoo:digits_resnet", "kwargs": {"widths": [4, 6], "blocks": 1}, "input_shape": [1, 8, 8]},
+        "data": {"dataset": "digits", "batch_size": 100, "augment": {"crop_padding": 1}},
+        "train": {"epochs": 2, "optimizer": {"lr": 0.1}},
+    }
+    for key, value in changes.items():
+        section = values.setdefault(key, {})
+        values[key] = {**section, **value} if isinstance(value, dict) else value
+    return from_dict(values)
+
+
+def run(output: Path, recipe: Recipe, **others: Any) -> dict[str, Any]:
+    return train(recipe, **{"checkpoint": None, "output": output, "device": "cpu", **others})
+
+
+def test_the_result_the_file_and_evaluate_agree(tmp_path):
+    events: list[Event] = []
+    output = tmp_path / "net.safetensors"
+
+    document = run(output, recipe(), emit=events.append)
+
+    json.dumps(document, allow_nan=False)
+    assert (document["schema"], document["command"]) == ("extcon/1", "train")
+    assert document["metrics"]["accuracy"] > 0.15
+    assert document["params"] == sum(p.numel() for p in extcon_cli.load(output).parameters())
+    embedded = from_dict(document["recipe"])
+    for split, key in (("test", "metrics"), ("validation", "validation")):
+        assert evaluate(output, embedded, split=split, device="cpu")["metrics"] == document[key]
+    assert {type(e) for e in events} >= {PhaseStarted, Progress, PhaseEnded, Saved}
+    last = [e for e in events if isinstance(e, Progress)][-1]
+    assert last.done == 24
+    assert {"loss", "accuracy", "lr"} <= set(last.metrics)
+
+
+def test_the_file_says_all(tmp_path):
+    output = tmp_path / "net.safetensors"
+    document = run(output, recipe())
+    with safe_open(output, "pt") as file:
+        told = {key.removeprefix("extcon."): value for key, value in file.metadata().items()}
+    assert json.loads(told["arch"]) == "zoo:digits_resnet"
+    assert json.loads(told["input_shape"]) == [1, 8, 8]
+    assert json.loads(told["classes"]) == 10
+    assert json.loads(told["normalize"]) == json.loads(told["recipe"])["data"]["normalize"]
+    assert json.loads(told["history"])[0]["metrics"] == document["metrics"]
+
+
+def test_a_plain_state_dict_where_the_name_asks_for_one(tmp_path):
+    document = run(tmp_path / "net.pt", recipe())
+    state = torch.load(tmp_path / "net.pt", weights_only=True)
+    assert set(state) > {"stem.0.weight", "fc.bias"}
+    again = evaluate(tmp_path / "net.pt", recipe(), device="cpu")
+    assert again["metrics"] == document["metrics"]
+
+
+def test_history_has_a_point_for_each_step(tmp_path):
+    found = run(tmp_path / "net.pt", recipe())["history"]["phases"][0]
+    assert found["steps"] == list(range(1, 25))
+    assert len(found["loss"]) == len(found["accuracy"]) == 24
+    assert found["validation"]["steps"] == [12, 24]
+    assert found["accuracy"][:11] == [None] * 11
+    assert found["accuracy"][-1] == found["validation"]["accuracy"][-1]
+
+
+@pytest.mark.parametrize("keep", ["best", "last"])
+def test_the_kept_state_is_the_best_on_validation_or_the_last(tmp_path, keep):
+    document = run(tmp_path / "net.pt", recipe(train={"epochs": 4, "optimizer": {"lr": 0.3}, "keep": keep}))
+    seen = document["history"]["phases"][0]["validation"]
+    order = sorted(range(4), key=lambda i: (-seen["accuracy"][i], seen["loss"][i]))
+    kept = order[0] if keep == "best" else 3
+    assert document["best_step"] == seen["steps"][kept]
+    assert document["validation"]["loss"] == pytest.approx(seen["loss"][kept], abs=1e-9)
+
+
+@pytest.mark.parametrize("suffix", ["pt", "safetensors"])
+@pytest.mark.parametrize("optimizer", [{"name": "sgd", "lr": 0.1}, {"name": "adamw"}])
+def test_killed_and_resumed_gives_the_same_bytes(tmp_path, monkeypatch, suffix, optimizer):
+    monkeypatch.setattr(run_directory, "SAVE_EVERY", 0.0)
+    monkeypatch.setattr(phase, "PROGRESS_EVERY", 0.0)
+    wanted = recipe(train={"epochs": 2, "optimizer": optimizer})
+    whole, parts = tmp_path / f"a/net.{suffix}", tmp_path / f"b/net.{suffix}"
+    for path in (whole, parts):
+        path.parent.mkdir()
+    document = run(whole, wanted)
+
+    for kill in (3, 12, 13, 24):  # steps; with looks at the validation data at 12 and 24
+
+        def listen(event: Event, kill: int = kill) -> None:
+            if isinstance(event, Progress) and event.done == kill and event.metrics:
+                raise Killed
+
+        with pytest.raises(Killed):
+            run(parts, wanted, emit=listen, resume=kill > 3)
+        assert not parts.exists()
+    resumed = run(parts, wanted, resume=True)
+
+    assert parts.read_bytes() == whole.read_bytes()
+    for key in ("metrics", "validation", "best_step", "history"):
+        assert resumed[key] == document[key]
+
+
+def test_ctrl_c_keeps_the_step_and_says_how_to_go_on(tmp_path):
+    whole, parts = tmp_path / "a.pt", tmp_path / "b.pt"
+    document = run(whole, recipe())
+
+    def listen(event: Event) -> None:
+        if isinstance(event, Progress) and event.done == 1:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(Interrupted, match="--resume"):
+        run(parts, recipe(), emit=listen)
+    assert not parts.exists()
+    assert run(parts, recipe(), resume=True)["metrics"] == document["metrics"]
+    assert parts.read_bytes() == whole.read_bytes()
+
+
+def test_resume_with_another_recipe_is_refused(tmp_path):
+    def listen(event: Event) -> None:
+        if isinstance(event, Progress):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(Interrupted):
+        run(tmp_path / "net.pt", recipe(), emit=listen)
+    with pytest.raises(UsageError, match="another recipe"):
+        run(tmp_path / "net.pt", recipe(train={"epochs": 3}), resume=True)
+
+
+def test_goes_on_from_a_checkpoint_with_its_history(tmp_path):
+    first = run(tmp_path / "a.safetensors", recipe(train={"epochs": 6}))
+    gentle = recipe(train={"epochs": 1, "optimizer": {"lr": 1e-4}, "distill": {"weight": 0.5}})
+    second = run(tmp_path / "b.safetensors", gentle, checkpoint=tmp_path / "a.safetensors")
+    assert second["metrics"]["accuracy"] == pytest.approx(first["metrics"]["accuracy"], abs=0.1)
+    with safe_open(tmp_path / "b.safetensors", "pt") as file:
+        assert len(json.loads(file.metadata()["extcon.history"])) == 2
+
+
+def test_normalisation_of_the_checkpoint_stays(tmp_path):
+    run(tmp_path / "a.safetensors", recipe(data={"normalize": {"mean": [0.1], "std": [0.9]}}))
+    document = run(tmp_path / "b.safetensors", recipe(), checkpoint=tmp_path / "a.safetensors")
+    assert document["recipe"]["data"]["normalize"] == {"mean": [0.1], "std": [0.9]}
+
+
+def test_regression_on_the_eggholder(tmp_path):
+    wanted = from_dict(
+        {
+            "model": {"arch": "zoo:mlp", "kwargs": {"in_features": 2, "widths": [16], "num_classes": 1}},
+            "data": {"dataset": "eggholder"},
+            "task": "regression",
+            "train": {"epochs": 30, "optimizer": {"name": "adam", "lr": 0.01}},
+        }
+    )
+    document = run(tmp_path / "egg.safetensors", wanted)
+    assert set(document["metrics"]) == {"loss", "r2"}
+    assert document["recipe"]["model"]["input_shape"] == [2]
+    assert "r2" in document["history"]["phases"][0]
+
+
+def test_a_run_that_diverges_leaves_no_output(tmp_path):
+    with pytest.raises(GateError, match="not finite"):
+        run(tmp_path / "net.pt", recipe(train={"optimizer": {"lr": 1e30}}))
+    assert not (tmp_path / "net.pt").exists()
+
+
+@pytest.mark.parametrize("name", ["net.pt", "net.safetensors"])
+def test_outputs_that_cannot_be_written(tmp_path, name):
+    output = tmp_path / name
+    output.write_bytes(b"mine")
+    with pytest.raises(UsageError, match="--force"):
+        run(output, recipe())
+    assert output.read_bytes() == b"mine"
+    with pytest.raises(UsageError, match="does not exist"):
+        run(tmp_path / "nowhere" / name, recipe())
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / name).mkdir()
+    with pytest.raises(UsageError, match="is a folder"):
+        run(tmp_path / "folder" / name, recipe())
+
+
+def test_recipes_that_name_no_model_or_no_data(tmp_path):
+    with pytest.raises(RecipeError, match="no architecture"):
+        run(tmp_path / "net.pt", recipe(model={"arch": None, "kwargs": {}}))
+    with pytest.raises(RecipeError, match="no section `data`"):
+        run(tmp_path / "net.pt", recipe().model_copy(update={"data": None}))
+    with pytest.raises(RecipeError, match="a model to learn from"):
+        run(tmp_path / "net.pt", recipe(train={"distill": {}}))
+
+
+def test_a_model_that_does_not_fit_the_data(tmp_path):
+    with pytest.raises(DataError, match="labels run up to 9, but the model has 4 outputs"):
+        run(tmp_path / "net.pt", recipe(model={"kwargs": {"num_classes": 4}}))
+    with pytest.raises(DataError, match="does not take an input of"):
+        run(tmp_path / "net.pt", recipe(model={"kwargs": {"channels": 3}}))
