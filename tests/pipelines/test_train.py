@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 from pathlib import Path
 from typing import Any
@@ -135,7 +134,7 @@ def test_ctrl_c_keeps_the_step_and_says_how_to_go_on(tmp_path):
 
     def listen(event: Event) -> None:
         if isinstance(event, Progress) and event.done == 1:
-            os.kill(os.getpid(), signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
 
     with pytest.raises(Interrupted, match="--resume"):
         run(parts, recipe(), emit=listen)
@@ -147,7 +146,7 @@ def test_ctrl_c_keeps_the_step_and_says_how_to_go_on(tmp_path):
 def test_resume_with_another_recipe_is_refused(tmp_path):
     def listen(event: Event) -> None:
         if isinstance(event, Progress):
-            os.kill(os.getpid(), signal.SIGTERM)
+            signal.raise_signal(signal.SIGTERM)
 
     with pytest.raises(Interrupted):
         run(tmp_path / "net.pt", recipe(), emit=listen)

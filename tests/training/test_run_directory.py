@@ -120,8 +120,8 @@ def test_the_first_signal_waits_the_second_does_not(number):
     before = signal.getsignal(number)
     with graceful() as stop:
         assert not stop.requested
-        os.kill(os.getpid(), number)
+        signal.raise_signal(number)
         assert stop.requested
         with pytest.raises(KeyboardInterrupt):
-            os.kill(os.getpid(), number)
+            signal.raise_signal(number)
     assert signal.getsignal(number) is before
