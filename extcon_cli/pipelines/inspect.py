@@ -10,7 +10,7 @@ import torch
 from extcon_cli import __version__
 from extcon_cli.channels import ChannelGroup, channel_groups, judge
 from extcon_cli.pipelines.open import open_model
-from extcon_cli.pipelines.train import SCHEMA
+from extcon_cli.pipelines.output import SCHEMA
 from extcon_cli.recipe.schema import Recipe
 from extcon_cli.report.measure import layers, measure
 

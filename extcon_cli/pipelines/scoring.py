@@ -5,20 +5,18 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor, nn
 
 from extcon_cli.catalyst import scores
 from extcon_cli.catalyst.regulariser import Race, group_lasso
 from extcon_cli.events import PhaseEnded, PhaseStarted, Progress
+from extcon_cli.pipelines.job import Job
 from extcon_cli.pipelines.phase import run_phase
 from extcon_cli.recipe.schema import BifurcateSpec
 from extcon_cli.training.loop import Step
 from extcon_cli.training.objective import objective, prediction
-
-if TYPE_CHECKING:
-    from extcon_cli.pipelines.prune import Job
 
 
 def score(job: Job) -> Tensor:

@@ -11,11 +11,10 @@ import torch
 from torch import nn
 
 from extcon_cli import __version__
-from extcon_cli.checkpoint.write import Metadata
 from extcon_cli.data.datasets import Data
 from extcon_cli.errors import GateError, Interrupted, RecipeError
 from extcon_cli.events import Emit, Noted, PhaseEnded, PhaseStarted, RunStarted, Saved, ignore
-from extcon_cli.pipelines.output import check_output, write_output
+from extcon_cli.pipelines.output import SCHEMA, check_output, metadata, write_output
 from extcon_cli.pipelines.phase import Looks, Metrics, Outcome, heard, run_phase, told
 from extcon_cli.pipelines.prepare import Prepared, prepare
 from extcon_cli.recipe.load import to_dict
@@ -25,8 +24,6 @@ from extcon_cli.training.interrupt import Stop, graceful
 from extcon_cli.training.loop import Trainer
 from extcon_cli.training.objective import evaluate, objective
 from extcon_cli.training.run_directory import RunDirectory
-
-SCHEMA = "extcon/1"
 
 
 def train(
@@ -84,7 +81,7 @@ def train(
         "validation": metrics["validation"],
         "params": sum(p.numel() for p in module.parameters()),
     }
-    write_output(output, module, _metadata(prepared, done), force=force)
+    write_output(output, module, metadata(prepared, done), force=force)
     run.finish()
     emit(Saved(str(output)))
     return {
@@ -163,20 +160,3 @@ def measured(module: nn.Module, data: Data, split: str, hardware: Accelerator, s
     if not all(math.isfinite(value) for value in metrics.values()):
         raise GateError(f"the model's outputs on the {split} data are not finite (NaN or infinity)")
     return metrics
-
-
-def _metadata(prepared: Prepared, done: dict[str, Any]) -> Metadata:
-    """All that a checkpoint says about itself; no times, so that the same run gives the same bytes."""
-    data, recipe = prepared.data, prepared.recipe
-    before = prepared.opened.checkpoint.metadata if prepared.opened else None
-    return Metadata(
-        arch=recipe.model.arch,
-        kwargs=recipe.model.kwargs,
-        input_shape=recipe.model.input_shape,
-        recipe=to_dict(recipe),
-        plan=before.plan if before else None,
-        history=(*(before.history if before else ()), done),
-        classes=data.class_names or data.classes,
-        normalize=data.normalize,
-        version=__version__,
-    )
