@@ -41,8 +41,10 @@ class Bifurcation:
     share: Tensor = field(init=False)  # (n,) what is left of u_0, as far as it has fallen
     d: Tensor = field(init=False)  # (n,) |d_i|
     done: int = field(init=False, default=0)
+    number: int = field(init=False)  # of filters that go
 
     def __post_init__(self) -> None:
+        self.number = int(self.decided.sum())
         self.start = norms(self.module, self.filters)
         self.decided = self.decided.to(self.start.device)
         self.share = torch.ones_like(self.start)
@@ -83,7 +85,7 @@ class Bifurcation:
     @property
     def missing(self) -> int:
         """How many of the decided filters are still alive."""
-        return int(self.decided.sum()) - self.dead
+        return self.number - self.dead
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed bifurcation needs."""
@@ -103,6 +105,11 @@ class Flow(Bifurcation):
     """
 
     steps: int = 1  # over which tau grows to atanh(1 / chi); 1: zero at once
+
+    @property
+    def dead(self) -> int:
+        """All arrive together; known without asking the device."""
+        return self.number if self.done >= self.steps else 0
 
     def _factors(self, now: Tensor, lr: float) -> Tensor:
         tau = math.atanh(1 / self.chi) * min(1.0, self.done / self.steps)

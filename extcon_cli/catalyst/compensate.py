@@ -39,10 +39,31 @@ class Handover:
 
     model: nn.Module
     readers: tuple[Reader, ...]
+    every: int = 1  # steps between two moves: a move costs about as much as a training step on tiny images
+    pending: Tensor | float = 0.0  # (n,) shares that fell since the last move
+    waited: int = 0  # steps since then
+
+    def step(self, fallen: Tensor) -> None:
+        """Note by how much of their first norm the filters fell (n,), and move it when enough steps have passed."""
+        self.pending = fallen + (self.pending.to(fallen) if isinstance(self.pending, Tensor) else self.pending)
+        self.waited += 1
+        if self.waited >= self.every:
+            self.move()
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed handover needs beside the same readers."""
+        return {"pending": self.pending, "waited": self.waited}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where another one stopped."""
+        self.pending, self.waited = state["pending"], state["waited"]
 
     @torch.no_grad()
-    def step(self, fallen: Tensor) -> None:
-        """W_K += (W_R * fallen) H, where the decided filters lost the share `fallen` (n,) of their first norm."""
+    def move(self) -> None:
+        """W_K += (W_R * fallen) H with all that is pending."""
+        fallen, self.pending, self.waited = self.pending, 0.0, 0
+        if not isinstance(fallen, Tensor):
+            return
         for reader in self.readers:
             weight = self.model.get_submodule(reader.module).weight
             assert isinstance(weight, Tensor)
@@ -62,6 +83,7 @@ def handover(
     forward: Callable[[Any], object],  # runs the model on a batch
     *,
     ridge: float = 1e-3,  # share of the Gram matrix's mean diagonal
+    every: int = 1,
 ) -> Handover:
     """Measure the Gram matrices on these batches, in eval mode, and solve for every reader of decided channels."""
     owners = _owners(channels, filters)
@@ -85,7 +107,7 @@ def handover(
         inner.diagonal().add_(ridge * gram.diagonal().mean().clamp_min(1e-12))
         stand_in = torch.linalg.solve(inner, gram[kept][:, removed]).T.float()
         readers.append(Reader(name, columns, removed, kept, stand_in))
-    return Handover(model, tuple(readers))
+    return Handover(model, tuple(readers), every)
 
 
 def _owners(channels: Channels, filters: Filters) -> Tensor:

@@ -21,6 +21,8 @@ from extcon_cli.training.optim import total_steps
 
 TRACE_POINTS = 60
 """Moments of the bifurcation that the report shows."""
+MOVES = 20
+"""In how many parts a filter's work is handed over while it shrinks."""
 
 
 def bifurcate(job: Job, decided: Tensor, kept: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -28,18 +30,20 @@ def bifurcate(job: Job, decided: Tensor, kept: Mapping[str, Any] | None) -> dict
     spec = job.spec.bifurcate
     total = 0 if spec.method == "none" else total_steps(spec, len(job.ready.data.train_loader(device="cpu", seed=0)))
     shrinking = _shrinking(job, decided, total)
-    substitute = _handover(job, decided)
+    substitute = _handover(job, decided, every=max(1, round(spec.shrink * total) // MOVES))
     trace = _Trace(shrinking, every=max(1, total // TRACE_POINTS))
     if kept is not None:
         shrinking.load_state_dict(kept["more"]["bifurcation"])
         trace.load(kept["more"]["trace"])
+        if substitute is not None:
+            substitute.load_state_dict(kept["more"]["handover"])
 
     def shrink(step: Step | None) -> dict[str, float]:
         fallen = shrinking.step(step.lr if step is not None else 0.0)
         if substitute is not None:
             substitute.step(fallen)
         trace.add()
-        return {"decided": float(decided.sum()), "dead": float(shrinking.dead)}
+        return {"decided": shrinking.number, "dead": shrinking.dead}
 
     if total == 0:
         shrink(None)
@@ -54,10 +58,17 @@ def bifurcate(job: Job, decided: Tensor, kept: Mapping[str, Any] | None) -> dict
             run=job.run,
             kept=kept,
             after_step=shrink,
-            more_state=lambda: {"decided": decided, "bifurcation": shrinking.state_dict(), "trace": trace.state()},
+            more_state=lambda: {
+                "decided": decided,
+                "bifurcation": shrinking.state_dict(),
+                "handover": substitute.state_dict() if substitute is not None else None,
+                "trace": trace.state(),
+            },
         )
         job.history.append(outcome.history)
         job.seconds["bifurcate"] = outcome.seconds
+    if substitute is not None:
+        substitute.move()
     shrinking.finish()
     if shrinking.missing:
         raise GateError(
@@ -76,7 +87,7 @@ def _shrinking(job: Job, decided: Tensor, total: int) -> Bifurcation:
     return Flow(*these, steps=max(1, round(spec.shrink * total)))
 
 
-def _handover(job: Job, decided: Tensor) -> Handover | None:
+def _handover(job: Job, decided: Tensor, every: int) -> Handover | None:
     """Least squares for what reads the decided filters, where the recipe asks for it."""
     spec = job.spec.compensate
     if not spec.enabled:
@@ -86,7 +97,14 @@ def _handover(job: Job, decided: Tensor) -> Handover | None:
     job.emit(PhaseStarted("compensate", "Fitting stand-ins", None, "batch"))
     batches = job.batches(3, max(1, -(-spec.images // size)))
     found = handover(
-        job.module, job.channels, job.filters, decided, batches, lambda batch: job.module(batch[0]), ridge=spec.ridge
+        job.module,
+        job.channels,
+        job.filters,
+        decided,
+        batches,
+        lambda batch: job.module(batch[0]),
+        ridge=spec.ridge,
+        every=every,
     )
     job.emit(PhaseEnded("compensate", time.monotonic() - began))
     return found
