@@ -25,7 +25,7 @@ from extcon_cli.recipe.schema import Recipe
 FILES = ("recipe.yaml", "events.jsonl", "state.pt")
 
 SAVE_EVERY = 3.0
-"""Seconds between two periodic saves, or 20 times what a save takes where that is longer."""
+"""Seconds between two periodic saves, or 100 times what a save takes where that is longer."""
 
 
 class RunDirectory:
@@ -75,7 +75,7 @@ class RunDirectory:
 
     def due(self) -> bool:
         """Is it time for a periodic save?"""
-        return time.monotonic() - self._saved_at >= max(SAVE_EVERY, 20 * self._save_took)
+        return time.monotonic() - self._saved_at >= max(SAVE_EVERY, 100 * self._save_took)
 
     def load(self) -> tuple[str, dict[str, Any]] | None:
         """The kept (phase, payload) on the CPU, None where there is none (UsageError: of another run)."""

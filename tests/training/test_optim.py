@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch.optim import lr_scheduler as torch_lr
 
+from extcon_cli.errors import GateError
 from extcon_cli.recipe.schema import OptimizerSpec, ScheduleSpec, TrainSpec
 from extcon_cli.training.optim import optimizer, rate, total_steps
 
@@ -77,6 +78,11 @@ def test_optimizers_take_what_the_recipe_says(name, kind):
         assert (group["momentum"], group["nesterov"]) == (0.7, True)
     else:
         assert (group["betas"], group["eps"]) == ((0.8, 0.9), 1e-6)
+
+
+def test_a_model_without_parameters():
+    with pytest.raises(GateError, match="no parameters to train"):
+        optimizer(OptimizerSpec(), [])
 
 
 def test_the_cosine_never_reaches_its_end_early():
