@@ -21,7 +21,6 @@ from extcon_cli.catalyst.compensate import handover
 from extcon_cli.catalyst.filters import Filters
 from extcon_cli.channels import channel_groups
 
-
 EVERY = 50
 """Steps between two moves of the handover, as `extcon prune` makes them where the flow takes 1000 steps."""
 
