@@ -178,3 +178,19 @@ def test_functions_of_the_user_give_datasets_or_arrays(tmp_path):
         x, y = next(iter(data.eval_loader("test", device="cpu")))
         assert x.shape == (length, 3)
         assert y.dtype == torch.int64
+
+
+def test_torchvision_set_by_name(tmp_path):
+    raw = tmp_path / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    images = np.random.default_rng(0).integers(0, 256, (12, 28, 28), dtype=np.uint8)
+    for part, count in (("train", 12), ("t10k", 6)):
+        header = np.array([0x803, count, 28, 28], ">i4").tobytes()
+        (raw / f"{part}-images-idx3-ubyte").write_bytes(header + images[:count].tobytes())
+        labels = (np.arange(count) % 10).astype(np.uint8).tobytes()
+        (raw / f"{part}-labels-idx1-ubyte").write_bytes(np.array([0x801, count], ">i4").tobytes() + labels)
+    data = open_data(DataSpec(dataset="MNIST", root=str(tmp_path), validation=0.0), "classification")
+    assert data.input_shape == (1, 28, 28)
+    assert data.classes == 10
+    assert isinstance(data.test, Arrays)
+    assert np.array_equal(data.test.x[:, 0].numpy(), images[:6])
