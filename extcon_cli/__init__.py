@@ -11,7 +11,7 @@ _PUBLIC = {
     "Catalyst": "extcon_cli.catalyst.attach",
 }
 
-__all__ = ["Catalyst", "__version__", "load"]  # noqa: F822 - resolved below, on first use
+__all__ = ["Catalyst", "__version__", "load"]
 
 
 def __getattr__(name: str) -> Any:

@@ -8,8 +8,9 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import extcon_cli
 import pytest
+
+import extcon_cli
 
 ROOT = Path(extcon_cli.__file__).parent
 

@@ -24,9 +24,9 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from extcon_cli.cli.humanise import duration, figure
 from extcon_cli.events import Emit, Event, Noted, PhaseEnded, PhaseStarted, RunStarted, Saved
 from extcon_cli.events import Progress as Progressed
+from extcon_cli.report.numbers import duration, figure
 
 LINE_EVERY = 5.0
 """Seconds between two plain lines of the same phase."""

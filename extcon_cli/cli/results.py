@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -14,7 +13,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from extcon_cli.cli.humanise import count, duration, factor, figure, percent
+from extcon_cli.report.document import comparison, exactness, widths
+from extcon_cli.report.numbers import count, duration, figure
+from extcon_cli.report.write import finite, summary, write
 
 WIDTH = 100
 """Columns where stdout is no terminal."""
@@ -22,19 +23,14 @@ WIDTH = 100
 
 def deliver(document: Mapping[str, Any], *, as_json: bool, reports: Sequence[Path] | None = None) -> None:
     """Print the result, write the reports, and append to the summary of a GitHub Actions job."""
-    summary = os.environ.get("GITHUB_STEP_SUMMARY")
-    if reports or summary:
-        from extcon_cli.report.write import summary as markdown
-        from extcon_cli.report.write import write
-
-        for path in reports or ():
-            write(document, path)
-        if summary:
-            with open(summary, "a", encoding="utf-8") as file:
-                file.write(markdown(document) + "\n")
+    for path in reports or ():
+        write(document, path)
+    if job := os.environ.get("GITHUB_STEP_SUMMARY"):
+        with open(job, "a", encoding="utf-8") as file:
+            file.write(summary(document) + "\n")
     if as_json:
         shown = {key: value for key, value in document.items() if key != "history"}
-        print(json.dumps(_finite(shown), indent=2, allow_nan=False))
+        print(json.dumps(finite(shown), indent=2, allow_nan=False))
     else:
         console = Console(
             highlight=False, width=None if sys.stdout.isatty() else WIDTH, soft_wrap=not sys.stdout.isatty()
@@ -43,40 +39,16 @@ def deliver(document: Mapping[str, Any], *, as_json: bool, reports: Sequence[Pat
 
 
 def _prune(console: Console, document: Mapping[str, Any]) -> None:
-    before, after = document["before"], document["after"]
-    removal, certificate = document["removal"], document["certificate"]
     table = _table("", ">before", ">after", ">")
-    for name, key in (("parameters", "params"), ("MACs", "macs"), ("size", "bytes")):
-        unit = "B" if key == "bytes" else ""
-        table.add_row(name, count(before[key], unit), count(after[key], unit), factor(before[key], after[key]))
-    for batch, seconds in before.get("latency", {}).items():
-        new = after["latency"][batch]
-        change = factor(seconds, new, ("faster", "slower"))
-        table.add_row(f"latency, batch {batch}", duration(seconds), duration(new), change)
-    for name, value in before["metrics"].items():
-        new = after["metrics"][name]
-        change = f"{100 * (new - value):+.2f} points" if name in ("accuracy", "top5") else f"{new - value:+.4f}"
-        table.add_row(name, figure(name, value), figure(name, new), change)
+    for row in comparison(document):
+        table.add_row(*row)
     console.print()
     console.print(table)
     console.print()
-    console.print(
-        f"{removal['filters']} of {removal['prunable']} filters removed: {percent(removal['ratio'])}, "
-        f"asked for {percent(removal['requested_ratio'])}"
-    )
-    main = next(name for name in ("accuracy", "r2", "loss") if name in after["metrics"])
-    moments = [removal["metrics_before_removal"], removal["metrics_after_removal"], after["metrics"]]
-    names = ("right before removal", "right after", "after fine-tuning")
-    spoken = ", ".join(f"{figure(main, m[main])} {name}" for m, name in zip(moments, names, strict=True))
-    console.print(f"{main}: {spoken}")
-    console.print(
-        f"outputs moved by at most {removal['relative_difference']:.1e} of the largest at removal "
-        f"({certificate['double']['relative']:.1e} in float64); "
-        f"arg-max agrees on {percent(removal['argmax_agreement'])}"
-    )
-    changed = [layer for layer in document["layers"] if layer["before"] is not None and layer["kind"] != "BatchNorm2d"]
+    for sentence in exactness(document):
+        console.print(sentence)
     console.print()
-    console.print(_widths(changed))
+    console.print(_widths(widths(document)))
     console.print()
     console.print(f"written to {document['output']}", style="bold")
 
@@ -143,14 +115,3 @@ def _table(*columns: str) -> Table:
     for column in columns:
         table.add_column(column.removeprefix(">"), justify="right" if column.startswith(">") else "left")
     return table
-
-
-def _finite(value: Any) -> Any:
-    """NaN and infinity are no JSON: null instead."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if isinstance(value, Mapping):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(item) for item in value]
-    return value

@@ -98,7 +98,6 @@ def prune(
     }
     module = job.module.cpu().eval()
     write(output, module, metadata(job.ready, done, plan=removed["plan"]), force=force)
-    run.finish()
     emit(Saved(str(output)))
     for figures, of in ((done["before"], job.original), (done["after"], module)):
         figures["latency"] = {str(n): latency(of.cpu(), job.input_shape, n) for n in (1, 64)}

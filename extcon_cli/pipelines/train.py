@@ -82,7 +82,6 @@ def train(
         "params": sum(p.numel() for p in module.parameters()),
     }
     write_output(output, module, metadata(prepared, done), force=force)
-    run.finish()
     emit(Saved(str(output)))
     return {
         "schema": SCHEMA,

@@ -69,10 +69,6 @@ class RunDirectory:
         self._saved_at = time.monotonic()
         self._save_took = self._saved_at - began
 
-    def finish(self) -> None:
-        """The run is over and its result is written: there is nothing to resume."""
-        (self.path / "state.pt").unlink(missing_ok=True)
-
     def due(self) -> bool:
         """Is it time for a periodic save?"""
         return time.monotonic() - self._saved_at >= max(SAVE_EVERY, 100 * self._save_took)

@@ -1,4 +1,4 @@
-"""Numbers as people read them. Pure functions."""
+"""Numbers as people read them, for tables and reports alike. Pure functions."""
 
 from __future__ import annotations
 
@@ -12,17 +12,16 @@ def count(value: float, unit: str = "") -> str:
 
 
 def duration(seconds: float) -> str:
-    """0.00038 -> '0.38 ms', 4.2 -> '4.2 s', 90 -> '1:30 min', 4000 -> '1:06 h'."""
+    """0.00038 -> '380.0 µs', 4.2 -> '4.2 s', 90 -> '1:30 min', 4000 -> '1:06 h'."""
     if seconds < 1e-3:
         return f"{_digits(seconds * 1e6)} µs"
     if seconds < 1:
         return f"{_digits(seconds * 1e3)} ms"
     if seconds < 60:
         return f"{seconds:.1f} s"
-    minutes = round(seconds / 60) if seconds >= 3600 else int(seconds // 60)
     if seconds < 3600:
-        return f"{minutes}:{int(seconds % 60):02d} min"
-    return f"{minutes // 60}:{minutes % 60:02d} h"
+        return f"{int(seconds // 60)}:{int(seconds % 60):02d} min"
+    return f"{int(seconds // 3600)}:{int(seconds % 3600 // 60):02d} h"
 
 
 def percent(share: float) -> str:
@@ -44,6 +43,11 @@ def figure(name: str, value: float) -> str:
     if name == "lr":
         return f"{value:.2g}"
     return f"{value:.4f}" if abs(value) < 1000 else f"{value:.4g}"
+
+
+def change(name: str, before: float, after: float) -> str:
+    """What a metric gained or lost."""
+    return f"{100 * (after - before):+.2f} points" if name in ("accuracy", "top5") else f"{after - before:+.4f}"
 
 
 def _digits(value: float) -> str:

@@ -1,0 +1,73 @@
+"""A result document as rows of text: what every kind of report and the terminal show. Knows no output format."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from extcon_cli.report.numbers import change, count, duration, factor, figure, percent
+
+Document = Mapping[str, Any]
+Row = tuple[str, ...]
+
+
+def comparison(document: Document) -> list[Row]:
+    """(what, before, after, change) for sizes, latencies and metrics; empty where nothing is compared."""
+    if "before" not in document or "after" not in document:
+        return []
+    before, after = document["before"], document["after"]
+    rows: list[Row] = []
+    for name, key, unit in (("parameters", "params", ""), ("MACs", "macs", ""), ("size", "bytes", "B")):
+        if key in before and key in after:
+            old, new = before[key], after[key]
+            rows.append((name, count(old, unit), count(new, unit), factor(old, new)))
+    for batch, old in before.get("latency", {}).items():
+        new = after["latency"][batch]
+        words = ("faster", "slower")
+        rows.append((f"latency, batch {batch}", duration(old), duration(new), factor(old, new, words)))
+    for name, old in before.get("metrics", {}).items():
+        new = after["metrics"][name]
+        rows.append((name, figure(name, old), figure(name, new), change(name, old, new)))
+    return rows
+
+
+def metrics(document: Document) -> list[Row]:
+    """(metric, value) of a command that measures, with the validation figure between them where there is one."""
+    validation = document.get("validation") or {}
+    return [
+        (name, figure(name, validation[name]), figure(name, value))
+        if name in validation
+        else (name, figure(name, value))
+        for name, value in document.get("metrics", {}).items()
+    ]
+
+
+def exactness(document: Document) -> list[str]:
+    """What was measured at the removal, a sentence each."""
+    if "removal" not in document:
+        return []
+    removal, certificate, after = document["removal"], document["certificate"], document["after"]
+    main = next((name for name in ("accuracy", "r2", "loss") if name in after["metrics"]), None)
+    sentences = [
+        f"{removal['filters']} of {removal['prunable']} filters removed: {percent(removal['ratio'])}, "
+        f"asked for {percent(removal['requested_ratio'])}"
+    ]
+    if main is not None:
+        moments = (removal["metrics_before_removal"], removal["metrics_after_removal"], after["metrics"])
+        shown = [figure(main, moment[main]) for moment in moments]
+        sentences.append(
+            f"{main}: {shown[0]} right before removal, {shown[1]} right after, {shown[2]} after fine-tuning"
+        )
+    sentences.append(
+        f"outputs moved by at most {removal['relative_difference']:.1e} of the largest at removal "
+        f"({certificate['double']['relative']:.1e} in float64); "
+        f"arg-max agrees on {percent(removal['argmax_agreement'])}"
+    )
+    return sentences
+
+
+def widths(document: Document) -> list[Mapping[str, Any]]:
+    """The layers that have a width of their own: normalisation follows the layer before it."""
+    return [
+        layer for layer in document.get("layers", []) if layer.get("before") is not None and "Norm" not in layer["kind"]
+    ]

@@ -1,0 +1,112 @@
+"""The figures of the HTML report, as inline SVG. The only place that knows matplotlib."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.collections import LineCollection
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
+
+ALIVE, DEAD, GREY = "#2f7fb8", "#d1603d", "#8a8f98"
+LINES = 250
+"""Filters of each colour drawn in the bifurcation; more make the file large and the picture no clearer."""
+
+
+def losses(phases: Sequence[Mapping[str, Any]]) -> str:
+    """Loss over the steps of all phases, one after the other, with the looks at the validation data."""
+    figure, (axes,) = _figure(1)
+    start = 0
+    for number, phase in enumerate(phases):
+        steps = np.asarray(phase["steps"], float) + start
+        axes.plot(steps, phase["loss"], color=ALIVE, lw=1.2, label="training" if number == 0 else None)
+        looks = phase.get("validation")
+        if looks and "loss" in looks:
+            at = np.asarray(looks["steps"], float) + start
+            axes.plot(at, looks["loss"], color=DEAD, lw=1.2, marker="o", ms=2.5, label="validation")
+        if number:
+            axes.axvline(start, color=GREY, lw=0.8, ls=":")
+        if len(steps):
+            axes.text(start, 1.02, f" {phase['phase']}", transform=axes.get_xaxis_transform(), fontsize=8, color=GREY)
+            start = int(steps[-1])
+    axes.set(xlabel="step", ylabel="loss", yscale="log")
+    axes.yaxis.set_minor_formatter(NullFormatter())
+    _legend(axes)
+    return _svg(figure)
+
+
+def accuracy(phases: Sequence[Mapping[str, Any]]) -> str | None:
+    """Accuracy (or R2) on the validation data over the steps of all phases; None where nobody looked."""
+    figure, (axes,) = _figure(1)
+    start, drawn = 0, False
+    for phase in phases:
+        looks = phase.get("validation")
+        name = next((key for key in ("accuracy", "r2") if looks and key in looks), None)
+        if looks and name:
+            scale = 100 if name == "accuracy" else 1
+            values = scale * np.asarray(looks[name], float)
+            axes.plot(np.asarray(looks["steps"], float) + start, values, color=ALIVE, lw=1.2, marker="o", ms=3)
+            axes.set(ylabel="accuracy, validation (%)" if name == "accuracy" else "R2, validation")
+            drawn = True
+        start += phase["steps"][-1] if phase["steps"] else 0
+    axes.set(xlabel="step")
+    return _svg(figure) if drawn else None
+
+
+def bifurcation(trace: Mapping[str, Any]) -> str:
+    """The norm of each filter's F (left) and its catalyst d (right) over time, dead and alive in two colours."""
+    decided, steps = np.asarray(trace["decided"], bool), np.asarray(trace["steps"], float)
+    figure, (left, right) = _figure(2)
+    for axes, key, label in ((left, "norm", "‖F‖"), (right, "d", "d")):
+        values = np.asarray(trace[key], float)  # (moments, filters)
+        for mask, colour, name in ((~decided, ALIVE, "stays"), (decided, DEAD, "goes")):
+            chosen = np.flatnonzero(mask)
+            if len(chosen) > LINES:
+                chosen = chosen[np.linspace(0, len(chosen) - 1, LINES).astype(int)]
+            lines = [np.column_stack([steps, values[:, index]]) for index in chosen]
+            axes.add_collection(LineCollection(lines, colors=colour, linewidths=0.7, alpha=0.45, label=name))
+        top = max(float(np.nanquantile(values, 0.999)) if values.size else 0.0, 1e-6)
+        axes.set(xlim=(0, max(float(steps[-1]), 1.0)), ylim=(-0.03 * top, 1.08 * top), xlabel="step", ylabel=label)
+    _legend(right)
+    return _svg(figure)
+
+
+def _figure(count: int) -> tuple[Figure, Sequence[Axes]]:
+    figure = Figure(figsize=(8.6, 3.1), layout="constrained")
+    FigureCanvasSVG(figure)
+    figure.patch.set_alpha(0)
+    every = figure.subplots(1, count, squeeze=False)[0]
+    for axes in every:
+        axes.patch.set_alpha(0)
+        axes.grid(color=GREY, alpha=0.2, lw=0.6)
+        axes.tick_params(colors=GREY, labelsize=8)
+        for side, spine in axes.spines.items():
+            spine.set_visible(side in ("left", "bottom"))
+            spine.set_color(GREY)
+        axes.xaxis.label.set(color=GREY, size=9)
+        axes.yaxis.label.set(color=GREY, size=9)
+    return figure, list(every)
+
+
+def _legend(axes: Axes) -> None:
+    handles, labels = axes.get_legend_handles_labels()
+    unique = dict(zip(labels, handles, strict=True))
+    if len(unique) > 1:
+        axes.legend(unique.values(), unique.keys(), frameon=False, fontsize=8, labelcolor=GREY)
+
+
+def _svg(figure: Figure) -> str:
+    """The figure as an <svg> element: no dates, the same bytes each time, ids of its own."""
+    with mpl.rc_context({"svg.hashsalt": "extcon", "svg.fonttype": "none", "font.family": "sans-serif"}):
+        stream = io.StringIO()
+        figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None})
+    text = stream.getvalue()
+    body = text[text.index("<svg") :]
+    return re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", body))

@@ -1,0 +1,55 @@
+"""The report as one self-contained HTML file: nothing is loaded from anywhere, light and dark."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import yaml
+from jinja2 import Environment, PackageLoader
+from markupsafe import Markup
+
+from extcon_cli.report import figures
+from extcon_cli.report.document import Document, comparison, exactness, metrics, widths
+from extcon_cli.report.numbers import count, duration, percent
+
+
+def html(document: Document) -> str:
+    """Whatever the document holds; sections without content are left out."""
+    environment = Environment(loader=PackageLoader("extcon_cli.report"), autoescape=True, trim_blocks=True)
+    environment.filters.update(count=count, duration=duration, percent=percent)
+    return environment.get_template("report.html.j2").render(
+        document=document,
+        comparison=comparison(document),
+        metrics=metrics(document),
+        exactness=exactness(document),
+        certificate=document.get("certificate"),
+        widths=widths(document),
+        layers=document["layers"] if document["command"] == "inspect" else [],
+        groups=document.get("groups", []),
+        frozen=document.get("frozen", []),
+        seconds=document.get("seconds", {}),
+        recipe=yaml.safe_dump(document["recipe"], sort_keys=False) if document.get("recipe") else "",
+        figures=_figures(document),
+    )
+
+
+def _figures(document: Document) -> list[dict[str, Any]]:
+    """Title, caption and SVG of every figure that the document's history allows."""
+    history = document.get("history") or {}
+    phases = [phase for phase in history.get("phases", []) if phase["steps"]]
+    drawn: list[tuple[str, str, str | None]] = []
+    trace = history.get("bifurcation")
+    if trace and len(trace["steps"]) > 1:
+        going, every = sum(trace["decided"]), len(trace["decided"])
+        drawn.append(
+            (
+                "Bifurcation",
+                f"Each line is a filter: {going} of {every} go. The norm of a decided filter follows the flow to "
+                f"exactly zero; its catalyst d survives. At most {figures.LINES} lines of each colour are drawn.",
+                figures.bifurcation(trace),
+            )
+        )
+    if phases:
+        drawn.append(("Loss", "All phases behind each other; averaged over a few steps.", figures.losses(phases)))
+        drawn.append(("Accuracy", "On the validation data, which are never trained on.", figures.accuracy(phases)))
+    return [{"title": title, "caption": text, "svg": Markup(svg)} for title, text, svg in drawn if svg is not None]
