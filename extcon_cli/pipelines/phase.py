@@ -40,6 +40,8 @@ class Looks:
     """Epochs between two looks; the last step is always looked at."""
     keep_best: bool = True
     """End with the best state seen, else with the last."""
+    before: bool = False
+    """Look before the first step as well, so that training cannot end worse than it began."""
 
 
 @dataclass(frozen=True)
@@ -93,6 +95,8 @@ def run_phase(
     emit(PhaseStarted(name, title, trainer.total))
     if trainer.done:
         emit(Progress(name, trainer.done))
+    if looks is not None and looks.before and kept is None:
+        notes.look(trainer, looks)
     epoch = len(trainer.loader)
     for step in trainer:
         extra = after_step(step) if after_step is not None else None

@@ -190,7 +190,7 @@ def _finetune(job: Job, removed: dict[str, Any], kept: tuple[str, dict[str, Any]
         def look() -> Metrics:
             return evaluate(job.module, heard(iter(loader), job.stop), job.ready.recipe.task)
 
-        looks = Looks(look, job.ready.recipe.task, spec.evaluate_every, spec.keep == "best")
+        looks = Looks(look, job.ready.recipe.task, spec.evaluate_every, spec.keep == "best", before=True)
     outcome = run_phase(
         "finetune",
         "Fine-tuning",
