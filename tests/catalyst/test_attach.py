@@ -1,0 +1,69 @@
+"""`Catalyst` in somebody's own training loop."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import extcon_cli
+from extcon_cli.channels import difference
+from extcon_cli.errors import UsageError
+
+Batches = list[tuple[Tensor, Tensor]]
+
+
+def loop(net: nn.Module, catalyst: extcon_cli.Catalyst, optimizer: torch.optim.Optimizer, batches: Batches) -> None:
+    net.train()
+    for step in range(400):
+        if catalyst.done:
+            return
+        x, y = batches[step % len(batches)]
+        F.cross_entropy(net(x), y).backward()
+        optimizer.step()
+        catalyst.step()
+        optimizer.zero_grad()
+    pytest.fail("the filters never arrived at zero")
+
+
+@pytest.mark.parametrize(
+    "make",
+    [lambda p: torch.optim.SGD(p, lr=0.05, momentum=0.9), lambda p: torch.optim.AdamW(p, lr=1e-3)],
+)
+def test_half_the_filters_go_and_the_outputs_stay(
+    net: nn.Module, batches: Batches, make: Callable[..., torch.optim.Optimizer]
+) -> None:
+    x = batches[0][0]
+    catalyst = extcon_cli.Catalyst(net, (x[:2],), ratio=0.5, score_steps=4, shrink_steps=10)
+    loop(net, catalyst, make(net.parameters()), batches)
+    zeroed, size = copy.deepcopy(net), sum(p.numel() for p in net.parameters())
+    contraction = catalyst.contract()
+    assert contraction.filters == 13
+    assert contraction.difference.relative < 1e-5
+    assert difference(zeroed, net, [(x,)]).relative < 1e-5
+    assert sum(p.numel() for p in net.parameters()) < size
+    F.cross_entropy(net.train()(x), batches[0][1]).backward()  # it trains on
+
+
+def test_scoring_with_frozen_weights(net: nn.Module, batches: Batches) -> None:
+    catalyst = extcon_cli.Catalyst(net, (batches[0][0],), ratio=0.3, shrink_steps=3)
+    catalyst.score(batches, lambda batch: F.cross_entropy(net(batch[0]), batch[1]))
+    assert catalyst.decided is not None
+    assert int(catalyst.decided.sum()) == round(0.3 * 26)
+
+
+def test_misuse_is_named(net: nn.Module, batches: Batches) -> None:
+    x = batches[0][0]
+    with pytest.raises(UsageError, match="between 0 and 1"):
+        extcon_cli.Catalyst(net, (x,), ratio=1.0)
+    catalyst = extcon_cli.Catalyst(net, (x,), score_steps=1)
+    with pytest.raises(UsageError, match="scoring"):
+        catalyst.contract()
+    with pytest.raises(UsageError, match="before zero_grad"):
+        catalyst.step()
+    with pytest.raises(UsageError, match="no filter"):
+        extcon_cli.Catalyst(nn.Linear(3, 2), (torch.randn(2, 3),))
