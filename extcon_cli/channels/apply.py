@@ -63,34 +63,39 @@ def tell_the_truth(module: nn.Module) -> None:
 
 
 def _check(module: nn.Module, plan: RemovalPlan) -> None:
-    tensors = named_tensors(module)
+    shapes = {name: tuple(tensor.shape) for name, tensor in named_tensors(module).items()}
+    owners = {name for name, _ in module.named_modules()}
+    for fold in plan.folds:
+        rows, columns = (*shapes.get(fold.weight, ()), 0, 0)[:2]
+        bias = shapes.setdefault(fold.bias, (rows,)) if fold.bias.rpartition(".")[0] in owners else ()
+        if bias != (rows,) or rows % fold.groups or not set(fold.channels) <= set(range(columns * fold.groups)):
+            raise CheckpointError(f"the removal plan folds constants into {fold.weight}, which does not fit the model")
     for cut in plan.cuts:
-        tensor = tensors.get(cut.parameter)
-        if tensor is None or cut.dim >= tensor.dim() or tensor.shape[cut.dim] != cut.size:
-            shape = None if tensor is None else tuple(tensor.shape)
+        shape = shapes.get(cut.parameter)
+        if shape is None or cut.dim >= len(shape) or shape[cut.dim] != cut.size:
             raise CheckpointError(
                 f"the removal plan cuts dimension {cut.dim} of {cut.parameter}, of size {cut.size}; "
                 f"the model has {shape or 'no such parameter'}: it is another architecture"
             )
-    for fold in plan.folds:
-        if fold.weight not in tensors or any(
-            channel >= tensors[fold.weight].shape[1] * fold.groups for channel in fold.channels
-        ):
-            raise CheckpointError(f"the removal plan folds constants into {fold.weight}, which does not fit the model")
+        if not cut.kept():
+            raise CheckpointError(f"the removal plan leaves nothing of {cut.parameter}")
+    if len({(cut.parameter, cut.dim) for cut in plan.cuts}) < len(plan.cuts):
+        raise CheckpointError("the removal plan cuts the same dimension twice")
 
 
 def _fold(module: nn.Module, fold: Fold) -> None:
     """b += sum over the removed channels k of c_k times the sum of the weight's taps for k, in float64."""
-    weight = module.get_parameter(fold.weight)
+    weight = named_tensors(module)[fold.weight]
     owner_name, _, bias_name = fold.bias.rpartition(".")
     owner = module.get_submodule(owner_name)
     if getattr(owner, bias_name, None) is None:
-        owner.register_parameter(bias_name, nn.Parameter(weight.new_zeros(weight.shape[0])))
+        zeros = weight.new_zeros(weight.shape[0])
+        owner.register_parameter(bias_name, nn.Parameter(zeros, requires_grad=weight.requires_grad))
     constants = weight.new_zeros(weight.shape[1] * fold.groups, dtype=torch.float64)
     constants[list(fold.channels)] = torch.tensor(fold.constants, dtype=torch.float64, device=weight.device)
     gains = weight.double().reshape(fold.groups, -1, weight.shape[1], weight[0, 0].numel()).sum(-1)
     moved = (gains * constants.reshape(fold.groups, 1, -1)).sum(-1).reshape(-1)
-    bias: nn.Parameter = getattr(owner, bias_name)
+    bias: Tensor = getattr(owner, bias_name)
     bias.copy_(bias.double() + moved)
 
 

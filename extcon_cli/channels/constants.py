@@ -1,7 +1,7 @@
 """Which channels are known constants, with the weights as they are: dead filters, masked rows, gamma = 0.
 
 The walk is an abstract interpretation in float64: NaN means "not a known constant". Only what every input gives is
-known, so that the result holds for all inputs and all resolutions.
+known, so that the result holds for all inputs and all resolutions. Of complex numbers nothing is known.
 """
 
 from __future__ import annotations
@@ -35,11 +35,15 @@ def _known_values(module: nn.Module, channels: Channels, wanted: set[fx.Node]) -
     last_use = {read: step for step, node in enumerate(graph.nodes) for read in node.all_input_nodes}
     known: dict[fx.Node, Any] = {}
     for step, node in enumerate(graph.nodes):
-        if node.op == "placeholder" and node.name in graph.stored:
-            known[node] = tensors[graph.stored[node.name]].detach().cpu()
-        elif node.op in ("placeholder", "call_function"):
-            rule = rules.constants_of(node) if node.op == "call_function" else None
-            known[node] = rule(known, node) if rule is not None else _unknown(node.meta.get("val"))
+        name = graph.stored.get(node.name) if node.op == "placeholder" else None
+        rule = rules.constants_of(node) if node.op == "call_function" else None
+        value = node.meta.get("val")
+        if isinstance(value, Tensor) and value.is_complex():
+            known[node] = _unknown(value)
+        elif name is not None and name not in graph.changing:
+            known[node] = tensors[name].detach().cpu()
+        elif node.op != "output":
+            known[node] = rule(known, node) if rule is not None else _unknown(value)
         for read in node.all_input_nodes:
             if last_use[read] == step and read not in wanted:
                 del known[read]

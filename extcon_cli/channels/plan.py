@@ -6,6 +6,7 @@ the module and changes nothing; `apply.py` carries it out.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -16,7 +17,10 @@ from torch import Tensor, nn
 from extcon_cli.channels.axes import Consumer
 from extcon_cli.channels.constants import read_constants
 from extcon_cli.channels.groups import ChannelGroup, Channels
+from extcon_cli.channels.trace import argument, called_by, named_tensors
 from extcon_cli.errors import CheckpointError
+
+BIASED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)  # can be given a bias where they have none
 
 
 @dataclass(frozen=True)
@@ -68,7 +72,7 @@ class RemovalPlan:
                 raise ValueError(f"format {data['format']!r} is not known to this version")
             cuts = tuple(_cut(entry) for entry in data["cuts"])
             folds = tuple(_fold(entry) for entry in data["folds"])
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise CheckpointError(f"the removal plan in the checkpoint is damaged: {error!r}") from error
         return cls(cuts, folds)
 
@@ -101,9 +105,10 @@ def _judge(module: nn.Module, channels: Channels, read: list[tuple[Consumer, Ten
         if not _foldable(module, channels, consumer):
             stays[roots[~np.isnan(values) & (values != 0)]] = True
     verdicts = []
+    tensors = named_tensors(module)
     for group in channels.groups:
         members = channels.ids(group)
-        dead = seen[members] & ~alive[members]
+        dead = seen[members] & ~alive[members] & _finite(tensors, group)
         removable = dead & ~stays[members] & group.prunable
         if removable.all() and len(removable):
             removable[0] = False
@@ -121,17 +126,15 @@ def plan(module: nn.Module, channels: Channels) -> RemovalPlan:
         for part in verdict.group.slices:
             cut.setdefault((part.parameter, part.dim), []).extend(part.index[verdict.removable].ravel().tolist())
     sizes = {slot: len(atoms) for slot, atoms in channels.analysis.dims.items()}
-    cuts = tuple(
-        Cut(parameter, dim, sizes[parameter, dim], _ranges(removed))
-        for (parameter, dim), removed in sorted(cut.items())
-        if removed
-    )
     folds = []
     for consumer, constants in read:
         values = constants.numpy()
         moved = np.flatnonzero(gone[channels.roots[consumer.axis.atoms]] & (values != 0))
         if len(moved):
             bias = consumer.bias or _bias_name(consumer.weight)
+            if consumer.bias is None:  # it is made with a row for each of the weight's, and cut like them
+                sizes[bias, 0] = sizes[consumer.weight, 0]
+                cut[bias, 0] = cut.get((consumer.weight, 0), [])
             folds.append(
                 Fold(
                     consumer.weight,
@@ -141,17 +144,44 @@ def plan(module: nn.Module, channels: Channels) -> RemovalPlan:
                     tuple(values[moved].tolist()),
                 )
             )
+    cuts = tuple(
+        Cut(parameter, dim, sizes[parameter, dim], _ranges(removed))
+        for (parameter, dim), removed in sorted(cut.items())
+        if removed
+    )
     return RemovalPlan(cuts, tuple(folds))
 
 
 def _foldable(module: nn.Module, channels: Channels, consumer: Consumer) -> bool:
     """Whether a constant read by this map can move into its bias."""
-    shared = sum(other.weight == consumer.weight for other in channels.analysis.consumers) > 1
-    owner = module.get_submodule(consumer.weight.rpartition(".")[0])
-    has_place = consumer.bias is not None or (
-        consumer.weight.endswith("weight") and isinstance(owner, (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d))
+    if consumer.padded or _readers(channels, consumer.weight) > 1:
+        return False
+    if consumer.bias is not None:
+        return _readers(channels, consumer.bias) == 1
+    path, _, name = consumer.weight.rpartition(".")
+    owner = module.get_submodule(path)
+    return (
+        name == "weight"
+        and argument(consumer.node, "bias") is None
+        and called_by(consumer.node) == path  # not functionally, with the weight of a module that has a bias
+        and any(isinstance(owner, kind) and type(owner).forward is kind.forward for kind in BIASED)
     )
-    return has_place and not shared and not consumer.padded
+
+
+def _finite(tensors: Mapping[str, Tensor], group: ChannelGroup) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    """Which channels hold numbers only: zero times NaN is NaN. (channels,)"""
+    finite = np.ones(group.size, bool)
+    for part in group.slices:
+        tensor = tensors[part.parameter].detach()
+        held = tensor.isfinite().movedim(part.dim, 0).reshape(tensor.shape[part.dim], -1).all(1).cpu().numpy()
+        finite &= held[part.index].all(1)
+    return finite
+
+
+def _readers(channels: Channels, parameter: str) -> int:
+    """How many operators read a parameter."""
+    stored = channels.graph.stored
+    return sum(len(node.users) for node in channels.graph.nodes if stored.get(node.name) == parameter)
 
 
 def _bias_name(weight: str) -> str:
@@ -176,6 +206,8 @@ def _cut(entry: Mapping[str, Any]) -> Cut:
 def _fold(entry: Mapping[str, Any]) -> Fold:
     channels = tuple(int(position) for position in entry["channels"])
     values = tuple(float(value) for value in entry["constants"])
-    if len(channels) != len(values):
+    if len(channels) != len(values) or not all(map(math.isfinite, values)):
         raise ValueError(f"the constants of {entry['weight']} do not match its channels")
+    if int(entry["groups"]) < 1 or any(position < 0 for position in channels):
+        raise ValueError(f"the channels of {entry['weight']} are out of range")
     return Fold(str(entry["weight"]), str(entry["bias"]), int(entry["groups"]), channels, values)

@@ -20,10 +20,14 @@ from extcon_cli.errors import TraceError
 
 @dataclass(frozen=True)
 class Graph:
-    """The traced forward pass. `stored` maps a placeholder's node name to the parameter or buffer it holds."""
+    """The traced forward pass. `stored` maps a placeholder's node name to the parameter or buffer it holds.
+
+    `changing` names the buffers that the forward pass writes to: their values are not constants.
+    """
 
     nodes: tuple[fx.Node, ...]
     stored: Mapping[str, str]
+    changing: frozenset[str] = frozenset()
 
     @property
     def outputs(self) -> tuple[fx.Node, ...]:
@@ -40,7 +44,8 @@ def trace(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any] | 
     with evaluating(module), torch.no_grad():
         try:
             program = torch.export.export(module, args, dict(kwargs or {}), strict=False)
-            if _mutates_through_views(program.graph):
+            seen_later, written = _mutations(program.graph)
+            if seen_later:
                 program = program.run_decompositions({})
         except Exception as error:
             raise TraceError(
@@ -53,7 +58,7 @@ def trace(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any] | 
         for spec in program.graph_signature.input_specs
         if spec.kind in (InputKind.PARAMETER, InputKind.BUFFER) and spec.target is not None
     }
-    return Graph(tuple(program.graph.nodes), stored)
+    return Graph(tuple(program.graph.nodes), stored, frozenset(stored[name] for name in written if name in stored))
 
 
 def shape(node: fx.Node) -> tuple[int, ...]:
@@ -84,10 +89,15 @@ def operator(node: fx.Node) -> str:
     return name[:-1] if name.endswith("_") and not name.endswith("__") else name
 
 
+def called_by(node: fx.Node) -> str:
+    """The path of the module whose forward pass called a node's operator."""
+    stack = [name for name, _ in (node.meta.get("nn_module_stack") or {}).values()]
+    return stack[-1] if stack else ""
+
+
 def source(node: fx.Node) -> str:
     """Where in the user's model a node came to be: 'layer1.0 (resnet.py:102: out += identity)'."""
-    stack = [name for name, _ in (node.meta.get("nn_module_stack") or {}).values()]
-    module = stack[-1] if stack else ""
+    module = called_by(node)
     lines = (node.meta.get("stack_trace") or "").strip().splitlines()
     located = [index for index, line in enumerate(lines) if line.lstrip().startswith("File ")]
     user = [index for index in located if "/torch/nn/" not in lines[index]] or located
@@ -124,12 +134,14 @@ def _canonical_names(module: nn.Module) -> dict[str, str]:
     return {name: first.setdefault(id(tensor), name) for name, tensor in named_tensors(module).items()}
 
 
-def _mutates_through_views(graph: fx.Graph) -> bool:
-    """Whether an in-place operator changes memory that another node, used later, sees as well.
+def _mutations(graph: fx.Graph) -> tuple[bool, set[str]]:
+    """Whether an in-place operator changes memory that another node, used later, sees as well; what is written to.
 
     torch.export's graph names the result of an in-place operator, so that plain chains (conv, relu_) are
     functional already. Only aliases of the changed memory are not.
     """
+    seen_later = False
+    written: set[str] = set()
     memory: dict[fx.Node, set[fx.Node]] = {}
     order = {node: position for position, node in enumerate(graph.nodes)}
     for node in graph.nodes:
@@ -142,12 +154,11 @@ def _mutates_through_views(graph: fx.Graph) -> bool:
             for member in merged:
                 memory[member] = merged
         for target in changed:
+            written |= {member.name for member in memory[target] if member.op == "placeholder"}
             seen_by = memory[target] - {node, target} if target.op == "call_function" else {target}
-            if any(order[user] > order[node] for other in seen_by for user in other.users):
-                return True
-            if any(order[user] > order[node] for user in target.users):
-                return True
-    return False
+            users = [user for other in (*seen_by, target) for user in other.users]
+            seen_later |= any(order[user] > order[node] for user in users)
+    return seen_later, written
 
 
 def _aliases(node: fx.Node) -> tuple[Sequence[fx.Node], Sequence[fx.Node]]:

@@ -46,6 +46,10 @@ def settle(module: nn.Module, channels: Channels, example: tuple[Any, ...], seed
             failure = _failure(module, channels, [group], halves, example)
             if failure is not None:
                 reasons[id(group)] = failure
+        alone = [group for group in sound if id(group) not in reasons]
+        failure = _failure(module, channels, alone, halves, example)
+        if failure is not None:
+            reasons.update({id(group): failure for group in alone})
     frozen = tuple(
         replace(group, reason=reasons.get(id(group), group.reason)) if group.size > 1 or group.reason
         else replace(group, reason="a single channel")

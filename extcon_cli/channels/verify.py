@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from extcon_cli.channels.trace import evaluating
 
@@ -30,7 +31,7 @@ class Difference:
 
     @property
     def relative(self) -> float:
-        """The largest difference as a share of the largest output."""
+        """The largest difference as a share of the largest output that is finite."""
         return self.largest / self.scale if self.scale > 0 else self.largest
 
 
@@ -41,16 +42,26 @@ def difference(first: nn.Module, second: nn.Module, batches: Iterable[tuple[Any,
     with evaluating(first), evaluating(second):
         for batch in batches:
             samples += len(batch[0]) if isinstance(batch[0], Tensor) else 1
-            for a, b in zip(tensors_in(first(*batch)), tensors_in(second(*batch)), strict=True):
-                if a.shape != b.shape:
-                    return Difference(float("inf"), scale, 0.0, samples)
-                gap = (a - b).abs().max().item() if a.numel() else 0.0
+            outputs, others = tensors_in(_run(first, batch)), tensors_in(_run(second, batch))
+            if [a.shape for a in outputs] != [b.shape for b in others]:
+                return Difference(float("inf"), scale, 0.0, samples)
+            for a, b in zip(outputs, others, strict=True):
+                if not a.numel():
+                    continue
+                gap = (a - b).abs().masked_fill(a == b, 0.0).max().item()  # infinite, both: no difference
                 largest = max(largest, gap if gap == gap else float("inf"))
-                scale = max(scale, a.abs().max().item() if a.numel() else 0.0)
-                if a.dim() > 0 and a.shape[-1] > 1:
+                scale = max(scale, a.abs().nan_to_num(0.0, posinf=0.0).max().item())
+                if a.dim() > 0 and a.shape[-1] > 1 and not a.is_complex():
                     agree += int((a.argmax(-1) == b.argmax(-1)).sum())
                     total += a[..., 0].numel()
     return Difference(largest, scale, agree / total if total else 1.0, samples)
+
+
+def _run(module: nn.Module, batch: tuple[Any, ...]) -> Any:
+    """One forward pass, with the same random numbers each time, and none taken from the user's generator."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(0)
+        return module(*batch)
 
 
 def random_batches(
@@ -67,7 +78,7 @@ def random_batches(
 
 
 def _random(value: Any, size: int, generator: torch.Generator, dtype: torch.dtype | None) -> Any:
-    if not isinstance(value, Tensor):
+    if not isinstance(value, Tensor) or value.dim() == 0:
         return value
     if not value.is_floating_point():
         return value[:1].expand(size, *value.shape[1:])
@@ -81,11 +92,6 @@ def in_double(module: nn.Module) -> nn.Module:
 
 
 def tensors_in(output: Any) -> list[Tensor]:
-    """All floating-point tensors of an output, in order, through lists, tuples and dicts."""
-    if isinstance(output, Tensor):
-        return [output] if output.is_floating_point() else []
-    if isinstance(output, dict):
-        output = list(output.values())
-    if isinstance(output, (list, tuple)):
-        return [tensor for part in output for tensor in tensors_in(part)]
-    return []
+    """All real and complex tensors of an output, in order, through whatever containers torch.export knows."""
+    leaves = tree_leaves(output)
+    return [leaf for leaf in leaves if isinstance(leaf, Tensor) and (leaf.is_floating_point() or leaf.is_complex())]

@@ -18,6 +18,9 @@ def linear(analysis: Analysis, node: fx.Node) -> Value:
     read, weight, bias = node.args[0], node.args[1], argument(node, "bias")
     assert isinstance(read, fx.Node)
     value = value_of(analysis, read)
+    if len(value_of(analysis, weight)) == 1:  # a single row: a number for each position
+        analysis.freeze((value[-1], *value_of(analysis, weight)), f"is multiplied by a vector in {source(node)}")
+        return value[:-1]
     produced = _map(analysis, node, read, len(value) - 1, weight, bias)
     return (*value[:-1], produced)
 
@@ -54,7 +57,8 @@ def _map(
     rows, columns, *taps = value_of(analysis, weight)
     name = stored_name(analysis, weight)
     if rows is None or columns is None or name is None:
-        analysis.freeze([axis], f"the weight is computed, not stored, in {source(node)}")
+        computed = (axis, rows, columns, *taps, *value_of(analysis, bias))
+        analysis.freeze(computed, f"the weight is computed, not stored, in {source(node)}")
         return None
     analysis.freeze(taps, "a position of the kernel, not a channel")
     if groups > 1:
@@ -66,9 +70,8 @@ def _map(
     else:
         for block in axis.atoms.reshape(groups, -1):
             analysis.tie(block, columns.atoms)
-        analysis.consumers.append(
-            Consumer(node, name, 1, stored_name(analysis, bias), read, read_dim, axis, groups, padded)
-        )
+        place = stored_name(analysis, bias) if bias is None or shape(bias) == shape(weight)[:1] else None  # type: ignore[arg-type]
+        analysis.consumers.append(Consumer(node, name, 1, place, read, read_dim, axis, groups, padded))
     return _written(analysis, node, rows, name, bias)
 
 
@@ -77,7 +80,10 @@ def _depthwise(analysis: Analysis, node: fx.Node, axis: Axis | None, weight: obj
     rows, columns, *taps = value_of(analysis, weight)
     name = stored_name(analysis, weight)
     if rows is None or axis is None or name is None:
-        analysis.freeze([axis, rows, columns], f"channels are filtered one by one but unknown in {source(node)}")
+        analysis.freeze(
+            [axis, rows, columns, *value_of(analysis, bias)],
+            f"channels are filtered one by one but unknown in {source(node)}",
+        )
         return None
     analysis.freeze([columns, *taps], "a position of the kernel, not a channel")
     multiplier = len(rows.atoms) // len(axis.atoms)
@@ -89,7 +95,7 @@ def _depthwise(analysis: Analysis, node: fx.Node, axis: Axis | None, weight: obj
 def _written(analysis: Analysis, node: fx.Node, rows: Axis, weight: str, bias: object) -> Axis | None:
     parts = [(weight, 0)]
     offsets = value_of(analysis, bias)
-    if offsets and offsets[0] is not None:
+    if offsets and offsets[0] is not None and len(offsets[0].atoms) == len(rows.atoms):
         analysis.tie(rows.atoms, offsets[0].atoms)
         name = stored_name(analysis, bias)
         if name is None:
@@ -97,7 +103,7 @@ def _written(analysis: Analysis, node: fx.Node, rows: Axis, weight: str, bias: o
             return rows
         parts.append((name, 0))
     elif bias is not None:
-        analysis.freeze([rows], f"the bias is computed, not stored, in {source(node)}")
+        analysis.freeze([rows], f"the bias is computed, or not one a row, in {source(node)}")
     analysis.produced.append(rows.atoms)
     return Axis(rows.atoms, ((Site(tuple(parts)), rows.sites[0][1]),))
 
@@ -113,7 +119,9 @@ def output(known: Known, node: fx.Node) -> Tensor:
 
     With padding only zeros pass: any other constant is not constant at the borders, whatever the resolution.
     """
-    weight, bias = known[node.args[1]], argument(node, "bias")  # type: ignore[index]
+    weight, bias = known[node.args[1]].expand(shape(node.args[1])), argument(node, "bias")  # type: ignore[index,arg-type]
+    if weight.dim() == 1:
+        return torch.full((1,) * len(shape(node)), torch.nan, dtype=torch.float64)
     convolves = operator(node) != "linear"
     groups = int(argument(node, "groups", 1)) if convolves else 1
     read = known[node.args[0]]  # type: ignore[index]
@@ -137,9 +145,9 @@ def _padded(node: fx.Node) -> bool:
 
 
 def per_channel(value: Tensor, dim: int, size: int) -> Tensor:
-    """One known constant a channel, NaN where it differs along the other dimensions: (size,)."""
+    """One known constant a channel, NaN where it is infinite or differs along the other dimensions: (size,)."""
     if value.shape[dim] == 1 and size > 1:
         value = value.expand(*value.shape[:dim], size, *value.shape[dim + 1 :])
     rows = value.movedim(dim, 0).flatten(1)
     low, high = rows.amin(1), rows.amax(1)  # NaN wins in both
-    return torch.where(low == high, low, torch.nan)
+    return torch.where((low == high) & low.isfinite(), low, torch.nan)

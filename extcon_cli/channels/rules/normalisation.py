@@ -8,7 +8,7 @@ from torch import Tensor, fx
 from extcon_cli.channels.axes import Analysis, Axis, Site, Value
 from extcon_cli.channels.rules.linear import per_channel, stored_name
 from extcon_cli.channels.rules.registry import Known, constants, flow, value_of
-from extcon_cli.channels.trace import argument, operator, shape, source
+from extcon_cli.channels.trace import argument, holds_tensor, operator, shape, source
 
 BATCH = (
     "batch_norm",
@@ -20,16 +20,24 @@ BATCH = (
 
 @flow(*BATCH, "instance_norm")
 def channelwise(analysis: Analysis, node: fx.Node) -> Value | tuple[Value, ...]:
-    """Every stored vector is tied to dimension 1; (gamma, beta) both zero make the channel zero."""
+    """Every stored vector is tied to dimension 1; (gamma, beta) both zero make the channel zero.
+
+    Statistics of the input itself run over space, in batch norm over the batch as well.
+    """
     value = value_of(analysis, node.args[0])
     axis = value[1]
     stored = [argument(node, name) for name in ("weight", "bias", "running_mean", "running_var")]
     vectors = [value_of(analysis, vector)[0] for vector in stored if vector is not None]
+    if _of_input(node):
+        over = value[2:] if operator(node) == "instance_norm" else (value[0], *value[2:])
+        analysis.freeze(over, f"{operator(node)} averages over these channels in {source(node)}")
     if axis is None:
         analysis.freeze(vectors, f"normalises what no removable channel feeds in {source(node)}")
         return _as_returned(node, value)
     for vector in vectors:
-        if vector is not None:
+        if vector is None:
+            analysis.freeze([axis], f"is normalised with numbers that are computed, not stored, in {source(node)}")
+        else:
             analysis.tie(axis.atoms, vector.atoms)
     scale = value_of(analysis, stored[0])
     if scale and scale[0] is not None:
@@ -52,19 +60,34 @@ def mixing(analysis: Analysis, node: fx.Node) -> Value:
     return value
 
 
-@constants(*BATCH)
+@constants(*BATCH, "instance_norm")
 def batch_norm(known: Known, node: fx.Node) -> Tensor | list[Tensor]:
-    """gamma (x - mean) / sqrt(var + eps) + beta for a known x; gamma = 0 gives beta whatever x is."""
-    mean, var = (known[argument(node, name)].double() for name in ("running_mean", "running_var"))
-    size = mean.shape[0]
-    scale = known[weight] if (weight := argument(node, "weight")) is not None else torch.ones(size).double()
-    offset = known[bias] if (bias := argument(node, "bias")) is not None else torch.zeros(size).double()
-    read = per_channel(known[node.args[0]], 1, size)  # type: ignore[index]
-    result = scale * (read - mean) / torch.sqrt(var + argument(node, "eps")) + offset
+    """gamma (x - mean) / sqrt(var + eps) + beta for a known x; gamma = 0 gives beta whatever x is.
+
+    With the statistics of the input itself a constant is its own mean, and beta is what remains.
+    """
+
+    def stored(name: str, default: float) -> Tensor:
+        vector = argument(node, name)
+        return torch.tensor(default).double() if vector is None else known[vector].double()
+
+    read = per_channel(known[node.args[0]], 1, shape(node.args[0])[1])  # type: ignore[index,arg-type]
+    scale, offset = stored("weight", 1.0), stored("bias", 0.0)
+    if _of_input(node):
+        result = torch.where(read.isnan(), torch.nan, offset)
+    else:
+        mean, var = stored("running_mean", torch.nan), stored("running_var", torch.nan)
+        result = scale * (read - mean) / torch.sqrt(var + argument(node, "eps")) + offset
     result = torch.where(scale == 0, offset, result)
     result = result.reshape(1, -1, *(1,) * (known[node.args[0]].dim() - 2))  # type: ignore[index]
     unknown = torch.full((1,), torch.nan, dtype=torch.float64)
-    return result if operator(node) == "batch_norm" else [result, *[unknown] * (len(node.meta["val"]) - 1)]
+    return result if holds_tensor(node) else [result, *[unknown] * (len(node.meta["val"]) - 1)]
+
+
+def _of_input(node: fx.Node) -> bool:
+    """Whether the statistics are those of the input, not stored ones."""
+    names = ("training", "train", "use_input_stats")
+    return argument(node, "running_mean") is None or any(argument(node, name, False) for name in names)
 
 
 def _as_returned(node: fx.Node, value: Value) -> Value | tuple[Value, ...]:

@@ -7,7 +7,7 @@ from torch import Tensor, fx
 
 from extcon_cli.channels.axes import Analysis, Axis, Value, merge_sites
 from extcon_cli.channels.rules.registry import Known, constants, flow, value_of
-from extcon_cli.channels.trace import holds_tensor, operator, shape, source
+from extcon_cli.channels.trace import argument, holds_tensor, operator, shape, source
 
 UNARY = (
     "relu", "relu6", "leaky_relu", "elu", "selu", "celu", "gelu", "silu", "mish", "hardswish", "hardsigmoid",
@@ -15,8 +15,9 @@ UNARY = (
     "tanhshrink", "clamp", "clamp_min", "clamp_max", "abs", "neg", "square", "sqrt", "rsqrt", "exp", "log", "log1p",
     "expm1", "reciprocal", "sin", "cos", "erf", "sign", "floor", "ceil", "round",
 )  # fmt: skip
+DROPOUT = ("dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout")
 SAME = (
-    "dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout", "clone", "contiguous", "detach", "alias",
+    *DROPOUT, "clone", "contiguous", "detach", "alias",
     "to", "_to_copy", "type_as", "lift_fresh_copy", "positive",
 )  # fmt: skip
 PRODUCTS = ("mul", "div")
@@ -26,9 +27,22 @@ MEETING = (*PRODUCTS, "add", "sub", "rsub", "pow", "maximum", "minimum")
 @flow(*UNARY, *SAME)
 def keep(analysis: Analysis, node: fx.Node) -> Value:
     """One input, the same shape: the channels pass."""
-    if any(holds_tensor(other) for other in node.args[1:]):  # clamp with tensors as bounds
+    if sum(holds_tensor(other) for other in node.all_input_nodes) > 1:  # clamp with tensors as bounds
         return meet(analysis, node)
-    return value_of(analysis, node.args[0])
+    value = value_of(analysis, node.args[0])
+    if _draws(node):
+        analysis.freeze(value, f"{operator(node)} draws a random number for each position in {source(node)}")
+    return value
+
+
+@flow("_assert_tensor_metadata")
+def say(analysis: Analysis, node: fx.Node) -> Value:
+    """A check that the tracer has put in; the module itself has none."""
+    return ()
+
+
+def _draws(node: fx.Node) -> bool:
+    return operator(node) in DROPOUT and bool(argument(node, "train"))
 
 
 @flow(*MEETING)
@@ -47,9 +61,8 @@ def meet(analysis: Analysis, node: fx.Node) -> Value:
 def prelu(analysis: Analysis, node: fx.Node) -> Value:
     """The weight has one entry in all, or one a channel, along dimension 1."""
     value = value_of(analysis, node.args[0])
-    slope = value_of(analysis, node.args[1])[0]
-    if slope is not None and len(slope.atoms) > 1 and value[1] is not None:
-        analysis.tie(value[1].atoms, slope.atoms)
+    if shape(node.args[1])[0] > 1:  # type: ignore[arg-type]
+        _join(analysis, node, [value[min(1, len(value) - 1)], value_of(analysis, node.args[1])[0]])
     return value
 
 
@@ -73,11 +86,10 @@ def evaluate(known: Known, node: fx.Node) -> Tensor:
     """A known input gives a known output; a product with a known zero is zero."""
     name = operator(node)
     if name in SAME:
-        return known[node.args[0]]  # type: ignore[index]
-    overload = getattr(getattr(torch.ops.aten, name), node.target._overloadname)  # type: ignore[union-attr]
+        return _cast(known[node.args[0]], node)  # type: ignore[index]
     args = [known[arg] if isinstance(arg, fx.Node) else arg for arg in node.args]
     kwargs = {key: known[arg] if isinstance(arg, fx.Node) else arg for key, arg in node.kwargs.items()}
-    result: Tensor = overload(*args, **kwargs)
+    result: Tensor = getattr(torch.ops.aten, name)(*args, **kwargs)
     inputs = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
     for value in inputs:  # some kernels swallow NaN
         result = torch.where(value.isnan(), torch.nan, result)
@@ -85,3 +97,22 @@ def evaluate(known: Known, node: fx.Node) -> Tensor:
     for value in zeros:
         result = torch.where(value == 0, 0.0, result)
     return result
+
+
+@constants("prelu")
+def sloped(known: Known, node: fx.Node) -> Tensor:
+    """x where it is positive, slope * x elsewhere; the slopes lie along dimension 1."""
+    read, slope = known[node.args[0]], known[node.args[1]]  # type: ignore[index]
+    if read.dim() > 1:
+        slope = slope.reshape(1, -1, *(1,) * (read.dim() - 2))
+    return torch.where(read > 0, read, torch.where(read == 0, 0.0, slope * read))
+
+
+def _cast(value: Tensor, node: fx.Node) -> Tensor:
+    """A known value as the node's own type holds it: cut to an integer, rounded to half precision."""
+    if _draws(node):
+        return torch.full_like(value, torch.nan)
+    dtype = node.meta["val"].dtype
+    if dtype == node.args[0].meta["val"].dtype:  # type: ignore[union-attr]
+        return value
+    return torch.where(value.isnan(), torch.nan, value.nan_to_num(nan=0.0).to(dtype).double())

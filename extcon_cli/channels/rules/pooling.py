@@ -7,7 +7,7 @@ from torch import Tensor, fx
 
 from extcon_cli.channels.axes import Analysis, Value
 from extcon_cli.channels.rules.registry import Known, constants, flow, value_of
-from extcon_cli.channels.trace import argument, operator, shape, source
+from extcon_cli.channels.trace import argument, holds_tensor, operator, shape, source
 
 POOLS = tuple(f"{kind}_pool{n}d" for kind in ("max", "avg", "adaptive_avg", "adaptive_max") for n in (1, 2, 3))
 RESAMPLING = ("upsample_nearest1d", "upsample_nearest2d", "upsample_nearest3d", "upsample_linear1d",
@@ -15,12 +15,15 @@ RESAMPLING = ("upsample_nearest1d", "upsample_nearest2d", "upsample_nearest3d", 
 
 
 @flow(*POOLS, *RESAMPLING)
-def along_space(analysis: Analysis, node: fx.Node) -> Value:
+def along_space(analysis: Analysis, node: fx.Node) -> Value | tuple[Value, ...]:
     """The dimensions after the channels shrink or grow; channels that lie there cannot be followed."""
     value = value_of(analysis, node.args[0])
-    space = int(operator(node)[-2]) if operator(node)[-1] == "d" else len(value) - 2
+    space = int(operator(node)[-2])
     analysis.freeze(value[len(value) - space :], f"{operator(node)} runs along it in {source(node)}")
-    return (*value[: len(value) - space], *(None,) * space)
+    value = (*value[: len(value) - space], *(None,) * space)
+    if holds_tensor(node):
+        return value
+    return (value, value)  # the extremes, and where they are
 
 
 @flow("mean", "sum", "amax", "amin")
@@ -36,24 +39,24 @@ def reduction(analysis: Analysis, node: fx.Node) -> Value:
 
 
 @constants(*POOLS, *RESAMPLING)
-def pooled(known: Known, node: fx.Node) -> Tensor:
-    """A constant map stays the constant; an average that counts padding keeps only zeros."""
+def pooled(known: Known, node: fx.Node) -> Tensor | list[Tensor]:
+    """A constant map stays the constant; an average that counts padding, or divides by its own, keeps only zeros."""
     read = known[node.args[0]]  # type: ignore[index]
-    space = tuple(range(2, read.dim()))
-    low, high = (read.amin(space, True), read.amax(space, True)) if space else (read, read)
+    space = tuple(range(-int(operator(node)[-2]), 0))
+    low, high = read.amin(space, True), read.amax(space, True)
     result = torch.where(low == high, low, torch.nan)
-    padding = argument(node, "padding", 0)
-    if operator(node).startswith("avg") and any(padding if isinstance(padding, list) else [padding]):
+    padding, divisor = argument(node, "padding", 0), argument(node, "divisor_override")
+    if operator(node).startswith("avg") and (divisor or any(padding if isinstance(padding, list) else [padding])):
         result = torch.where(result == 0, result, torch.nan)
-    return result
+    return result if holds_tensor(node) else [result, torch.full_like(result, torch.nan)]
 
 
-@constants("mean", "amax", "amin")
+@constants("mean", "amax", "amin", "sum")
 def averaged(known: Known, node: fx.Node) -> Tensor:
-    """The mean or the extreme of equal numbers is the number."""
+    """The mean or the extreme of equal numbers is the number; a sum depends on how many they are, unless zero."""
     read, dims = known[node.args[0]], _reduced(node)  # type: ignore[index]
     low, high = (read.amin(dims, True), read.amax(dims, True)) if dims else (read, read)
-    result = torch.where(low == high, low, torch.nan)
+    result = torch.where((low == high) if operator(node) != "sum" else (low == 0) & (high == 0), low, torch.nan)
     if argument(node, "keepdim", False):
         return result
     return result.squeeze(dims) if dims else result
