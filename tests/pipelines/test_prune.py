@@ -1,0 +1,207 @@
+"""`prune` end to end on the digits: the ratio, the exactness, the file, the gates, and that a kill changes no byte."""
+
+from __future__ import annotations
+
+import json
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import extcon_cli
+from extcon_cli.errors import GateError, Interrupted
+from extcon_cli.events import Event, PhaseEnded, PhaseStarted, Progress
+from extcon_cli.pipelines import phase
+from extcon_cli.pipelines.evaluate import evaluate
+from extcon_cli.pipelines.prune import prune
+from extcon_cli.pipelines.train import train
+from extcon_cli.recipe.load import from_dict
+from extcon_cli.recipe.schema import Recipe
+from extcon_cli.training import run_directory
+
+MODEL = {"arch": "zoo:digits_resnet", "kwargs": {"widths": [6, 8], "blocks": 1}, "input_shape": [1, 8, 8]}
+DATA = {"dataset": "digits", "batch_size": 100, "augment": {"crop_padding": 1}}
+
+
+class Killed(BaseException):
+    """Stands for a kill: nothing in extcon catches it, so nothing is tidied up."""
+
+
+def recipe(**prune_section: Any) -> Recipe:
+    """A short job; the keys given replace those of the section `prune`."""
+    short: dict[str, Any] = {
+        "ratio": 0.5,
+        "score": {"batches": 4},
+        "bifurcate": {"steps": 12},
+        "finetune": {"steps": 16, "optimizer": {"lr": 0.02}},
+    }
+    return from_dict({"model": MODEL, "data": DATA, "prune": {**short, **prune_section}})
+
+
+@pytest.fixture(scope="module")
+def dense(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A narrow net, trained for a moment, as a plain state dict."""
+    path = tmp_path_factory.mktemp("dense") / "net.pt"
+    values = {"model": MODEL, "data": DATA, "train": {"epochs": 4, "optimizer": {"lr": 0.1}}}
+    train(from_dict(values), checkpoint=None, output=path, device="cpu")
+    return path
+
+
+def run(dense: Path, output: Path, recipe: Recipe, **others: Any) -> dict[str, Any]:
+    return prune(dense, recipe, **{"output": output, "device": "cpu", **others})
+
+
+def test_the_result_the_file_and_evaluate_agree(dense: Path, tmp_path: Path) -> None:
+    events: list[Event] = []
+    output = tmp_path / "net.safetensors"
+    document = run(dense, output, recipe(compensate={"enabled": True, "images": 200}), emit=events.append)
+
+    json.dumps(document, allow_nan=False)
+    removal, certificate = document["removal"], document["certificate"]
+    assert abs(removal["filters"] - 0.5 * removal["prunable"]) <= 1
+    assert removal["metrics_before_removal"]["accuracy"] == removal["metrics_after_removal"]["accuracy"]
+    assert certificate["exact"]
+    assert certificate["evaluation"]["samples"] == 360
+    assert removal["relative_difference"] <= 1e-5
+
+    small = extcon_cli.load(output)
+    assert sum(p.numel() for p in small.parameters()) == document["after"]["params"] < document["before"]["params"]
+    assert evaluate(output, from_dict(document["recipe"]), device="cpu")["metrics"] == document["after"]["metrics"]
+    widths = {layer["name"]: layer for layer in document["layers"]}
+    for name, module in small.named_modules():
+        if isinstance(module, nn.Conv2d):
+            assert widths[name]["after"] == module.out_channels == module.weight.shape[0]
+    assert sum(layer["after"] < layer["before"] for layer in document["layers"]) > 5
+
+    assert [e.phase for e in events if isinstance(e, PhaseEnded)] == [
+        "score", "compensate", "bifurcate", "remove", "finetune",
+    ]  # fmt: skip
+    dead = [e.metrics["dead"] for e in events if isinstance(e, Progress) and "dead" in e.metrics]
+    assert dead[-1] == removal["filters"]
+
+
+def test_the_bifurcation_is_recorded_for_the_report(dense: Path, tmp_path: Path) -> None:
+    trace = run(dense, tmp_path / "net.safetensors", recipe())["history"]["bifurcation"]
+    norm, d, decided = (torch.tensor(trace[key]) for key in ("norm", "d", "decided"))
+    assert trace["steps"] == list(range(13))
+    assert norm.shape == d.shape == (13, len(decided))
+    assert torch.equal(norm[6:] == 0, decided.expand(7, -1))  # half of the phase, then held
+    assert (norm[:6] > 0).all()
+    assert (d[:, ~decided] == 0).all()
+    assert (d[-1, decided] > 0.5 * norm[0, decided]).all()
+
+
+@pytest.mark.parametrize("moment", ["bifurcate", "flow over", "removal", "finetune"])
+@pytest.mark.parametrize("compensate", [False, True])
+def test_killed_and_resumed_gives_the_same_bytes(
+    dense: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str, compensate: bool
+) -> None:
+    monkeypatch.setattr(run_directory, "SAVE_EVERY", 0.0)
+    monkeypatch.setattr(run_directory.RunDirectory, "due", lambda self: True)
+    monkeypatch.setattr(phase, "PROGRESS_EVERY", 0.0)
+    wanted = recipe(compensate={"enabled": compensate, "images": 200})
+    whole, parts = tmp_path / "a/net.safetensors", tmp_path / "b/net.safetensors"
+    for path in (whole, parts):
+        path.parent.mkdir()
+    document = run(dense, whole, wanted)
+
+    def kill(event: Event) -> None:
+        at = {"bifurcate": ("bifurcate", 4), "flow over": ("bifurcate", 9), "finetune": ("finetune", 11)}
+        if moment == "removal" and isinstance(event, PhaseStarted) and event.phase == "remove":
+            raise Killed
+        if isinstance(event, Progress) and (event.phase, event.done) == at.get(moment) and event.metrics:
+            raise Killed
+
+    with pytest.raises(Killed):
+        run(dense, parts, wanted, emit=kill)
+    assert not parts.exists()
+    resumed = run(dense, parts, wanted, resume=True)
+    assert parts.read_bytes() == whole.read_bytes()
+    for key in ("before", "after"):
+        assert resumed[key]["metrics"] == document[key]["metrics"]
+    assert resumed["history"]["bifurcation"] == document["history"]["bifurcation"]
+    assert [p["loss"] for p in resumed["history"]["phases"]] == [p["loss"] for p in document["history"]["phases"]]
+
+
+def test_ctrl_c_leaves_a_resumable_run(dense: Path, tmp_path: Path) -> None:
+    def stop(event: Event) -> None:
+        if isinstance(event, Progress) and event.phase == "bifurcate" and event.done:
+            signal.raise_signal(signal.SIGINT)
+
+    output = tmp_path / "net.safetensors"
+    with pytest.raises(Interrupted, match="--resume"):
+        run(dense, output, recipe(), emit=stop)
+    assert not output.exists()
+    run(dense, output, recipe(), resume=True)
+    assert output.exists()
+
+
+def test_losing_too_much_writes_nothing(dense: Path, tmp_path: Path) -> None:
+    output = tmp_path / "net.safetensors"
+    rough = recipe(ratio=0.8, finetune={"steps": 1, "optimizer": {"lr": 1e-9}, "keep": "last"})
+    with pytest.raises(GateError, match="--max-drop 0"):
+        run(dense, output, rough, max_drop=0.0)
+    assert not output.exists()
+    assert run(dense, output, rough, max_drop=100.0, resume=True)["after"]["params"] > 0
+
+
+def test_a_pruned_checkpoint_can_be_pruned_again(dense: Path, tmp_path: Path) -> None:
+    once, twice = tmp_path / "once.safetensors", tmp_path / "twice.safetensors"
+    first = run(dense, once, recipe(ratio=0.3))
+    second = run(once, twice, recipe(ratio=0.3))
+    assert second["before"]["metrics"] == first["after"]["metrics"]
+    assert second["after"]["params"] < first["after"]["params"]
+    small = extcon_cli.load(twice)
+    assert sum(p.numel() for p in small.parameters()) == second["after"]["params"]
+
+
+@pytest.mark.parametrize("score", ["race", "taylor", "magnitude", "random", "group_lasso"])
+def test_every_score_ends_exact(dense: Path, tmp_path: Path, score: str) -> None:
+    wanted = recipe(score={"method": score, "steps": 5, "batches": 3}, bifurcate={"method": "none", "steps": 1})
+    document = run(dense, tmp_path / "net.safetensors", wanted)
+    assert document["certificate"]["exact"]
+    assert document["removal"]["ratio"] == pytest.approx(0.5, abs=0.02)
+
+
+@pytest.mark.parametrize(
+    "method", [{"method": "proximal", "strength": 50.0}, {"method": "penalty", "strength": 5.0, "epsilon": 100.0}]
+)
+def test_the_papers_own_forms_end_exact(dense: Path, tmp_path: Path, method: dict[str, Any]) -> None:
+    document = run(dense, tmp_path / "net.safetensors", recipe(bifurcate={"steps": 20, **method}))
+    assert document["certificate"]["exact"]
+
+
+@pytest.mark.parametrize("method", ["proximal", "penalty"])
+def test_a_missed_target_fails_honestly(dense: Path, tmp_path: Path, method: str) -> None:
+    output = tmp_path / "net.safetensors"
+    weak = recipe(bifurcate={"steps": 3, "method": method, "strength": 1e-4})
+    with pytest.raises(GateError, match="target is missed"):
+        run(dense, output, weak)
+    assert not output.exists()
+
+
+def test_a_ratio_that_the_floor_forbids_is_refused(dense: Path, tmp_path: Path) -> None:
+    with pytest.raises(GateError, match="floor"):
+        run(dense, tmp_path / "net.safetensors", recipe(ratio=0.95, decide={"floor": 0.5}))
+
+
+def test_a_regression_is_pruned_as_well(tmp_path: Path) -> None:
+    values: dict[str, Any] = {
+        "model": {
+            "arch": "zoo:mlp",
+            "kwargs": {"in_features": 2, "widths": [12, 10], "num_classes": 1},
+            "input_shape": [2],
+        },
+        "data": {"dataset": "eggholder", "batch_size": 16},
+        "task": "regression",
+        "train": {"epochs": 2, "optimizer": {"name": "adam", "lr": 1e-3}},
+        "prune": {"score": {"batches": 3}, "bifurcate": {"steps": 6}, "finetune": {"steps": 6}},
+    }
+    train(from_dict(values), checkpoint=None, output=tmp_path / "net.pt", device="cpu")
+    document = prune(tmp_path / "net.pt", from_dict(values), output=tmp_path / "small.safetensors", device="cpu")
+    assert document["certificate"]["exact"]
+    assert set(document["after"]["metrics"]) == {"loss", "r2"}
+    assert document["removal"]["filters"] == 11
