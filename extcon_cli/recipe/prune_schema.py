@@ -53,9 +53,9 @@ class DecideSpec(Section):
 class BifurcateOptimizer(OptimizerSpec):
     """Which optimizer moves the parameters while the decided channels shrink."""
 
-    rates: ClassVar[dict[str, float]] = {"sgd": 0.02, "adam": 2e-4, "adamw": 2e-4}
+    rates: ClassVar[dict[str, float]] = {"sgd": 0.01, "adam": 1e-4, "adamw": 1e-4}
 
-    lr: PositiveFloat = 0.02
+    lr: PositiveFloat = 0.01
     """Learning rate at the top of the schedule. The default is that of sgd; adam, adamw: a hundredth."""
 
 
@@ -97,15 +97,17 @@ class BifurcateSpec(Duration):
     epsilon: NonNegativeFloat = 0.01
     """Norm ||F|| below which a channel counts as dead and is set to zero (penalty)."""
 
-    distill: DistillSpec | None = None
+    distill: DistillSpec | None = DistillSpec()
     """Learn from the original model as well. null: no."""
 
 
 class CompensateSpec(Section):
-    """Least-squares refit of each next layer: the channels that stay stand in for the removed ones."""
+    """Least squares: in each map that reads them, the channels that stay stand in for those that go.
 
-    enabled: bool = False
-    """Do it, and report its effect."""
+    The work is handed over in proportion as a channel shrinks; at once where it is set to zero at once."""
+
+    enabled: bool = True
+    """Whether to do it."""
 
     images: PositiveInt = 512
     """Training samples that the Gram matrix of the layer's inputs is summed over."""
@@ -117,9 +119,9 @@ class CompensateSpec(Section):
 class FinetuneOptimizer(OptimizerSpec):
     """Which optimizer moves the parameters of the smaller model."""
 
-    rates: ClassVar[dict[str, float]] = {"sgd": 0.05, "adam": 5e-4, "adamw": 5e-4}
+    rates: ClassVar[dict[str, float]] = {"sgd": 0.01, "adam": 1e-4, "adamw": 1e-4}
 
-    lr: PositiveFloat = 0.05
+    lr: PositiveFloat = 0.01
     """Learning rate at the top of the schedule. The default is that of sgd; adam, adamw: a hundredth."""
 
 

@@ -30,7 +30,7 @@ def test_prune_begins_with_the_defaults_of_the_design() -> None:
     prune = PruneSpec()
     assert (prune.ratio, prune.score.method, prune.decide.floor) == (0.5, "energy", 0.1)
     assert (prune.bifurcate.method, prune.bifurcate.chi, prune.bifurcate.shrink) == ("flow", 1.25, 0.5)
-    assert (prune.bifurcate.optimizer.lr, prune.bifurcate.clip_grad) == (0.02, 1.0)
+    assert (prune.bifurcate.optimizer.lr, prune.bifurcate.clip_grad) == (0.01, 1.0)
     assert prune.finetune.distill is not None
     assert prune.finetune.distill.temperature == 4.0
 
@@ -46,7 +46,7 @@ def test_finetune_is_a_shorter_and_gentler_train() -> None:
 
 def test_a_part_of_finetune_leaves_the_other_defaults_of_finetune() -> None:
     finetune = PruneSpec.model_validate({"finetune": {"optimizer": {"weight_decay": 1e-4}}}).finetune
-    assert (finetune.optimizer.lr, finetune.schedule.warmup) == (0.05, 20)
+    assert (finetune.optimizer.lr, finetune.schedule.warmup) == (0.01, 20)
 
 
 @pytest.mark.parametrize("section", [TrainSpec, FinetuneSpec, BifurcateSpec])
