@@ -326,9 +326,7 @@ def test_a_frozen_group_names_the_line_of_the_model() -> None:
         Path(__file__).read_text().splitlines().index("        y = self.middle(self, F.relu(self.norm(self.conv(x))))")
     )
     reason = channel_groups(module, (torch.randn(EXAMPLE),)).groups[0].reason
-    file, number, code = reason.split("(test_soundness.py:")[0], *reason.split("(test_soundness.py:")[1].split(":", 1)
-    assert file.startswith("no rule for operator cumsum in")
-    assert "cumsum" in code or int(number) == line + 1
+    assert reason.startswith(f"no rule for operator cumsum in cumsum (test_soundness.py:{line + 1}: y = self.middle(")
 
 
 def test_autocast_inside_the_forward_is_not_seen_through() -> None:
@@ -433,6 +431,35 @@ def test_a_constant_is_folded_into_a_linear_layer_that_reads_a_map(remove_exactl
     removal = remove_exactly(module, (torch.randn(EXAMPLE),), lambda m, c: dead(m, "0", -0.4, norm="1"))
     assert removal.after[4].in_features == 4 * 64
     assert f"in_features={4 * 64}, out_features=5, bias=True" in repr(removal.after[4])
+
+
+@pytest.mark.parametrize("depthwise", [True, False])
+def test_a_constant_read_through_zero_padding_gives_none(depthwise: bool, remove_exactly: Remove) -> None:
+    """Its sum of taps is smaller at the borders, though every filter reads that one constant alone."""
+    middle = nn.Conv2d(6, 6, 3, padding=1, groups=6 if depthwise else 1)
+    module = nn.Sequential(nn.Conv2d(3, 6, 3), nn.ReLU(), middle, nn.ReLU(), nn.Conv2d(6, 4, 3), nn.ReLU())
+    module.append(nn.Conv2d(4, 2, 1))
+
+    def kill(module: nn.Module, channels: Any) -> None:
+        dead(module, "0", 0.7)
+        nn.init.uniform_(middle.weight, 0.1, 0.5)  # type: ignore[arg-type]
+        if not depthwise:
+            module[2].weight.data[:2, 2:] = 0.0  # type: ignore[index]
+
+    removal = remove_exactly(module, (torch.randn(EXAMPLE),), kill)
+    assert (removal.after[2].out_channels, removal.plan.cuts) == (6, ())
+
+
+@pytest.mark.parametrize("norm", [nn.BatchNorm2d(6, track_running_stats=False), nn.InstanceNorm2d(6, affine=True)])
+def test_a_constant_normalised_by_its_own_statistics_is_beta(norm: nn.Module, remove_exactly: Remove) -> None:
+    module = nn.Sequential(nn.Conv2d(3, 6, 3), norm, nn.ReLU(), nn.Conv2d(6, 5, 3), nn.ReLU(), nn.Conv2d(5, 2, 1))
+
+    def kill(module: nn.Module, channels: Any) -> None:
+        dead(module, "0", 0.7)
+        nn.init.uniform_(module[1].weight, 0.5, 1.5)  # type: ignore[index]
+        nn.init.uniform_(module[1].bias, 0.5, 1.5)  # type: ignore[index]
+
+    assert remove_exactly(module, (torch.randn(EXAMPLE),), kill).after[3].in_channels == 4
 
 
 def test_never_all_channels_of_a_group(remove_exactly: Remove) -> None:
