@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import sys
@@ -40,7 +41,7 @@ def _version(wanted: bool) -> None:
 @app.callback()
 def common(
     version: Annotated[
-        bool, typer.Option("--version", help="Print the version.", callback=_version, is_eager=True)
+        bool, typer.Option("--version", metavar="", help="Print the version.", callback=_version, is_eager=True)
     ] = False,
 ) -> None:
     """The options of `extcon` itself."""
@@ -48,6 +49,7 @@ def common(
 
 def main() -> None:
     """The console script: exit codes as in DESIGN.md, section 5; EXTCON_DEBUG=1 shows tracebacks and warnings."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # idle threads of torch leave their core to others
     debugging = bool(os.environ.get("EXTCON_DEBUG"))
     if not debugging:
         warnings.simplefilter("ignore")  # of the libraries; extcon says what users should know through events
@@ -65,24 +67,30 @@ def main() -> None:
 
 def _translate(error: BaseException) -> int | str | None:
     """One line on stderr for an exception; its exit code."""
+    name = type(error).__name__
+    if isinstance(error, BrokenPipeError) or (
+        isinstance(error, SystemExit) and isinstance(error.__context__, BrokenPipeError)  # by rich
+    ):
+        return _nobody_reads()
     if isinstance(error, SystemExit):
         return error.code
     if isinstance(error, ExtconError):
         return _fail(str(error), error.exit_code)
-    if isinstance(error, BrokenPipeError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     if isinstance(error, (KeyboardInterrupt, typer.Abort)):
         return _fail("interrupted", 130)
+    if name == "NoArgsIsHelpError":  # help was shown in the place of a command
+        return 2
     if hasattr(error, "format_message") and hasattr(error, "exit_code"):  # the parser's own usage errors
         context = getattr(error, "ctx", None)
         hint = f" (see `{context.command_path} --help`)" if context is not None else ""
         return _fail(" ".join(error.format_message().split()) + hint, 2)
+    if isinstance(error, MemoryError) or name == "OutOfMemoryError":
+        return _fail("out of memory: lower data.batch_size and data.eval_batch_size, or choose another --device", 2)
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+        return _fail(f"cannot write: {error.strerror}" + (f": {error.filename}" if error.filename else ""), 2)
     text = " ".join(str(error).split())[:300]
     return _fail(
-        f"a defect of extcon, not of your input: {type(error).__name__}: {text} "
-        "(EXTCON_DEBUG=1 shows where; please report it)",
-        1,
+        f"a defect of extcon, not of your input: {name}: {text} (EXTCON_DEBUG=1 shows where; please report it)", 1
     )
 
 
@@ -92,8 +100,13 @@ def _fail(message: str, code: int) -> int:
 
 
 def _flush() -> None:
-    """A reader that went away is no error of ours."""
     try:
         sys.stdout.flush()
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _nobody_reads()
+
+
+def _nobody_reads() -> int:
+    """A reader of stdout that went away, such as `head`, is no error of ours."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0

@@ -7,6 +7,9 @@ from typing import Annotated
 import typer
 
 from extcon_cli.cli import options as o
+from extcon_cli.errors import UsageError
+
+SPLITS = ("test", "validation", "train")
 
 
 def evaluate(
@@ -28,15 +31,18 @@ def evaluate(
 
     Example: `extcon evaluate model.pt --split validation --json`
     """
+    if split not in SPLITS:
+        raise UsageError(f"--split {split}: should be one of {', '.join(SPLITS)}")
     o.check_checkpoint(checkpoint)
     o.check_reports(report)
     resolved = o.find_recipe("evaluate", recipe, checkpoint, overrides, seed=seed)
 
     from extcon_cli.cli.console import listening
     from extcon_cli.cli.results import deliver
-    from extcon_cli.pipelines.evaluate import evaluate as run
 
     with listening(quiet=quiet) as emit:
+        from extcon_cli.pipelines.evaluate import evaluate as run  # takes seconds: torch
+
         document = run(
             checkpoint,
             resolved.recipe,

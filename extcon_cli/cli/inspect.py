@@ -10,6 +10,7 @@ def inspect(
     recipe: o.RecipeOption = None,
     overrides: o.SetOption = None,
     as_json: o.JsonOption = False,
+    quiet: o.QuietOption = False,
     report: o.ReportOption = None,
     trust_code: o.TrustCodeOption = False,
     trust_pickle: o.TrustPickleOption = False,
@@ -24,14 +25,17 @@ def inspect(
     o.check_reports(report)
     resolved = o.find_recipe("inspect", recipe, checkpoint, overrides)
 
+    from extcon_cli.cli.console import listening
     from extcon_cli.cli.results import deliver
-    from extcon_cli.pipelines.inspect import inspect as run
 
-    document = run(
-        checkpoint,
-        resolved.recipe,
-        trust_code=trust_code,
-        trust_pickle=trust_pickle,
-        trust_recipe=resolved.source == "argument",
-    )
+    with listening(quiet=quiet):  # on a terminal: a sign of life while the model is traced
+        from extcon_cli.pipelines.inspect import inspect as run
+
+        document = run(
+            checkpoint,
+            resolved.recipe,
+            trust_code=trust_code,
+            trust_pickle=trust_pickle,
+            trust_recipe=resolved.source == "argument",
+        )
     deliver(document, as_json=as_json, reports=report)

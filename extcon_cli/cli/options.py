@@ -9,10 +9,30 @@ from typing import Annotated, Any
 
 import typer
 
-from extcon_cli.errors import CheckpointError, UsageError
+from extcon_cli.checkpoint.contents import kind
+from extcon_cli.errors import UsageError
 from extcon_cli.recipe.load import Resolved, resolve
 
 RECIPE, RUN, OUTPUT, TRUST = "Recipe", "Run", "Output", "Trust"
+FLAG = ""
+"""What help shows as the value of an option that takes none."""
+
+
+def number(text: str) -> float:
+    """Parse an option's value; the refusal says what was given."""
+    try:
+        return float(text)
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is not a number") from None
+
+
+def whole(text: str) -> int:
+    """Parse an option's value; the refusal says what was given."""
+    try:
+        return int(text)
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is not a whole number") from None
+
 
 Checkpoint = Annotated[
     Path,
@@ -29,7 +49,8 @@ SetOption = Annotated[
     ),
 ]
 SeedOption = Annotated[
-    int | None, typer.Option("--seed", metavar="N", help="Seed of all random numbers.", rich_help_panel=RECIPE)
+    int | None,
+    typer.Option("--seed", metavar="N", parser=whole, help="Seed of all random numbers.", rich_help_panel=RECIPE),
 ]
 DeviceOption = Annotated[
     str | None,
@@ -38,16 +59,22 @@ DeviceOption = Annotated[
     ),
 ]
 ResumeOption = Annotated[
-    bool, typer.Option("--resume", help="Go on with the interrupted run in OUT.run/.", rich_help_panel=RUN)
+    bool,
+    typer.Option("--resume", metavar=FLAG, help="Go on with the interrupted run in OUT.run/.", rich_help_panel=RUN),
 ]
 OutOption = Annotated[
     Path | None, typer.Option("--out", metavar="FILE", help="Where the result goes.", rich_help_panel=OUTPUT)
 ]
-ForceOption = Annotated[bool, typer.Option("--force", help="Overwrite the output.", rich_help_panel=OUTPUT)]
-JsonOption = Annotated[
-    bool, typer.Option("--json", help="Print one JSON document on stdout, nothing else.", rich_help_panel=OUTPUT)
+ForceOption = Annotated[
+    bool, typer.Option("--force", metavar=FLAG, help="Overwrite the output.", rich_help_panel=OUTPUT)
 ]
-QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.", rich_help_panel=OUTPUT)]
+JsonOption = Annotated[
+    bool,
+    typer.Option(
+        "--json", metavar=FLAG, help="Print one JSON document on stdout, nothing else.", rich_help_panel=OUTPUT
+    ),
+]
+QuietOption = Annotated[bool, typer.Option("--quiet", "-q", metavar=FLAG, help="No progress.", rich_help_panel=OUTPUT)]
 ReportOption = Annotated[
     list[Path] | None,
     typer.Option(
@@ -57,11 +84,17 @@ ReportOption = Annotated[
 TrustCodeOption = Annotated[
     bool,
     typer.Option(
-        "--trust-code", help="Run the Python code that the checkpoint or its sidecar names.", rich_help_panel=TRUST
+        "--trust-code",
+        metavar=FLAG,
+        help="Run the Python code that the checkpoint or its sidecar names.",
+        rich_help_panel=TRUST,
     ),
 ]
 TrustPickleOption = Annotated[
-    bool, typer.Option("--trust-pickle", help="Load a pickled module; it can run any code.", rich_help_panel=TRUST)
+    bool,
+    typer.Option(
+        "--trust-pickle", metavar=FLAG, help="Load a pickled module; it can run any code.", rich_help_panel=TRUST
+    ),
 ]
 
 
@@ -87,13 +120,8 @@ def find_recipe(
 
 
 def check_checkpoint(path: Path) -> None:
-    """CheckpointError where there is no such file."""
-    if path.is_dir():
-        raise CheckpointError(f"{path} is a folder; name the checkpoint file in it")
-    if not path.is_file():
-        raise CheckpointError(f"{path}: no such checkpoint")
-    if not os.access(path, os.R_OK):
-        raise CheckpointError(f"{path}: permission denied")
+    """CheckpointError where the file is missing, cut off, or no checkpoint, as far as its first bytes tell."""
+    kind(path)
 
 
 def check_output(path: Path, *, force: bool, resume: bool, suffixes: Sequence[str]) -> bool:

@@ -13,10 +13,12 @@ from extcon_cli.errors import UsageError
 def prune(
     checkpoint: o.Checkpoint,
     ratio: Annotated[
-        float | None, typer.Option(metavar="SHARE", help="Share of the prunable filters to remove: 0.5 for half.")
+        float | None,
+        typer.Option(metavar="SHARE", parser=o.number, help="Share of the prunable filters to remove: 0.5 for half."),
     ] = None,
     max_drop: Annotated[
-        float | None, typer.Option(metavar="POINTS", help="Fail (exit 4) where more accuracy is lost than this.")
+        float | None,
+        typer.Option(metavar="POINTS", parser=o.number, help="Fail (exit 4) where more accuracy is lost than this."),
     ] = None,
     out: o.OutOption = None,
     recipe: o.RecipeOption = None,
@@ -58,9 +60,10 @@ def prune(
 
     from extcon_cli.cli.console import listening
     from extcon_cli.cli.results import deliver
-    from extcon_cli.pipelines.prune import prune as run
 
     with listening(quiet=quiet) as emit:
+        from extcon_cli.pipelines.prune import prune as run  # takes seconds: torch
+
         document = run(
             checkpoint,
             resolved.recipe,

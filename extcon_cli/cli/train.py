@@ -13,7 +13,7 @@ from extcon_cli.errors import UsageError
 
 def train(
     checkpoint: Annotated[
-        Path | None, typer.Argument(metavar="[CKPT]", help="Go on from this checkpoint. Default: from scratch.")
+        Path | None, typer.Argument(metavar="CKPT", help="Go on from this checkpoint. Default: from scratch.")
     ] = None,
     out: o.OutOption = None,
     recipe: o.RecipeOption = None,
@@ -51,9 +51,10 @@ def train(
 
     from extcon_cli.cli.console import listening
     from extcon_cli.cli.results import deliver
-    from extcon_cli.pipelines.train import train as run
 
     with listening(quiet=quiet) as emit:
+        from extcon_cli.pipelines.train import train as run  # takes seconds: torch
+
         document = run(
             resolved.recipe,
             checkpoint=checkpoint,
