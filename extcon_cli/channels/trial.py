@@ -17,7 +17,7 @@ from extcon_cli.channels.apply import remove, silence
 from extcon_cli.channels.groups import ChannelGroup, Channels, analyse
 from extcon_cli.channels.plan import judge, plan
 from extcon_cli.channels.trace import trace
-from extcon_cli.channels.verify import difference, random_batches
+from extcon_cli.channels.verify import difference, random_batches, runs
 
 TOLERANCE = 1e-4  # of the largest output: far over rounding, far under any mistake
 
@@ -97,6 +97,8 @@ def _failure(
     except Exception as error:  # whatever the model's own code raises on other sizes
         said = str(error).strip().partition("\n")[0][:160] or repr(error)
         return f"the forward pass fails on the smaller width: {said}"
+    if runs(zeroed, example, training=True) and not runs(shrunk, example, training=True):
+        return "the forward pass fails on the smaller width in training mode"
     if measured.relative > TOLERANCE:
         return f"removal changes the outputs by {measured.relative:.1e}: the forward pass depends on the width"
     return None

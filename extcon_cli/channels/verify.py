@@ -64,6 +64,17 @@ def _run(module: nn.Module, batch: tuple[Any, ...]) -> Any:
         return module(*batch)
 
 
+def runs(module: nn.Module, args: tuple[Any, ...], *, training: bool = False) -> bool:
+    """Whether a forward pass goes through; in training mode it may move the batch statistics of the module."""
+    with evaluating(module), torch.no_grad(), torch.random.fork_rng():
+        module.train(training)
+        try:
+            module(*args)
+        except Exception:  # whatever the model's own code raises
+            return False
+    return True
+
+
 def random_batches(
     example: tuple[Any, ...],
     *,

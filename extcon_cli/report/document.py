@@ -58,10 +58,11 @@ def exactness(document: Document) -> list[str]:
         sentences.append(
             f"{main}: {shown[0]} right before removal, {shown[1]} right after, {shown[2]} after fine-tuning"
         )
+    double = certificate["double"]
     sentences.append(
-        f"outputs moved by at most {removal['relative_difference']:.1e} of the largest at removal "
-        f"({certificate['double']['relative']:.1e} in float64); "
-        f"arg-max agrees on {percent(removal['argmax_agreement'])}"
+        f"outputs moved by at most {removal['relative_difference']:.1e} of the largest at removal"
+        + (f" ({double['relative']:.1e} in float64)" if double else "")
+        + f"; arg-max agrees on {percent(removal['argmax_agreement'])}"
     )
     return sentences
 
