@@ -31,7 +31,16 @@ def find_state(content: Any, source: str) -> tuple[dict[str, Tensor], nn.Module 
         state.pop("n_averaged", None)  # the counter of torch.optim.swa_utils.AveragedModel
     for name, tensor in state.items():
         _check(name, tensor, source)
-    return strip(state)[0], module
+    return _unmasked(strip(state)[0]), module
+
+
+def _unmasked(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """`weight_orig` and `weight_mask` of torch.nn.utils.prune -> the masked `weight`, for every such pair."""
+    for name in [name for name in state if name.endswith("_orig")]:
+        plain, mask = name.removesuffix("_orig"), f"{name.removesuffix('_orig')}_mask"
+        if mask in state and plain not in state and state[mask].shape == state[name].shape:
+            state[plain] = state.pop(name) * state.pop(mask)
+    return state
 
 
 def strip(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], str]:

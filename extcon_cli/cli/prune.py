@@ -20,6 +20,14 @@ def prune(
         float | None,
         typer.Option(metavar="POINTS", parser=o.number, help="Fail (exit 4) where more accuracy is lost than this."),
     ] = None,
+    already_zero: Annotated[
+        bool,
+        typer.Option("--already-zero", metavar=o.FLAG, help="Only cut what is dead already: no data, no training."),
+    ] = False,
+    tolerance: Annotated[
+        float,
+        typer.Option(metavar="SIZE", parser=o.number, help="With --already-zero: what counts as zero."),
+    ] = 0.0,
     out: o.OutOption = None,
     recipe: o.RecipeOption = None,
     overrides: o.SetOption = None,
@@ -42,17 +50,23 @@ def prune(
     Example: `extcon prune model.pt --recipe mine.yaml --set data.root=~/data --report pruned.html`
 
     Example: `extcon prune model.pt --ratio 0.3 --max-drop 1.0 --json > result.json`
+
+    Example: `extcon prune masked.pt --already-zero`
     """
     if ratio is not None and not 0 < ratio < 1:
         raise UsageError(f"--ratio {ratio:g}: should lie between 0 and 1, such as 0.5 for half of the filters")
     if max_drop is not None and not max_drop >= 0:
         raise UsageError(f"--max-drop {max_drop:g}: should be 0 or more points of accuracy")
+    if already_zero and (ratio is not None or max_drop is not None or resume):
+        raise UsageError("--already-zero only cuts what is dead: it goes without --ratio, --max-drop and --resume")
+    if not tolerance >= 0 or (tolerance and not already_zero):
+        raise UsageError(f"--tolerance {tolerance:g}: should be 0 or more, and goes with --already-zero")
     o.check_checkpoint(checkpoint)
     output = out or checkpoint.with_name(f"{checkpoint.stem}.pruned.safetensors")
     force = o.check_output(output, force=force, resume=resume, suffixes=[".safetensors"])
     o.check_reports(report)
     resolved = o.find_recipe("prune", recipe, checkpoint, overrides, prune__ratio=ratio, seed=seed)
-    if resolved.recipe.data is None:
+    if resolved.recipe.data is None and not already_zero:
         raise UsageError(
             f"no data to prune {checkpoint.name} with: put a recipe {checkpoint.stem}.yaml with a `data` section "
             "beside it, give --recipe, or set data.dataset and data.root with --set"
@@ -60,6 +74,20 @@ def prune(
 
     from extcon_cli.cli.console import listening
     from extcon_cli.cli.results import deliver
+
+    trust = {
+        "trust_code": trust_code,
+        "trust_pickle": trust_pickle,
+        "trust_recipe": resolved.source == "argument",
+    }
+    if already_zero:
+        with listening(quiet=quiet) as emit:
+            from extcon_cli.pipelines.already_zero import already_zero as cut
+
+            document = cut(
+                checkpoint, resolved.recipe, output=output, tolerance=tolerance, force=force, emit=emit, **trust
+            )
+        return deliver(document, as_json=as_json, reports=report)
 
     with listening(quiet=quiet) as emit:
         from extcon_cli.pipelines.prune import prune as run  # takes seconds: torch
@@ -72,9 +100,7 @@ def prune(
             resume=resume,
             force=force,
             max_drop=max_drop,
-            trust_code=trust_code,
-            trust_pickle=trust_pickle,
-            trust_recipe=resolved.source == "argument",
             emit=emit,
+            **trust,
         )
     deliver(document, as_json=as_json, reports=report)

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from extcon_cli.report.document import comparison, exactness, widths
+from extcon_cli.report.document import comparison, differences, exactness, widths
 from extcon_cli.report.numbers import count, duration, figure
 from extcon_cli.report.write import finite, summary, write
 
@@ -106,7 +106,18 @@ def _inspect(console: Console, document: Mapping[str, Any]) -> None:
     console.print(groups)
 
 
-_DRAW = {"prune": _prune, "train": _train, "evaluate": _evaluate, "inspect": _inspect}
+def _verify(console: Console, document: Mapping[str, Any]) -> None:
+    table = _table("outputs of the two", ">largest difference", ">of the largest output", ">arg-max agrees", ">samples")
+    for row in differences(document):
+        table.add_row(*row)
+    console.print(table)
+    if document["certificate"] is not None:
+        console.print(f"the certificate of {document['other']} is of {document['certificate']}")
+    verdict = "within" if document["verdict"] else "beyond"
+    console.print(f"{verdict} {document['max_diff']:g} of the largest output", style="bold")
+
+
+_DRAW = {"prune": _prune, "train": _train, "evaluate": _evaluate, "inspect": _inspect, "verify": _verify}
 
 
 def _table(*columns: str) -> Table:

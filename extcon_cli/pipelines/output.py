@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,8 @@ from extcon_cli.checkpoint.write import Metadata, check_writable, write
 from extcon_cli.errors import UsageError
 from extcon_cli.pipelines.prepare import Prepared
 from extcon_cli.recipe.load import to_dict
+from extcon_cli.recipe.schema import NormalizeSpec, Recipe
+from extcon_cli.report.measure import layers
 from extcon_cli.training.run_directory import write_whole
 
 SCHEMA = "extcon/1"
@@ -50,15 +52,22 @@ def write_output(path: Path, module: nn.Module, metadata: Metadata, *, force: bo
         raise UsageError(f"{path} cannot be written: {error.strerror}; choose another --out") from error
 
 
-def metadata(prepared: Prepared, done: Mapping[str, Any], *, plan: Mapping[str, Any] | None = None) -> Metadata:
+def metadata(
+    recipe: Recipe,
+    before: Metadata | None,
+    done: Mapping[str, Any],
+    *,
+    plan: Mapping[str, Any] | None = None,
+    classes: int | Sequence[str] | None = None,
+    normalize: NormalizeSpec | None = None,
+) -> Metadata:
     """All that a checkpoint says about itself; no times, so that the same run gives the same bytes.
 
     Args:
-        done: what this run did, with its figures; added to the history of the checkpoint before.
-        plan: a removal that this run made, to be replayed after those of the checkpoint before.
+        before: what the checkpoint that the run began with says.
+        done: what this run did, with its figures; added to the history.
+        plan: a removal that this run made, to be replayed after those before.
     """
-    data, recipe = prepared.data, prepared.recipe
-    before = prepared.opened.checkpoint.metadata if prepared.opened else None
     plans = (*(before.plans if before else ()), *([dict(plan)] if plan is not None else []))
     return Metadata(
         arch=recipe.model.arch,
@@ -67,7 +76,24 @@ def metadata(prepared: Prepared, done: Mapping[str, Any], *, plan: Mapping[str, 
         recipe=to_dict(recipe),
         plan=plans or None,
         history=(*(before.history if before else ()), dict(done)),
-        classes=data.class_names or data.classes,
-        normalize=data.normalize,
+        classes=classes if classes is None or isinstance(classes, int) else tuple(classes),
+        normalize=normalize,
         version=__version__,
     )
+
+
+def data_metadata(prepared: Prepared, done: Mapping[str, Any], plan: Mapping[str, Any] | None = None) -> Metadata:
+    """`metadata` of a run that had data: with its classes and normalisation."""
+    data = prepared.data
+    before = prepared.opened.checkpoint.metadata if prepared.opened else None
+    classes = data.class_names or data.classes
+    return metadata(prepared.recipe, before, done, plan=plan, classes=classes, normalize=data.normalize)
+
+
+def widths(before: nn.Module, after: nn.Module, input_shape: tuple[int, ...]) -> list[dict[str, Any]]:
+    """Output widths of every layer, before and after."""
+    smaller = {layer.name: layer for layer in layers(after, input_shape)}
+    return [
+        {"name": layer.name, "kind": layer.kind, "before": layer.outputs, "after": smaller[layer.name].outputs}
+        for layer in layers(before, input_shape)
+    ]

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from extcon_cli import __version__
 from extcon_cli.catalyst.filters import by_group
@@ -23,13 +23,13 @@ from extcon_cli.errors import GateError, Interrupted
 from extcon_cli.events import Emit, Noted, PhaseEnded, PhaseStarted, RunStarted, Saved, ignore
 from extcon_cli.pipelines.bifurcate import bifurcate
 from extcon_cli.pipelines.job import Job
-from extcon_cli.pipelines.output import SCHEMA, metadata
+from extcon_cli.pipelines.output import SCHEMA, data_metadata, widths
 from extcon_cli.pipelines.phase import Looks, Metrics, heard, run_phase, told
 from extcon_cli.pipelines.prepare import prepare
 from extcon_cli.pipelines.scoring import score
 from extcon_cli.recipe.load import to_dict
 from extcon_cli.recipe.schema import FinetuneSpec, Recipe
-from extcon_cli.report.measure import latency, layers
+from extcon_cli.report.measure import latency
 from extcon_cli.training.device import accelerator
 from extcon_cli.training.interrupt import graceful
 from extcon_cli.training.objective import evaluate
@@ -97,7 +97,7 @@ def prune(
         "certificate": removed["certificate"],
     }
     module = job.module.cpu().eval()
-    write(output, module, metadata(job.ready, done, plan=removed["plan"]), force=force)
+    write(output, module, data_metadata(job.ready, done, removed["plan"]), force=force)
     emit(Saved(str(output)))
     for figures, of in ((done["before"], job.original), (done["after"], module)):
         figures["latency"] = {str(n): latency(of.cpu(), job.input_shape, n) for n in (1, 64)}
@@ -109,7 +109,7 @@ def prune(
         "recipe": to_dict(ready.recipe),
         "seed": recipe.seed,
         "device": str(hardware.device),
-        "layers": _widths(job.original, module, job.input_shape),
+        "layers": widths(job.original, module, job.input_shape),
         "frozen": [{"group": g.name, "reason": g.reason} for g in job.channels.groups if not g.prunable],
         "history": {"phases": job.history, "bifurcation": removed["trace"]},
         "seconds": {**job.seconds, "total": time.monotonic() - began},
@@ -211,12 +211,3 @@ def _drop(before: Metrics, after: Metrics) -> float:
     """Points of accuracy, or of 100 R2, that were lost."""
     figure = "accuracy" if "accuracy" in before else "r2"
     return 100 * (before[figure] - after[figure])
-
-
-def _widths(before: nn.Module, after: nn.Module, input_shape: tuple[int, ...]) -> list[dict[str, Any]]:
-    """Output widths of every layer, before and after."""
-    smaller = {layer.name: layer for layer in layers(after, input_shape)}
-    return [
-        {"name": layer.name, "kind": layer.kind, "before": layer.outputs, "after": smaller[layer.name].outputs}
-        for layer in layers(before, input_shape)
-    ]

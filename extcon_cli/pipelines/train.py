@@ -14,7 +14,7 @@ from extcon_cli import __version__
 from extcon_cli.data.datasets import Data
 from extcon_cli.errors import GateError, Interrupted, RecipeError
 from extcon_cli.events import Emit, Noted, PhaseEnded, PhaseStarted, RunStarted, Saved, ignore
-from extcon_cli.pipelines.output import SCHEMA, check_output, metadata, write_output
+from extcon_cli.pipelines.output import SCHEMA, check_output, data_metadata, write_output
 from extcon_cli.pipelines.phase import Looks, Metrics, Outcome, heard, run_phase, told
 from extcon_cli.pipelines.prepare import Prepared, prepare
 from extcon_cli.recipe.load import to_dict
@@ -81,7 +81,7 @@ def train(
         "validation": metrics["validation"],
         "params": sum(p.numel() for p in module.parameters()),
     }
-    write_output(output, module, metadata(prepared, done), force=force)
+    write_output(output, module, data_metadata(prepared, done), force=force)
     emit(Saved(str(output)))
     return {
         "schema": SCHEMA,

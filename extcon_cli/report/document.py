@@ -49,8 +49,8 @@ def exactness(document: Document) -> list[str]:
     removal, certificate, after = document["removal"], document["certificate"], document["after"]
     main = next((name for name in ("accuracy", "r2", "loss") if name in after["metrics"]), None)
     sentences = [
-        f"{removal['filters']} of {removal['prunable']} filters removed: {percent(removal['ratio'])}, "
-        f"asked for {percent(removal['requested_ratio'])}"
+        f"{removal['filters']} of {removal['prunable']} filters removed: {percent(removal['ratio'])}"
+        + (f", asked for {percent(removal['requested_ratio'])}" if removal["requested_ratio"] is not None else "")
     ]
     if main is not None:
         moments = (removal["metrics_before_removal"], removal["metrics_after_removal"], after["metrics"])
@@ -65,6 +65,20 @@ def exactness(document: Document) -> list[str]:
         + f"; arg-max agrees on {percent(removal['argmax_agreement'])}"
     )
     return sentences
+
+
+def differences(document: Document) -> list[Row]:
+    """(on which inputs, largest difference, share of the largest output, arg-max agreement, samples)."""
+    names = {
+        "random": "random inputs, float32",
+        "double": "random inputs, float64",
+        "evaluation": "real inputs, float32",
+    }
+    return [
+        (names[key], f"{gap['largest']:.1e}", f"{gap['relative']:.1e}", percent(gap["agreement"]), str(gap["samples"]))
+        for key, gap in document.get("differences", {}).items()
+        if gap is not None
+    ]
 
 
 def widths(document: Document) -> list[Mapping[str, Any]]:

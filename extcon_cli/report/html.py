@@ -9,7 +9,7 @@ from jinja2 import Environment, PackageLoader
 from markupsafe import Markup
 
 from extcon_cli.report import figures
-from extcon_cli.report.document import Document, comparison, exactness, metrics, widths
+from extcon_cli.report.document import Document, comparison, differences, exactness, metrics, widths
 from extcon_cli.report.numbers import count, duration, percent
 
 
@@ -22,7 +22,8 @@ def html(document: Document) -> str:
         comparison=comparison(document),
         metrics=metrics(document),
         exactness=exactness(document),
-        certificate=document.get("certificate"),
+        certificate=document["certificate"] if "removal" in document else None,
+        differences=differences(document),
         widths=widths(document),
         layers=document["layers"] if document["command"] == "inspect" else [],
         groups=document.get("groups", []),

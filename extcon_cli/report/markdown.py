@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from extcon_cli.report.document import Document, comparison, exactness, metrics, widths
+from extcon_cli.report.document import Document, comparison, differences, exactness, metrics, widths
 from extcon_cli.report.numbers import count, duration
 
 
@@ -16,6 +16,8 @@ def markdown(document: Document) -> str:
         parts.append(_table(("", "before", "after", "change"), rows))
     if rows := metrics(document):
         parts.append(_table(("metric", *(("validation",) if len(rows[0]) == 3 else ()), "value"), rows))
+    if rows := differences(document):
+        parts.append(_table(("outputs of the two", "largest difference", "share", "arg-max agrees", "samples"), rows))
     if sentences := exactness(document):
         parts.append("\n".join(f"- {sentence}" for sentence in sentences))
     if document["command"] == "inspect":

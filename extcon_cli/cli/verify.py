@@ -1,0 +1,63 @@
+"""`extcon verify`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from extcon_cli.cli import options as o
+from extcon_cli.errors import GateError, UsageError
+
+SPLITS = ("test", "validation", "train")
+
+
+def verify(
+    first: Annotated[Path, typer.Argument(metavar="A", help="A checkpoint.")],
+    second: Annotated[Path, typer.Argument(metavar="B", help="The checkpoint that should do the same.")],
+    max_diff: Annotated[
+        float, typer.Option(metavar="SHARE", parser=o.number, help="Bound, as a share of the largest output.")
+    ] = 1e-5,
+    data: Annotated[
+        str | None, typer.Option("--data", metavar="SPLIT", help="Compare on test, validation or train data as well.")
+    ] = None,
+    recipe: o.RecipeOption = None,
+    overrides: o.SetOption = None,
+    as_json: o.JsonOption = False,
+    report: o.ReportOption = None,
+    trust_code: o.TrustCodeOption = False,
+    trust_pickle: o.TrustPickleOption = False,
+) -> None:
+    """Compare the outputs of two checkpoints: exit code 4 where they differ by more than the bound.
+
+    Example: `extcon verify zeroed.pt zeroed.pruned.safetensors`
+
+    Example: `extcon verify model.pt other.pt --max-diff 1e-3 --data test --json`
+    """
+    if not max_diff >= 0:
+        raise UsageError(f"--max-diff {max_diff:g}: should be 0 or more")
+    if data is not None and data not in SPLITS:
+        raise UsageError(f"--data {data}: should be one of {', '.join(SPLITS)}")
+    o.check_checkpoint(first)
+    o.check_checkpoint(second)
+    o.check_reports(report)
+    resolved = [o.find_recipe("inspect", recipe, path, overrides) for path in (first, second)]
+
+    from extcon_cli.cli.results import deliver
+    from extcon_cli.pipelines.verify import verify as run
+
+    document = run(
+        first,
+        second,
+        (resolved[0].recipe, resolved[1].recipe),
+        max_diff=max_diff,
+        split=data,
+        trust_code=trust_code,
+        trust_pickle=trust_pickle,
+        trust_recipe=all(found.source == "argument" for found in resolved),
+    )
+    deliver(document, as_json=as_json, reports=report)
+    if not document["verdict"]:
+        worst = max(gap["relative"] for gap in document["differences"].values() if gap is not None)
+        raise GateError(f"outputs differ by {worst:.1e} of the largest, more than --max-diff {max_diff:g}")

@@ -1,0 +1,84 @@
+"""`extcon verify A B`: how far the outputs of two checkpoints differ, measured. Changes nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from extcon_cli import __version__
+from extcon_cli.channels.certificate import weights_hash
+from extcon_cli.channels.verify import EXACT, Difference, difference, in_double, random_batches, runs
+from extcon_cli.errors import GateError
+from extcon_cli.pipelines.open import open_model
+from extcon_cli.pipelines.output import SCHEMA
+from extcon_cli.pipelines.prepare import prepare
+from extcon_cli.recipe.schema import Recipe
+
+
+def verify(
+    first: Path,
+    second: Path,
+    recipes: tuple[Recipe, Recipe],
+    *,
+    max_diff: float = EXACT,
+    split: str | None = None,
+    trust_code: bool = False,
+    trust_pickle: bool = False,
+    trust_recipe: bool = False,
+) -> dict[str, Any]:
+    """The result document; its `verdict` says whether every difference is within `max_diff` of the largest output.
+
+    Args:
+        recipes: of the first and the second checkpoint; `model` counts, and `data` of the first with `split`.
+        split: compare on these real inputs as well (`test`, `validation`, `train`).
+
+    Raises: GateError where the two take different inputs.
+    """
+    trust: dict[str, Any] = {"trust_code": trust_code, "trust_pickle": trust_pickle, "trust_recipe": trust_recipe}
+    one, two = (open_model(path, recipe, **trust) for path, recipe in zip((first, second), recipes, strict=True))
+    shape = one.arch.input_shape or ()
+    if shape != (two.arch.input_shape or ()):
+        raise GateError(f"{first} takes inputs of {list(shape)}, {second} of {list(two.arch.input_shape or ())}")
+    batches = list(random_batches((torch.zeros(2, *shape),), sizes=(1, 3, 8)))
+    found: dict[str, Difference | None] = {"random": difference(one.module, two.module, batches), "double": None}
+    doubles = in_double(one.module), in_double(two.module)
+    if all(runs(module, tuple(x.double() for x in batches[0])) for module in doubles):
+        found["double"] = difference(*doubles, [tuple(x.double() for x in batch) for batch in batches])
+    if split is not None:
+        data = prepare(recipes[0], first, **trust).data
+        found["evaluation"] = difference(
+            one.module, two.module, ((x,) for x, _ in data.eval_loader(split, device="cpu"))
+        )
+    return {
+        "schema": SCHEMA,
+        "command": "verify",
+        "version": __version__,
+        "checkpoint": str(first),
+        "other": str(second),
+        "max_diff": max_diff,
+        "verdict": all(gap.relative <= max_diff for gap in found.values() if gap is not None),
+        "differences": {
+            name: None
+            if gap is None
+            else {
+                "largest": gap.largest,
+                "scale": gap.scale,
+                "relative": gap.relative,
+                "agreement": gap.agreement,
+                "samples": gap.samples,
+            }
+            for name, gap in found.items()
+        },
+        "certificate": _certified(two.checkpoint.metadata, weights_hash(two.module)),
+    }
+
+
+def _certified(metadata: Any, weights: str) -> str | None:
+    """What the second checkpoint's own certificate says of its weights; None where it carries none."""
+    certificates = [done["certificate"] for done in (metadata.history if metadata else ()) if "certificate" in done]
+    if not certificates:
+        return None
+    last = certificates[-1]
+    return "these weights" if last.get("after") == weights else "trained on since the removal"
