@@ -8,10 +8,11 @@ __version__ = "0.1.0"
 
 _PUBLIC = {
     "load": "extcon_cli.checkpoint.load",
+    "Bypass": "extcon_cli.bypass.attach",
     "Catalyst": "extcon_cli.catalyst.attach",
 }
 
-__all__ = ["Catalyst", "__version__", "load"]
+__all__ = ["Bypass", "Catalyst", "__version__", "load"]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,0 +1,117 @@
+"""opt_2: what brings D back. ||A D W|| (strict) or ||D|| (relaxed), and the ways to let it vanish; proj of eq. 15.
+
+`radius`, `proximal` and `controlled` end at D = 0 exactly. `penalty` is the paper's, and may miss its epsilon.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from extcon_cli.bypass.extension import Extended, Site
+
+Method = Literal["radius", "proximal", "penalty", "controlled"]
+
+
+def comeback(extended: Extended, site: Site) -> Tensor:
+    """||A D W|| of a strict site (Frobenius), ||D|| of a relaxed one; ()."""
+    delta = extended.psi(site).delta
+    if site.first is None or site.second is None:
+        return delta.norm()
+    w, a = (_dense(extended, name).weight for name in (site.first, site.second))  # (s_W, s_I), (s_A, s_W)
+    return ((a * delta) @ w).norm()
+
+
+def _dense(extended: Extended, name: str) -> nn.Linear:
+    found = extended.fit.get_submodule(name)
+    assert isinstance(found, nn.Linear)
+    return found
+
+
+@torch.no_grad()
+def project(extended: Extended, site: Site) -> None:
+    """b_A <- b_A + A D b_W (strict), then D <- 0; D is trained no more. Exact where A D W = 0, or D = 0."""
+    delta = extended.psi(site).delta
+    if site.first is not None and site.second is not None:
+        w, a = (_dense(extended, name) for name in (site.first, site.second))
+        if w.bias is not None:
+            a.bias += a.weight @ (delta * w.bias)
+    delta.zero_()
+    delta.requires_grad_(False)
+    delta.grad = None
+
+
+class Contraction:
+    """opt_2, one `step` after each optimizer step; each site is projected the moment its constraint is met.
+
+    Args:
+        steps: T of `radius`; the cap of the others.
+        gamma: growth k of the weight gamma(t) = k t (not `radius`).
+        epsilon: `penalty` projects below it; the others at zero.
+        bound: loss at theta*; `controlled` lets the weight grow only while the task loss is under it.
+    """
+
+    def __init__(
+        self,
+        extended: Extended,
+        method: Method = "radius",
+        *,
+        steps: int,
+        gamma: float = 0.005,
+        epsilon: float = 1e-4,
+        bound: float = float("inf"),
+    ) -> None:
+        self.extended, self.method, self.steps = extended, method, steps
+        self.gamma, self.epsilon, self.bound = gamma, epsilon, bound
+        self.done, self.weight = 0, 0.0
+        self.start = [float(delta.detach().norm()) for delta in extended.deltas]
+        self.open = list(range(len(extended.sites)))
+
+    @property
+    def met(self) -> bool:
+        """Whether every site is back in the original space."""
+        return not self.open
+
+    def penalty(self) -> Tensor:
+        """gamma(t) sum ||.|| over the open sites, for the loss (`penalty` only)."""
+        return self.weight * torch.stack([comeback(self.extended, self.extended.sites[i]) for i in self.open]).sum()
+
+    @torch.no_grad()
+    def step(self, lr: float, loss: float = 0.0) -> None:
+        """After an optimizer step with learning rate `lr`; `loss` is the task's."""
+        self.done += 1
+        if self.method != "controlled" or loss <= self.bound:
+            self.weight += self.gamma
+        for index in list(self.open):
+            site = self.extended.sites[index]
+            delta = self.extended.psi(site).delta
+            self._shrink(delta, self.start[index], lr)
+            exact = not bool(delta.any())
+            if exact or (self.method == "penalty" and float(comeback(self.extended, site)) < self.epsilon):
+                project(self.extended, site)
+                self.open.remove(index)
+
+    def _shrink(self, delta: Tensor, start: float, lr: float) -> None:
+        if self.method == "penalty":
+            return
+        norm = float(delta.norm())
+        if self.method == "radius":
+            allowed = start * max(0.0, 1 - self.done / self.steps)
+        else:
+            allowed = max(0.0, norm - lr * self.weight)  # the proximal step of lr gamma ||D||
+        if allowed == 0.0:
+            delta.zero_()
+        elif norm > allowed:
+            delta.mul_(allowed / norm)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"done": self.done, "weight": self.weight, "start": self.start, "open": self.open}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.done, self.weight = state["done"], state["weight"]
+        self.start, self.open = list(state["start"]), list(state["open"])
+        for index, delta in enumerate(self.extended.deltas):
+            delta.requires_grad_(index in self.open)

@@ -1,0 +1,160 @@
+"""Bypass as a specification: embedding changes nothing, contraction ends exact or says that it did not."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from extcon_cli.bypass.attach import Bypass
+from extcon_cli.bypass.constraint import Contraction, comeback, project
+from extcon_cli.bypass.extension import extend
+from extcon_cli.bypass.plateau import dead_units, slope
+from extcon_cli.errors import TraceError, UsageError
+
+
+class Functional(nn.Module):
+    """A convolution and every way to write an activation; one module called twice; dropout by function."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.c = nn.Conv2d(3, 4, 3, padding=1)
+        self.n = nn.BatchNorm2d(4)
+        self.relu = nn.ReLU(inplace=True)
+        self.f = nn.Linear(4, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.relu(self.n(self.c(x)))
+        x = self.relu(x - 0.5)
+        x = functional.relu(torch.tanh(x + 1), inplace=True).relu_()
+        return self.f(functional.dropout(x.mean((2, 3)), training=self.training))
+
+
+def mlp() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 7), nn.GELU(), nn.Linear(7, 3))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("make", [mlp, Functional])
+def test_embedding_is_bit_identical(make: type, dtype: torch.dtype) -> None:
+    model = make().to(dtype).eval()
+    x = torch.randn(4, *((6,) if make is mlp else (3, 5, 5))).to(dtype)
+    extended = extend(model, (x,))
+    assert torch.equal(extended(x), model(x))
+    assert torch.equal(copy.deepcopy(extended)(x), model(x))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(extended(x), model(x))
+
+
+def test_every_call_is_a_site() -> None:
+    assert len(extend(Functional(), (torch.randn(2, 3, 5, 5),)).sites) == 5
+
+
+def test_strict_stands_between_dense_layers() -> None:
+    assert [(s.first, s.second) for s in extend(mlp(), (torch.randn(2, 6),)).sites] == [("0", "2"), ("2", "4")]
+    assert not any(s.strict for s in extend(mlp(), (torch.randn(2, 6),), form="relaxed").sites)
+
+
+def test_the_gradient_along_d_is_not_zero() -> None:
+    extended = extend(mlp(), (torch.randn(2, 6),))
+    extended(torch.randn(4, 6)).square().sum().backward()
+    assert all(delta.grad is not None and bool(delta.grad.any()) for delta in extended.deltas)
+
+
+def test_projection_is_exact_where_adw_is_zero_though_d_is_not() -> None:
+    model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3)).double()
+    with torch.no_grad():
+        model[0].weight[:5] = 0  # rows of W and columns of A between them let D go free
+        model[2].weight[:, 5:] = 0
+    extended = extend(model, (torch.randn(2, 6).double(),))
+    site = extended.sites[0]
+    with torch.no_grad():
+        extended.psi(site).delta.copy_(torch.randn(8).double())
+        extended.psi(site).delta.mul_(9 / extended.psi(site).delta.norm())
+    x = torch.randn(64, 6).double()
+    before, without = extended(x), model(x)
+    assert comeback(extended, site).item() == 0
+    project(extended, site)
+    assert (model(x) - before).abs().max() < 1e-13
+    assert (without - before).abs().max() > 0.1
+
+
+@pytest.mark.parametrize("method", ["radius", "proximal", "controlled", "penalty"])
+def test_a_contraction_ends_exact_or_says_that_it_did_not(method: str) -> None:
+    model, x = mlp(), torch.randn(32, 6)
+    extended = extend(model, (x,))
+    with torch.no_grad():
+        for delta in extended.deltas:
+            delta.normal_()
+    contraction = Contraction(extended, method, steps=50, gamma=1.0)
+    optimizer = torch.optim.SGD(extended.parameters(), lr=0.01)
+    for _ in range(50):
+        if contraction.met:
+            break
+        loss = extended(x).square().mean() + (contraction.penalty() if method == "penalty" else 0)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        contraction.step(0.01)
+    if method != "penalty":
+        assert contraction.met
+    if contraction.met:
+        assert torch.equal(extended(x), model(x))
+    else:
+        assert any(bool(delta.any()) for delta in extended.deltas)
+
+
+def test_in_your_own_loop_with_carried_optimizer_state() -> None:
+    model, x = mlp(), torch.randn(32, 6)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    bypass = Bypass(model, (x,), opt_1=5, opt_2=5)
+    optimizer.add_param_group({"params": bypass.deltas})
+    with pytest.raises(UsageError, match="nothing to contract yet"):
+        bypass.contract()
+    for _ in range(10):
+        bypass.model(x).square().mean().backward()
+        optimizer.step()
+        bypass.step()
+        optimizer.zero_grad()
+    assert bypass.done
+    assert bypass.contract().largest == 0
+
+
+def test_what_cannot_be_traced_is_refused_by_name() -> None:
+    class Branches(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.relu() if x.sum() > 0 else x
+
+    class Whole(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = Branches(2, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.inner(x)
+
+    with pytest.raises(TraceError, match="Whole cannot be extended"):
+        extend(Whole(), (torch.randn(2, 2),))
+    with pytest.raises(UsageError, match="no activation"):
+        extend(nn.Sequential(nn.Linear(2, 2)), (torch.randn(2, 2),))
+
+
+def test_a_falling_loss_has_a_slope_and_noise_has_none() -> None:
+    torch.manual_seed(0)
+    noise = torch.randn(300) * 0.01
+    assert abs(slope((1 + noise).tolist()).t) < 3
+    falling = slope((1 - torch.arange(300) / 1000 + noise).tolist())
+    assert falling.t > 10
+    assert falling.relative == pytest.approx(1.18, abs=0.05)
+
+
+def test_dead_units_are_counted() -> None:
+    model = mlp()
+    with torch.no_grad():
+        model[0].bias[:3] = -100
+    extended = extend(model, (torch.randn(2, 6),))
+    assert dead_units(extended, [torch.randn(50, 6)]) == {"_1": (3, 8), "_3": (0, 7)}
