@@ -11,13 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from extcon_cli import __version__
-from extcon_cli.channels import certify, channel_groups, difference, judge, plan, remove
+from extcon_cli.channels import channel_groups, difference
 from extcon_cli.channels.verify import EXACT, random_batches
 from extcon_cli.checkpoint.write import check_writable, write
 from extcon_cli.errors import GateError
 from extcon_cli.events import Emit, PhaseEnded, PhaseStarted, RunStarted, Saved, ignore
 from extcon_cli.pipelines.open import open_model
 from extcon_cli.pipelines.output import SCHEMA, metadata, widths
+from extcon_cli.pipelines.removal import cut
 from extcon_cli.recipe.load import to_dict
 from extcon_cli.recipe.schema import Recipe
 from extcon_cli.report.measure import latency, measure
@@ -52,57 +53,32 @@ def already_zero(
     original, shape = opened.module, opened.arch.input_shape or ()
     zeroed = copy.deepcopy(original)
     _round_to_zero(zeroed, tolerance)
-    small = copy.deepcopy(zeroed)
     example = (torch.randn(2, *shape, generator=torch.Generator().manual_seed(recipe.seed)),)
-    channels = channel_groups(small, example)
-    verdicts = judge(small, channels)
-    removal = plan(small, channels)
-    gone = sum(int(verdict.removable.sum()) for verdict in verdicts)
-    if not gone:
-        dead = sum(int(verdict.dead.sum()) for verdict in verdicts)
-        raise GateError(
-            f"{checkpoint}: {dead} channels are dead and none can go exactly; nothing was written "
-            "(`extcon inspect` says what stays and why)"
-        )
-    remove(small, removal)
-    certificate = certify(zeroed, small, removal, example)
+    channels = channel_groups(zeroed, example)
+    removal = cut(zeroed, channels, example)
+    small = removal.module
     moved = difference(original, small, random_batches(example))
-    if not certificate.exact or moved.relative > EXACT:
-        raise GateError(
-            f"outputs would change by {moved.relative:.1e} of the largest; nothing was written"
-            + (" (lower --tolerance)" if tolerance else "")
-        )
+    if moved.relative > EXACT:
+        raise GateError(f"outputs would change by {moved.relative:.1e} of the largest: lower --tolerance")
     emit(PhaseEnded("remove", time.monotonic() - began))
     figures = [
         {"metrics": {}, "params": size.params, "macs": size.macs, "bytes": size.bytes}
         for size in (measure(original, shape), measure(small, shape))
     ]
-    prunable = sum(verdict.group.size for verdict in verdicts if verdict.group.prunable)
     done: dict[str, Any] = {
         "command": "prune",
         "version": __version__,
         "before": figures[0],
         "after": figures[1],
-        "removal": {
-            "requested_ratio": None,
-            "ratio": gone / prunable,
-            "filters": gone,
-            "prunable": prunable,
-            "metrics_before_removal": {},
-            "metrics_after_removal": {},
-            "max_difference": moved.largest,
-            "largest_output": moved.scale,
-            "relative_difference": moved.relative,
-            "argmax_agreement": moved.agreement,
-        },
-        "certificate": certificate.to_json(),
+        "removal": removal.figures(moved),
+        "certificate": removal.certificate.to_json(),
     }
     before = opened.checkpoint.metadata
     told = metadata(
         opened.recipe,
         before,
         done,
-        plan=removal.to_json(),
+        plan=removal.plan.to_json(),
         classes=before.classes if before is not None else None,
         normalize=before.normalize if before is not None else None,
     )

@@ -5,7 +5,6 @@ Every removal is measured before anything is written. The training phases resume
 
 from __future__ import annotations
 
-import copy
 import time
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from extcon_cli import __version__
 from extcon_cli.catalyst.filters import by_group
 from extcon_cli.catalyst.scores import normalised
 from extcon_cli.catalyst.target import decide
-from extcon_cli.channels import RemovalPlan, certify, plan, remove
+from extcon_cli.channels import RemovalPlan, remove
 from extcon_cli.checkpoint.write import check_writable, write
 from extcon_cli.errors import GateError, Interrupted
 from extcon_cli.events import Emit, Noted, PhaseEnded, PhaseStarted, RunStarted, Saved, ignore
@@ -26,6 +25,7 @@ from extcon_cli.pipelines.job import Job
 from extcon_cli.pipelines.output import SCHEMA, data_metadata, widths
 from extcon_cli.pipelines.phase import Looks, Metrics, heard, run_phase, told
 from extcon_cli.pipelines.prepare import prepare
+from extcon_cli.pipelines.removal import cut
 from extcon_cli.pipelines.scoring import score
 from extcon_cli.recipe.load import to_dict
 from extcon_cli.recipe.schema import FinetuneSpec, Recipe
@@ -149,35 +149,23 @@ def _remove(job: Job, decided: Tensor) -> dict[str, Any]:
     """Cut what is dead, and measure that nothing changed: on the test data and on random inputs."""
     began = time.monotonic()
     job.emit(PhaseStarted("remove", "Removing", None, "batch"))
-    zeroed = copy.deepcopy(job.module).eval()
-    metrics = job.metrics(zeroed)
-    removal = plan(zeroed, job.channels)
-    remove(job.module, removal)
+    zeroed = job.module.eval()
     real = ((x,) for x, _ in heard(iter(job.ready.data.eval_loader("test", device=job.device)), job.stop))
-    certificate = certify(zeroed, job.module, removal, job.example, real)
-    smaller = job.metrics(job.module)
-    if not certificate.exact:
-        measured = (certificate.random, certificate.double, certificate.evaluation)
-        worst = max(found.relative for found in measured if found is not None)
-        raise GateError(f"the removal is not exact: outputs differ by {worst:.1e} of the largest; nothing was written")
-    job.emit(PhaseEnded("remove", time.monotonic() - began, smaller))
+    removal = cut(zeroed, job.channels, job.example, real, least=int(decided.sum()))
+    job.module = removal.module
+    metrics = job.metrics(zeroed), job.metrics(job.module)
+    job.emit(PhaseEnded("remove", time.monotonic() - began, metrics[1]))
     job.seconds["remove"] = time.monotonic() - began
-    evaluation = certificate.evaluation or certificate.random
+    certificate = removal.certificate
     return {
-        "plan": removal.to_json(),
+        "plan": removal.plan.to_json(),
         "certificate": certificate.to_json(),
-        "removal": {
-            "requested_ratio": job.spec.ratio,
-            "ratio": int(decided.sum()) / len(decided),
-            "filters": int(decided.sum()),
-            "prunable": len(decided),
-            "metrics_before_removal": metrics,
-            "metrics_after_removal": smaller,
-            "max_difference": evaluation.largest,
-            "largest_output": evaluation.scale,
-            "relative_difference": max(evaluation.relative, certificate.random.relative),
-            "argmax_agreement": evaluation.agreement,
-        },
+        "removal": removal.figures(
+            certificate.evaluation or certificate.random,
+            requested=job.spec.ratio,
+            before=metrics[0],
+            after=metrics[1],
+        ),
     }
 
 
