@@ -38,7 +38,7 @@ def project(extended: Extended, site: Site) -> None:
     if site.first is not None and site.second is not None:
         w, a = (_dense(extended, name) for name in (site.first, site.second))
         if w.bias is not None:
-            a.bias += a.weight @ (delta * w.bias)
+            a.bias.add_(a.weight @ (delta * w.bias))
     delta.zero_()
     delta.requires_grad_(False)
     delta.grad = None

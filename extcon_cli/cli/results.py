@@ -53,6 +53,15 @@ def _prune(console: Console, document: Mapping[str, Any]) -> None:
     console.print(f"written to {document['output']}", style="bold")
 
 
+def _bypass(console: Console, document: Mapping[str, Any]) -> None:
+    table = _table("validation loss", ">")
+    for name, value in document["validation"].items():
+        table.add_row(name, figure("loss", value))
+    console.print(table)
+    console.print(f"the best: {document['verdict']}", style="bold")
+    console.print(f"written to {document['output']}", style="bold")
+
+
 def _widths(layers: Sequence[Mapping[str, Any]]) -> Table:
     table = _table("layer", "", ">before", ">after", "")
     widest = max((layer["before"] for layer in layers), default=1)
@@ -117,7 +126,14 @@ def _verify(console: Console, document: Mapping[str, Any]) -> None:
     console.print(f"{verdict} {document['max_diff']:g} of the largest output", style="bold")
 
 
-_DRAW = {"prune": _prune, "train": _train, "evaluate": _evaluate, "inspect": _inspect, "verify": _verify}
+_DRAW = {
+    "bypass": _bypass,
+    "prune": _prune,
+    "train": _train,
+    "evaluate": _evaluate,
+    "inspect": _inspect,
+    "verify": _verify,
+}
 
 
 def _table(*columns: str) -> Table:

@@ -159,7 +159,7 @@ class _Job:
     def diagnose(self) -> dict[str, Any]:
         """Probe from copies on the same batches: the slope of going on, dead units, the predicted gain."""
         steps = max(3, self.spec.probe.steps)
-        extended = self.extended()
+        extended, _ = self.extended()
         dead = dead_units(extended, (x for x, _ in self.ready.data.eval_loader("train", device=self.hardware.device)))
         drop = self.spec.probe.lr_drop
         ways: dict[str, tuple[nn.Module, float]] = {
@@ -201,10 +201,12 @@ class _Job:
         self.certificate = self.branches["bypassed"]["certificate"]
 
     def _branch(self, name: str, kept: Mapping[str, Any] | None) -> dict[str, Any]:
-        extended = self.extended() if name == "bypassed" else None
-        module = extended if extended is not None else self.model("theta*")
+        back: _Back | None = None
+        plain = module = self.model("theta*")
+        if name == "bypassed":
+            module, plain = extended, _ = self.extended()
+            back = _Back(extended, plain, self.example, self.lengths, self.spec, self.bound)
         factor = self.spec.probe.lr_drop if name == "lr_drop" else 1.0
-        back = _Back(extended, self.lengths, self.spec, self.bound) if extended is not None else None
         trainer = self.trainer(module, sum(self.lengths), factor, back)
         if kept is not None and back is not None:
             back.load_state_dict(kept["more"]["back"])
@@ -220,12 +222,12 @@ class _Job:
             return {"state": None, "history": {"phase": name}, "certificate": {"contracted": False}}
         self.seconds[name] = outcome.seconds
         certificate: dict[str, Any] = {}
-        if back is not None and extended is not None:
+        if back is not None:
             certificate = back.certificate()
             if not back.met:
                 self.emit(Noted("opt_2 did not reach its constraint: no bypassed model", warning=True))
                 return {"state": None, "history": outcome.history, "certificate": certificate}
-        return {"state": self.plain(module), "history": outcome.history, "certificate": certificate}
+        return {"state": copy.deepcopy(plain.state_dict()), "history": outcome.history, "certificate": certificate}
 
     def trainer(self, module: nn.Module, steps: int, factor: float, back: _Back | None = None) -> Trainer:
         given = self.spec.optimizer
@@ -241,17 +243,10 @@ class _Job:
         penalty = back.penalty if back is not None and self.spec.opt_2.method == "penalty" else None
         return Trainer(module, self.loader, spec, objective=task, accelerator=self.hardware, penalty=penalty)
 
-    def extended(self) -> Extended:
-        """theta* with psi at its sites; `original` is the module whose parameters it shares."""
+    def extended(self) -> tuple[Extended, nn.Module]:
+        """theta* with psi at its sites, and the module of the original architecture that shares its parameters."""
         original = self.model("theta*").eval()
-        made = extend(original, self.example, form=self.spec.form, layers=self.spec.layers)
-        object.__setattr__(made, "example", self.example)
-        object.__setattr__(made, "original", original)  # not a submodule: its parameters are those of the graph
-        return made
-
-    def plain(self, module: nn.Module) -> dict[str, Any]:
-        original = getattr(module, "original", module)
-        return copy.deepcopy(original.state_dict())
+        return extend(original, self.example, form=self.spec.form, layers=self.spec.layers), original
 
     def model(self, name: str) -> nn.Module:
         module = copy.deepcopy(self.module)
@@ -276,8 +271,17 @@ class _Job:
 class _Back:
     """opt_1 for its steps, then opt_2; measures that projection changed no output."""
 
-    def __init__(self, extended: Extended, lengths: list[int], spec: BypassSpec, bound: float) -> None:
-        self.extended, self.lengths, self.spec, self.bound = extended, lengths, spec, bound
+    def __init__(
+        self,
+        extended: Extended,
+        original: nn.Module,  # of the same parameters
+        example: tuple[Any, ...],
+        lengths: list[int],  # steps of opt_1, opt_2, train_3
+        spec: BypassSpec,
+        bound: float,
+    ) -> None:
+        self.extended, self.original, self.example = extended, original, example
+        self.lengths, self.spec, self.bound = lengths, spec, bound
         self.contraction: Contraction | None = None
 
     @property
@@ -308,8 +312,7 @@ class _Back:
 
     def certificate(self) -> dict[str, Any]:
         """GateError where the original module does not give what the extended one gives."""
-        original, example = self.extended.original, self.extended.example  # type: ignore[attr-defined]
-        measured = difference(self.extended, original, random_batches(example))
+        measured = difference(self.extended, self.original, random_batches(self.example))
         if measured.relative > EXACT:
             raise GateError(f"the contraction is not exact: outputs differ by {measured.relative:.1e} of the largest")
         steps = self.contraction.done if self.contraction else 0

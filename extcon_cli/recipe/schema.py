@@ -10,6 +10,7 @@ from typing import Annotated
 from pydantic import Field
 
 from extcon_cli.recipe.base import Duration, Section
+from extcon_cli.recipe.bypass_schema import BypassSpec, Opt1Spec, Opt2Spec, ProbeSpec
 from extcon_cli.recipe.prune_schema import (
     BifurcateSpec,
     CompensateSpec,
@@ -33,6 +34,7 @@ from extcon_cli.recipe.train_schema import (
 __all__ = [
     "AugmentSpec",
     "BifurcateSpec",
+    "BypassSpec",
     "CompensateSpec",
     "DataSpec",
     "DecideSpec",
@@ -41,7 +43,10 @@ __all__ = [
     "FinetuneSpec",
     "ModelSpec",
     "NormalizeSpec",
+    "Opt1Spec",
+    "Opt2Spec",
     "OptimizerSpec",
+    "ProbeSpec",
     "PruneSpec",
     "Recipe",
     "ScheduleSpec",
@@ -69,6 +74,9 @@ class Recipe(Section):
 
     prune: PruneSpec = PruneSpec()
     """What `extcon prune` does."""
+
+    bypass: BypassSpec = BypassSpec()
+    """What `extcon bypass` does."""
 
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     """Where all random numbers of the run start: the same seed, the same result."""

@@ -1,0 +1,71 @@
+"""`extcon bypass`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from extcon_cli.cli import options as o
+from extcon_cli.errors import UsageError
+
+
+def bypass(
+    checkpoint: o.Checkpoint,
+    require_gain: Annotated[
+        bool, typer.Option("--require-gain", metavar=o.FLAG, help="Fail (exit 4) where bypassing gains nothing.")
+    ] = False,
+    out: o.OutOption = None,
+    recipe: o.RecipeOption = None,
+    overrides: o.SetOption = None,
+    seed: o.SeedOption = None,
+    device: o.DeviceOption = None,
+    resume: o.ResumeOption = False,
+    force: Annotated[
+        bool,
+        typer.Option("--force", metavar=o.FLAG, help="Overwrite the output; go on though the probe sees no gain."),
+    ] = False,
+    as_json: o.JsonOption = False,
+    quiet: o.QuietOption = False,
+    report: o.ReportOption = None,
+    trust_code: o.TrustCodeOption = False,
+    trust_pickle: o.TrustPickleOption = False,
+) -> None:
+    """Escape a plateau: extend the activations, train, come back, and compare with going on.
+
+    Writes CKPT.bypassed.safetensors: the best on the validation data, never worse there than CKPT.
+
+    Example: `extcon bypass sample_models/digits_mlp_stalled.pt`
+    """
+    o.check_checkpoint(checkpoint)
+    output = out or checkpoint.with_name(f"{checkpoint.stem}.bypassed.safetensors")
+    overwrite = o.check_output(output, force=force, resume=resume, suffixes=[".safetensors"])
+    o.check_reports(report)
+    resolved = o.find_recipe("bypass", recipe, checkpoint, overrides, seed=seed)
+    if resolved.recipe.data is None:
+        raise UsageError(
+            f"no data to train {checkpoint.name} with: put a recipe {checkpoint.stem}.yaml with a `data` section "
+            "beside it, give --recipe, or set data.dataset and data.root with --set"
+        )
+
+    from extcon_cli.cli.console import listening
+    from extcon_cli.cli.results import deliver
+
+    with listening(quiet=quiet) as emit:
+        from extcon_cli.pipelines.bypass import bypass as run  # takes seconds: torch
+
+        document = run(
+            checkpoint,
+            resolved.recipe,
+            output=output,
+            device=device,
+            resume=resume,
+            force=overwrite,
+            go_on=force,
+            require_gain=require_gain,
+            trust_code=trust_code,
+            trust_pickle=trust_pickle,
+            trust_recipe=resolved.source == "argument",
+            emit=emit,
+        )
+    deliver(document, as_json=as_json, reports=report)

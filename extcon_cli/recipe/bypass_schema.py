@@ -1,0 +1,82 @@
+"""The section `bypass` of a recipe: probe, opt_1, opt_2, train_3 (DESIGN.md, section 2)."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import PositiveFloat, PositiveInt
+
+from extcon_cli.recipe.base import Duration, Names, Section, ShareBelowOne, ShareInside
+from extcon_cli.recipe.train_schema import OptimizerSpec, ScheduleSpec
+
+
+class ProbeSpec(Section):
+    """A few steps from copies, on the same batches: extended, not extended, and with a lowered learning rate."""
+
+    steps: PositiveInt = 100
+    """Steps of each copy; at least 3 are made."""
+
+    gain: ShareBelowOne = 0.1
+    """Share of the loss that the extended copy has to gain over the one not extended, else the run stops."""
+
+    lr_drop: ShareInside = 0.1
+    """Factor of the learning rate of the control."""
+
+
+class Opt1Spec(Duration):
+    """Training in the extended space."""
+
+    epochs: PositiveFloat | None = 20.0
+    """Length in passes over the training data; fractions are allowed. Or give `steps`."""
+
+
+class Opt2Spec(Duration):
+    """The way back: D vanishes."""
+
+    method: Literal["radius", "proximal", "penalty", "controlled"] = "radius"
+    """`radius`: ||D|| under r0 (1 - t/T), exactly 0 at T. `proximal`: a proximal step after each optimizer step.
+    `penalty`: the paper's, in the loss. `controlled`: proximal, its weight held while the loss is above the
+    loss at theta*. Those that have not come back at the end give no result."""
+
+    gamma: PositiveFloat = 0.005
+    """Growth k of the weight gamma(t) = k t (not radius)."""
+
+    epsilon: PositiveFloat = 1e-4
+    """||A D W||, or ||D||, below which a site is projected (penalty)."""
+
+    epochs: PositiveFloat | None = 10.0
+    """Length T in passes over the training data; fractions are allowed. Or give `steps`."""
+
+
+class BypassSpec(Section):
+    """How `extcon bypass` leaves a plateau."""
+
+    form: Literal["auto", "strict", "relaxed"] = "auto"
+    """`strict`: between dense layers, by A D W. `relaxed`: any activation, by D. `auto`: strict where possible."""
+
+    layers: Names = ("*",)
+    """Name patterns of the activations to extend."""
+
+    probe: ProbeSpec = ProbeSpec()
+    """Whether it is worth it."""
+
+    opt_1: Opt1Spec = Opt1Spec()
+    """Training in the extended space."""
+
+    opt_2: Opt2Spec = Opt2Spec()
+    """The way back."""
+
+    train_3: Duration = Duration()
+    """Training in the original space again."""
+
+    optimizer: OptimizerSpec = OptimizerSpec(name="adam", lr=0.001)
+    """What moves the parameters, in every phase and in the baseline."""
+
+    schedule: ScheduleSpec = ScheduleSpec(name="constant")
+    """How the learning rate changes, over all phases together."""
+
+    clip_grad: PositiveFloat | None = None
+    """Largest norm of the gradient. null: any."""
+
+    baseline: bool = True
+    """Also go on without bypassing, and with the lowered learning rate, for as many steps, to compare."""
