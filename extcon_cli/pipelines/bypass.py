@@ -269,7 +269,7 @@ class _Job:
 
 
 class _Back:
-    """opt_1 for its steps, then opt_2; measures that projection changed no output."""
+    """opt_1 for its steps, then opt_2. Compares the modules after projection; the jump of projecting is not measured."""
 
     def __init__(
         self,
@@ -316,7 +316,7 @@ class _Back:
         if measured.relative > EXACT:
             raise GateError(f"the contraction is not exact: outputs differ by {measured.relative:.1e} of the largest")
         steps = self.contraction.done if self.contraction else 0
-        return {"contracted": self.met, "steps_to_contract": steps, "proj_difference": measured.largest}
+        return {"contracted": self.met, "steps_to_contract": steps, "difference_after_contraction": measured.largest}
 
     def state_dict(self) -> dict[str, Any] | None:
         return self.contraction.state_dict() if self.contraction is not None else None
