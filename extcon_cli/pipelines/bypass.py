@@ -269,7 +269,7 @@ class _Job:
 
 
 class _Back:
-    """opt_1 for its steps, then opt_2. Compares the modules after projection; the jump of projecting is not measured."""
+    """opt_1 for its steps, then opt_2. Compares the modules after it, not the jump of projecting."""
 
     def __init__(
         self,
