@@ -17,7 +17,7 @@ import numpy as np
 
 HERE = Path(__file__).parent
 DIGITS = HERE.parent / "extcon_cli" / "data" / "digits.npz"
-CHECKPOINTS = {"digits_resnet.pt": "train/digits_resnet"}
+CHECKPOINTS = {"digits_resnet.pt": "train/digits_resnet", "digits_mlp_stalled.pt": "train/digits_mlp_stalled"}
 TEST_SHARE, SEED = 0.2, 0
 
 

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from extcon_cli.bypass.extension import Extended, Site
+from extcon_cli.channels.trace import evaluating
+from extcon_cli.channels.verify import tensors_in
 
 Method = Literal["radius", "proximal", "penalty", "controlled"]
 
@@ -52,6 +54,8 @@ class Contraction:
         gamma: growth k of the weight gamma(t) = k t (not `radius`).
         epsilon: `penalty` projects below it; the others at zero.
         bound: loss at theta*; `controlled` lets the weight grow only while the task loss is under it.
+        example: inputs on which `jump` is measured: by how much projecting moved an output, as a share of the
+            largest. None: it is not measured.
     """
 
     def __init__(
@@ -63,10 +67,11 @@ class Contraction:
         gamma: float = 0.005,
         epsilon: float = 1e-4,
         bound: float = float("inf"),
+        example: tuple[Any, ...] | None = None,
     ) -> None:
-        self.extended, self.method, self.steps = extended, method, steps
+        self.extended, self.method, self.steps, self.example = extended, method, steps, example
         self.gamma, self.epsilon, self.bound = gamma, epsilon, bound
-        self.done, self.weight = 0, 0.0
+        self.done, self.weight, self.jump = 0, 0.0, 0.0
         self.start = [float(delta.detach().norm()) for delta in extended.deltas]
         self.open = list(range(len(extended.sites)))
 
@@ -91,8 +96,18 @@ class Contraction:
             self._shrink(delta, self.start[index], lr)
             exact = not bool(delta.any())
             if exact or (self.method == "penalty" and float(comeback(self.extended, site)) < self.epsilon):
+                before = self._outputs()
                 project(self.extended, site)
                 self.open.remove(index)
+                for old, new in zip(before, self._outputs(), strict=True):
+                    scale = float(old.abs().max().clamp_min(torch.finfo(old.dtype).tiny))
+                    self.jump = max(self.jump, float((old - new).abs().max()) / scale)
+
+    def _outputs(self) -> list[Tensor]:
+        if self.example is None:
+            return []
+        with evaluating(self.extended):
+            return tensors_in(self.extended(*self.example))
 
     def _shrink(self, delta: Tensor, start: float, lr: float) -> None:
         if self.method == "penalty":
@@ -108,10 +123,13 @@ class Contraction:
             delta.mul_(allowed / norm)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"done": self.done, "weight": self.weight, "start": self.start, "open": self.open}
+        """What a resumed contraction needs."""
+        names = ("done", "weight", "jump", "start", "open")
+        return {name: getattr(self, name) for name in names}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.done, self.weight = state["done"], state["weight"]
+        """Go on where another one stopped."""
+        self.done, self.weight, self.jump = state["done"], state["weight"], state["jump"]
         self.start, self.open = list(state["start"]), list(state["open"])
         for index, delta in enumerate(self.extended.deltas):
             delta.requires_grad_(index in self.open)

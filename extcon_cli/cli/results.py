@@ -57,8 +57,15 @@ def _bypass(console: Console, document: Mapping[str, Any]) -> None:
     table = _table("validation loss", ">")
     for name, value in document["validation"].items():
         table.add_row(name, figure("loss", value))
+    console.print()
     console.print(table)
-    console.print(f"the best: {document['verdict']}", style="bold")
+    console.print()
+    compared = _table("", ">before", ">after", ">")
+    for row in comparison(document):
+        compared.add_row(*row)
+    console.print(compared)
+    console.print()
+    console.print(f"the best on the validation data: {document['verdict']}", style="bold")
     console.print(f"written to {document['output']}", style="bold")
 
 

@@ -105,7 +105,7 @@ def bypass(
         "verdict": kind if job.branches else "no gain expected",
         "validation": losses,
         "diagnosis": diagnosis,
-        "certificate": {"embed_difference": 0.0, **job.certificate},
+        "certificate": job.certificate,
     }
     original = job.model("theta*").cpu()
     module = job.model(kind).cpu().eval()
@@ -219,7 +219,8 @@ class _Job:
             )  # fmt: skip
         except GateError as error:
             self.emit(Noted(f"{name}: {error}", warning=True))
-            return {"state": None, "history": {"phase": name}, "certificate": {"contracted": False}}
+            missed = {"contracted": False, "embed_difference": back.embedding.largest} if back is not None else {}
+            return {"state": None, "history": {"phase": name}, "certificate": missed}
         self.seconds[name] = outcome.seconds
         certificate: dict[str, Any] = {}
         if back is not None:
@@ -269,7 +270,7 @@ class _Job:
 
 
 class _Back:
-    """opt_1 for its steps, then opt_2. Compares the modules after it, not the jump of projecting."""
+    """opt_1 for its steps, then opt_2; measures what embedding, projecting and leaving the graph do to outputs."""
 
     def __init__(
         self,
@@ -283,6 +284,7 @@ class _Back:
         self.extended, self.original, self.example = extended, original, example
         self.lengths, self.spec, self.bound = lengths, spec, bound
         self.contraction: Contraction | None = None
+        self.embedding = difference(original, extended, random_batches(example))
 
     @property
     def met(self) -> bool:
@@ -307,7 +309,13 @@ class _Back:
     def _begin(self) -> Contraction:
         spec = self.spec.opt_2
         return Contraction(
-            self.extended, spec.method, steps=self.lengths[1], gamma=spec.gamma, epsilon=spec.epsilon, bound=self.bound
+            self.extended,
+            spec.method,
+            steps=self.lengths[1],
+            gamma=spec.gamma,
+            epsilon=spec.epsilon,
+            bound=self.bound,
+            example=self.example,
         )
 
     def certificate(self) -> dict[str, Any]:
@@ -315,8 +323,13 @@ class _Back:
         measured = difference(self.extended, self.original, random_batches(self.example))
         if measured.relative > EXACT:
             raise GateError(f"the contraction is not exact: outputs differ by {measured.relative:.1e} of the largest")
-        steps = self.contraction.done if self.contraction else 0
-        return {"contracted": self.met, "steps_to_contract": steps, "difference_after_contraction": measured.largest}
+        return {
+            "contracted": self.met,
+            "steps_to_contract": self.contraction.done if self.contraction else 0,
+            "embed_difference": self.embedding.largest,
+            "projection_difference": self.contraction.jump if self.contraction else 0.0,
+            "difference_after_contraction": measured.largest,
+        }
 
     def state_dict(self) -> dict[str, Any] | None:
         return self.contraction.state_dict() if self.contraction is not None else None

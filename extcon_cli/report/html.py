@@ -37,7 +37,7 @@ def html(document: Document) -> str:
 def _figures(document: Document) -> list[dict[str, Any]]:
     """Title, caption and SVG of every figure that the document's history allows."""
     history = document.get("history") or {}
-    phases = [phase for phase in history.get("phases", []) if phase["steps"]]
+    phases = [phase for phase in history.get("phases", []) if phase.get("steps")]
     drawn: list[tuple[str, str, str | None]] = []
     trace = history.get("bifurcation")
     if trace and len(trace["steps"]) > 1:

@@ -42,7 +42,8 @@ def test_the_result_is_never_worse_on_validation(stalled: Path, tmp_path: Path) 
     assert set(losses) == {"theta*", "baseline", "lr_drop", "bypassed"}
     assert losses[document["verdict"]] == min(losses[name] for name in losses if name != "lr_drop")
     assert document["certificate"]["contracted"]
-    assert document["certificate"]["difference_after_contraction"] == 0
+    for gap in ("embed_difference", "projection_difference", "difference_after_contraction"):
+        assert document["certificate"][gap] == 0
     assert document["before"]["params"] == document["after"]["params"]
     assert isinstance(extcon_cli.load(tmp_path / "out.safetensors")(torch.zeros(1, 1, 8, 8)), torch.Tensor)
 
