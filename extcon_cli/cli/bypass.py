@@ -7,7 +7,6 @@ from typing import Annotated
 import typer
 
 from extcon_cli.cli import options as o
-from extcon_cli.errors import UsageError
 
 
 def bypass(
@@ -42,11 +41,7 @@ def bypass(
     overwrite = o.check_output(output, force=force, resume=resume, suffixes=[".safetensors"])
     o.check_reports(report)
     resolved = o.find_recipe("bypass", recipe, checkpoint, overrides, seed=seed)
-    if resolved.recipe.data is None:
-        raise UsageError(
-            f"no data to train {checkpoint.name} with: put a recipe {checkpoint.stem}.yaml with a `data` section "
-            "beside it, give --recipe, or set data.dataset and data.root with --set"
-        )
+    o.check_data(resolved.recipe, checkpoint)
 
     from extcon_cli.cli.console import listening
     from extcon_cli.cli.results import deliver

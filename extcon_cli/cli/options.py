@@ -12,6 +12,7 @@ import typer
 from extcon_cli.checkpoint.contents import kind
 from extcon_cli.errors import UsageError
 from extcon_cli.recipe.load import Resolved, resolve
+from extcon_cli.recipe.schema import Recipe
 
 RECIPE, RUN, OUTPUT, TRUST = "Recipe", "Run", "Output", "Trust"
 FLAG = ""
@@ -122,6 +123,15 @@ def find_recipe(
 def check_checkpoint(path: Path) -> None:
     """CheckpointError where the file is missing, cut off, or no checkpoint, as far as its first bytes tell."""
     kind(path)
+
+
+def check_data(recipe: Recipe, checkpoint: Path) -> None:
+    """UsageError where nothing says which data to work with."""
+    if recipe.data is None:
+        raise UsageError(
+            f"no data to work on {checkpoint.name} with: put a recipe {checkpoint.stem}.yaml with a `data` section "
+            "beside it, give --recipe, or set data.dataset and data.root with --set"
+        )
 
 
 def check_output(path: Path, *, force: bool, resume: bool, suffixes: Sequence[str]) -> bool:

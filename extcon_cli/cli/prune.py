@@ -66,11 +66,8 @@ def prune(
     force = o.check_output(output, force=force, resume=resume, suffixes=[".safetensors"])
     o.check_reports(report)
     resolved = o.find_recipe("prune", recipe, checkpoint, overrides, prune__ratio=ratio, seed=seed)
-    if resolved.recipe.data is None and not already_zero:
-        raise UsageError(
-            f"no data to prune {checkpoint.name} with: put a recipe {checkpoint.stem}.yaml with a `data` section "
-            "beside it, give --recipe, or set data.dataset and data.root with --set"
-        )
+    if not already_zero:
+        o.check_data(resolved.recipe, checkpoint)
 
     from extcon_cli.cli.console import listening
     from extcon_cli.cli.results import deliver

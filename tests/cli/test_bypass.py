@@ -1,0 +1,42 @@
+"""`extcon bypass` through its entry point: the verdict, the exit codes, the reload."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+import extcon_cli
+
+from .conftest import SAMPLES, Extcon
+
+
+@pytest.fixture
+def stalled(tmp_path: Path) -> Path:
+    for name in ("digits_mlp_stalled.pt", "digits_mlp_stalled.yaml"):
+        shutil.copy(SAMPLES / name, tmp_path)
+    return tmp_path
+
+
+def test_the_result_is_not_worse_and_loads(extcon: Extcon, stalled: Path) -> None:
+    done = extcon("bypass", "digits_mlp_stalled.pt", "--json", "--report", "r.html")
+    assert done.code == 0, done.err
+    losses = done.document["validation"]
+    assert losses[done.document["verdict"]] <= losses["theta*"]
+    assert done.document["certificate"]["embed_difference"] == 0
+    output = stalled / "digits_mlp_stalled.bypassed.safetensors"
+    assert sum(p.numel() for p in extcon_cli.load(output).parameters()) == done.document["before"]["params"]
+    assert extcon("evaluate", output, "--json").document["metrics"] == done.document["after"]["metrics"]
+    assert "<svg" in (stalled / "r.html").read_text()
+
+
+def test_no_gain_is_said_and_can_fail_the_command(extcon: Extcon, stalled: Path) -> None:
+    hopeless = ("--set", "bypass.probe.gain=0.999")
+    done = extcon("bypass", "digits_mlp_stalled.pt", "--json", *hopeless)
+    assert done.code == 0
+    assert done.document["verdict"] == "no gain expected"
+    failed = extcon("bypass", "digits_mlp_stalled.pt", "--out", "x.safetensors", "--require-gain", *hopeless)
+    assert failed.code == 4
+    assert "no gain" in failed.error
+    assert not (stalled / "x.safetensors").exists()
