@@ -51,7 +51,6 @@ def common(
 
 def main() -> None:
     """The console script: exit codes as in DESIGN.md, section 5; EXTCON_DEBUG=1 shows tracebacks and warnings."""
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # idle threads of torch leave their core to others
     debugging = bool(os.environ.get("EXTCON_DEBUG"))
     if not debugging:
         warnings.simplefilter("ignore")  # of the libraries; extcon says what users should know through events
