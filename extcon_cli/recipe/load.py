@@ -54,7 +54,7 @@ def resolve(
             document = Document(f"the recipe in {checkpoint or 'the checkpoint'}", embedded or {})
         return Resolved(check(_at_home(override(document, overrides))), source, path)
     except RecipeError as error:
-        if source == "sidecar":
+        if source == "sidecar" and not all(line.startswith("--set ") for line in str(error).splitlines()):
             raise RecipeError(f"{error}\n{path} lies beside the checkpoint; --recipe takes another one") from None
         raise
 

@@ -98,3 +98,9 @@ def test_code_in_a_sidecar_does_not_run(extcon: Extcon, place: Path) -> None:
     assert done.code in (USAGE, UNREADABLE)
     assert "--trust-code" in done.error
     assert not (place / "ran").exists()
+
+
+def test_a_wrong_override_is_one_line_and_does_not_blame_the_sidecar(extcon: Extcon, place: Path) -> None:
+    done = extcon("prune", "digits_resnet.pt", "--set", "prune.raito=0.5")
+    assert done.code == USAGE
+    assert done.err.strip() == "extcon: error: --set prune.raito: unknown key (did you mean 'ratio'?)"
