@@ -1,4 +1,4 @@
-"""Carry out a removal plan on a module: fold, cut, and let the attributes tell the truth.
+"""Carry out a removal plan on a module: fold, cut, resize, and let the attributes tell the truth.
 
 Nothing here decides; a plan that does not fit the module is refused before anything is changed.
 """
@@ -10,11 +10,13 @@ from torch import Tensor, nn
 
 from extcon_cli.channels.axes import Index
 from extcon_cli.channels.groups import ChannelGroup
+from extcon_cli.channels.narrow import is_norm, narrow_attention, narrow_norm
 from extcon_cli.channels.plan import Fold, RemovalPlan
 from extcon_cli.channels.trace import named_tensors
 from extcon_cli.errors import CheckpointError
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
 
 @torch.no_grad()
@@ -32,6 +34,10 @@ def remove(module: nn.Module, plan: RemovalPlan) -> None:
         kept.setdefault(cut.parameter, {})[cut.dim] = torch.tensor(cut.kept(), dtype=torch.int64)
     for name, dims in kept.items():
         _replace(module, name, dims)
+    for child in module.modules():
+        narrow_attention(child)
+    for size in plan.sizes:
+        setattr(module.get_submodule(size.module), size.attribute, size.after)
     for child in module.modules():
         tell_the_truth(child)
 
@@ -52,6 +58,11 @@ def tell_the_truth(module: nn.Module) -> None:
         if module.groups > 1 and module.in_channels == module.groups:  # one filter, or m, for each channel
             module.groups = rows // (module.out_channels // module.groups)
         module.out_channels, module.in_channels = rows, columns * module.groups
+    elif isinstance(module, TRANSPOSED):
+        rows, columns = module.weight.shape[:2]
+        if module.groups > 1 and module.in_channels == module.groups:
+            module.groups = rows
+        module.in_channels, module.out_channels = rows, columns * module.groups
     elif isinstance(module, nn.Linear):
         module.out_features, module.in_features = module.weight.shape
     elif isinstance(module, (nn.modules.batchnorm._NormBase,)):
@@ -60,6 +71,13 @@ def tell_the_truth(module: nn.Module) -> None:
             module.num_features = stored.shape[0]
     elif isinstance(module, nn.PReLU):
         module.num_parameters = module.weight.shape[0]
+    elif isinstance(module, nn.Embedding):
+        module.embedding_dim = module.weight.shape[1]
+    elif is_norm(module):
+        narrow_norm(module)
+    elif type(module).__name__ == "Conv1D" and hasattr(module, "nf"):  # transformers: a linear map stored as (in, out)
+        for name, width in zip(("nx", "nf"), module.get_parameter("weight").shape, strict=True):
+            setattr(module, name, width)
 
 
 def _check(module: nn.Module, plan: RemovalPlan) -> None:
@@ -67,6 +85,7 @@ def _check(module: nn.Module, plan: RemovalPlan) -> None:
     owners = {name for name, _ in module.named_modules()}
     for fold in plan.folds:
         rows, columns = (*shapes.get(fold.weight, ()), 0, 0)[:2]
+        rows, columns = (rows, columns) if fold.dim == 1 else (columns, rows)
         bias = shapes.setdefault(fold.bias, (rows,)) if fold.bias.rpartition(".")[0] in owners else ()
         if bias != (rows,) or rows % fold.groups or not set(fold.channels) <= set(range(columns * fold.groups)):
             raise CheckpointError(f"the removal plan folds constants into {fold.weight}, which does not fit the model")
@@ -81,11 +100,19 @@ def _check(module: nn.Module, plan: RemovalPlan) -> None:
             raise CheckpointError(f"the removal plan leaves nothing of {cut.parameter}")
     if len({(cut.parameter, cut.dim) for cut in plan.cuts}) < len(plan.cuts):
         raise CheckpointError("the removal plan cuts the same dimension twice")
+    for size in plan.sizes:
+        found = vars(module.get_submodule(size.module)).get(size.attribute) if size.module in owners else None
+        if type(found) is not int or found != size.before:
+            raise CheckpointError(
+                f"the removal plan sets {size.attribute} of {size.module}, {size.before}; the model has "
+                f"{found or 'none'}: it is another architecture"
+            )
 
 
 def _fold(module: nn.Module, fold: Fold) -> None:
     """b += sum over the removed channels k of c_k times the sum of the weight's taps for k, in float64."""
-    weight = named_tensors(module)[fold.weight]
+    stored = named_tensors(module)[fold.weight]
+    weight = stored if fold.dim == 1 else stored.transpose(0, 1)  # (outputs, inputs, taps)
     owner_name, _, bias_name = fold.bias.rpartition(".")
     owner = module.get_submodule(owner_name)
     if getattr(owner, bias_name, None) is None:

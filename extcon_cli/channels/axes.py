@@ -6,12 +6,12 @@ channel. This file holds the bookkeeping; what each operator does stands in `rul
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import fx
+from torch import fx, nn
 
 Index = NDArray[np.int64]
 
@@ -29,10 +29,11 @@ class Axis:
 
     atoms: Index  # (size,)
     sites: tuple[tuple[Site, Index], ...] = ()  # rows[i]: the site's slice that feeds position i, -1: none
+    split: fx.Node | None = None  # the view that laid longer channels out along this dimension
 
     def take(self, positions: Index) -> Axis:
         """The axis after an operator has picked, repeated or reordered its positions."""
-        return Axis(self.atoms[positions], tuple((site, rows[positions]) for site, rows in self.sites))
+        return Axis(self.atoms[positions], tuple((site, rows[positions]) for site, rows in self.sites), self.split)
 
 
 Value = tuple["Axis | None", ...]  # one entry a dimension; None: it carries no channels
@@ -53,17 +54,33 @@ class Consumer:
     padded: bool = False  # zeros are read at the borders, so a constant input is not constant there
 
 
+@dataclass(frozen=True)
+class Split:
+    """A view, which may name sizes in the model's code, and the channels along one dimension of its result."""
+
+    node: fx.Node
+    axis: Axis
+
+
 @dataclass
 class Analysis:
-    """What the walk over the graph has found so far."""
+    """What the walk over the graph has found so far.
+
+    `layout` says for a view along which of its dimensions channels run, counted from the last long one; the walk
+    notes in `summed` the views whose choice a contraction refuses, since it sums over that dimension.
+    """
 
     names: dict[str, str] = field(default_factory=dict)  # placeholder -> the parameter that it holds
+    modules: Mapping[str, nn.Module] = field(default_factory=dict)  # by path
     dims: dict[tuple[str, int], Index] = field(default_factory=dict)  # atoms of each parameter's dimension
     values: dict[fx.Node, Value | tuple[Value, ...]] = field(default_factory=dict)
     consumers: list[Consumer] = field(default_factory=list)
     produced: list[Index] = field(default_factory=list)  # atoms that a linear map writes
     ties: list[tuple[Index, Index]] = field(default_factory=list)
     frozen: list[tuple[Index, str]] = field(default_factory=list)
+    layout: dict[fx.Node, int] = field(default_factory=dict)
+    splits: list[Split] = field(default_factory=list)
+    summed: set[fx.Node] = field(default_factory=set)
     size: int = 0
 
     def allocate(self, parameter: str, shape: Iterable[int]) -> Value:
@@ -103,6 +120,11 @@ class Analysis:
             np.minimum.at(parent, right, low)
             while not np.array_equal(parent, jumped := parent[parent]):
                 parent = jumped
+
+
+def joined(axes: Sequence[Axis]) -> Axis:
+    """The axis of several that are tied position by position; a channel is zero only where it is in each of them."""
+    return Axis(axes[0].atoms, merge_sites(axes), next((axis.split for axis in axes if axis.split is not None), None))
 
 
 def merge_sites(axes: Iterable[Axis]) -> tuple[tuple[Site, Index], ...]:

@@ -12,10 +12,20 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_map
 
 from extcon_cli.channels.apply import remove
 from extcon_cli.channels.plan import RemovalPlan
-from extcon_cli.channels.verify import EXACT, EXACT_DOUBLE, Difference, difference, in_double, random_batches, runs
+from extcon_cli.channels.verify import (
+    EXACT,
+    EXACT_DOUBLE,
+    Difference,
+    Inputs,
+    difference,
+    in_double,
+    random_batches,
+    runs,
+)
 
 
 @dataclass(frozen=True)
@@ -57,15 +67,15 @@ def certify(
     before: nn.Module,
     after: nn.Module,
     plan: RemovalPlan,
-    example: tuple[Any, ...],
-    evaluation: Iterable[tuple[Any, ...]] = (),
+    example: Inputs,
+    evaluation: Iterable[Inputs] = (),
 ) -> Certificate:
     """Compare the module with its smaller self on random and on real inputs.
 
     Args:
         before: the module with its dead channels still in place.
         after: the same with the channels removed by `plan`.
-        example: positional arguments of a forward pass; random inputs take their shapes.
+        example: arguments of a forward pass, by position or by name; random inputs take their shapes.
         evaluation: batches of real inputs as positional arguments, on the modules' device.
     """
     shapes = [example, *_other_resolution(before, example)]
@@ -81,7 +91,7 @@ def certify(
     )
 
 
-def _in_double(before: nn.Module, plan: RemovalPlan, shapes: list[tuple[Any, ...]]) -> Difference | None:
+def _in_double(before: nn.Module, plan: RemovalPlan, shapes: list[Inputs]) -> Difference | None:
     """The removal again in float64, where a folded constant is not rounded to a float32 bias."""
     batches = [batch for shape in shapes for batch in random_batches(shape, dtype=torch.float64)]
     first, second = in_double(before), in_double(before)
@@ -100,17 +110,18 @@ def weights_hash(module: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def _other_resolution(module: nn.Module, example: tuple[Any, ...]) -> list[tuple[Any, ...]]:
+def _other_resolution(module: nn.Module, example: Inputs) -> list[Inputs]:
     """The example with images larger by a quarter, where the module takes them."""
-    larger = tuple(
-        value.new_zeros(*value.shape[:2], *(_larger(size) for size in value.shape[2:]))
-        if isinstance(value, Tensor) and value.dim() >= 4 and value.is_floating_point()
-        else value
-        for value in example
-    )
-    if all(a is b for a, b in zip(example, larger, strict=True)):
+    larger = tree_map(_enlarged, example)
+    if all(a is b for a, b in zip(tree_leaves(example), tree_leaves(larger), strict=True)):
         return []
     return [larger] if runs(module, larger) else []
+
+
+def _enlarged(value: Any) -> Any:
+    if not isinstance(value, Tensor) or value.dim() < 4 or not value.is_floating_point():
+        return value
+    return value.new_zeros(*value.shape[:2], *(_larger(size) for size in value.shape[2:]))
 
 
 def _larger(size: int) -> int:
@@ -118,5 +129,5 @@ def _larger(size: int) -> int:
     return size + max(step, size // 4 // step * step)
 
 
-def _cpu(example: tuple[Any, ...]) -> tuple[Any, ...]:
-    return tuple(value.cpu() if isinstance(value, Tensor) else value for value in example)
+def _cpu(example: Inputs) -> Inputs:
+    return tree_map(lambda value: value.cpu() if isinstance(value, Tensor) else value, example)

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
-from torch import nn
+from torch import fx, nn
 
 from extcon_cli.channels import rules
 from extcon_cli.channels.axes import Analysis, Index, Value, flat
@@ -63,15 +63,21 @@ class Channels:
 
 def analyse(module: nn.Module, graph: Graph) -> Channels:
     """Walk the graph once, apply each operator's rule, and gather what was tied into groups."""
-    analysis = _walk(module, graph)
+    analysis = _walk(module, graph, {})
+    for _ in range(3):  # a view lays channels out over at most three dimensions that matter: (3, heads, width)
+        if not analysis.summed:
+            break
+        layout = {node: analysis.layout.get(node, 0) + (node in analysis.summed)
+                  for node in analysis.summed | set(analysis.layout)}  # fmt: skip
+        analysis = _walk(module, graph, layout)
     roots = analysis.channels()
     reasons = _reasons(analysis, roots)
     return Channels(graph, analysis, roots, tuple(_gather(analysis, roots, reasons)))
 
 
-def _walk(module: nn.Module, graph: Graph) -> Analysis:
+def _walk(module: nn.Module, graph: Graph, layout: dict[fx.Node, int]) -> Analysis:
     tensors = named_tensors(module)
-    analysis = Analysis(names=dict(graph.stored))
+    analysis = Analysis(names=dict(graph.stored), modules=dict(module.named_modules()), layout=layout)
     held: dict[str, Value] = {}
     for node in graph.nodes:
         if node.op == "placeholder":

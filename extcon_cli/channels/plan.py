@@ -20,6 +20,10 @@ from extcon_cli.channels.groups import ChannelGroup, Channels
 from extcon_cli.channels.trace import argument, called_by, named_tensors
 from extcon_cli.errors import CheckpointError
 
+COUNTS = ("num_heads", "n_heads", "n_head", "heads", "nhead", "num_attention_heads", "num_key_value_heads",
+          "hidden_dim", "width")  # fmt: skip
+WIDTHS = ("all_head_size", "attn_dim", "split_size", "inner_dim", "expand_chs", "in_channels")
+"""Attributes that say how many heads an attention has, how wide a view is, and how wide the heads are together."""
 BIASED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)  # can be given a bias where they have none
 
 
@@ -47,18 +51,30 @@ class Fold:
     groups: int
     channels: tuple[int, ...]
     constants: tuple[float, ...]
+    dim: int = 1  # the weight's dimension of inputs: 0 where it is stored as (inputs, outputs)
+
+
+@dataclass(frozen=True)
+class Resize:
+    """An attribute by which the module's code lays channels out, such as `num_heads`."""
+
+    module: str
+    attribute: str
+    before: int
+    after: int
 
 
 @dataclass(frozen=True)
 class RemovalPlan:
-    """Cuts and folds. Carried out together, they leave every output of the model as it was."""
+    """Cuts, folds and sizes. Carried out together, they leave every output of the model as it was."""
 
     cuts: tuple[Cut, ...] = ()
     folds: tuple[Fold, ...] = ()
+    sizes: tuple[Resize, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """The plan as plain lists and dicts."""
-        return {"format": 1, **asdict(self)}
+        return {"format": 2, **asdict(self)}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> RemovalPlan:
@@ -68,13 +84,14 @@ class RemovalPlan:
             CheckpointError: the data are not a plan.
         """
         try:
-            if data["format"] != 1:
+            if data["format"] not in (1, 2):  # 1 had no sizes, and every weight as (outputs, inputs)
                 raise ValueError(f"format {data['format']!r} is not known to this version")
             cuts = tuple(_cut(entry) for entry in data["cuts"])
             folds = tuple(_fold(entry) for entry in data["folds"])
+            sizes = tuple(_size(entry) for entry in data.get("sizes", ()))
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise CheckpointError(f"the removal plan in the checkpoint is damaged: {error!r}") from error
-        return cls(cuts, folds)
+        return cls(cuts, folds, sizes)
 
 
 @dataclass(frozen=True)
@@ -133,8 +150,9 @@ def plan(module: nn.Module, channels: Channels) -> RemovalPlan:
         if len(moved):
             bias = consumer.bias or _bias_name(consumer.weight)
             if consumer.bias is None:  # it is made with a row for each of the weight's, and cut like them
-                sizes[bias, 0] = sizes[consumer.weight, 0]
-                cut[bias, 0] = cut.get((consumer.weight, 0), [])
+                written = 1 - consumer.dim
+                sizes[bias, 0] = sizes[consumer.weight, written]
+                cut[bias, 0] = cut.get((consumer.weight, written), [])
             folds.append(
                 Fold(
                     consumer.weight,
@@ -142,6 +160,7 @@ def plan(module: nn.Module, channels: Channels) -> RemovalPlan:
                     consumer.groups,
                     tuple(moved.tolist()),
                     tuple(values[moved].tolist()),
+                    consumer.dim,
                 )
             )
     cuts = tuple(
@@ -149,7 +168,24 @@ def plan(module: nn.Module, channels: Channels) -> RemovalPlan:
         for (parameter, dim), removed in sorted(cut.items())
         if removed
     )
-    return RemovalPlan(cuts, tuple(folds))
+    return RemovalPlan(cuts, tuple(folds), _sizes(module, channels, gone))
+
+
+def _sizes(module: nn.Module, channels: Channels, gone: np.ndarray[Any, Any]) -> tuple[Resize, ...]:
+    """The attributes of modules by which views lay out what is removed: how many heads, or how wide together."""
+    found: dict[tuple[str, str], Resize] = {}
+    for split in channels.analysis.splits:
+        roots = channels.roots[split.axis.atoms]
+        positions, kept, path = len(roots), int((~gone[roots]).sum()), called_by(split.node)
+        if kept == positions:
+            continue
+        held = vars(module.get_submodule(path))
+        for name in (*COUNTS, *WIDTHS):
+            value = held.get(name)
+            counted = name in WIDTHS or value in (positions, len(np.unique(roots)))
+            if type(value) is int and counted and value * kept % positions == 0:
+                found.setdefault((path, name), Resize(path, name, value, value * kept // positions))
+    return tuple(found.values())
 
 
 def _foldable(module: nn.Module, channels: Channels, consumer: Consumer) -> bool:
@@ -210,4 +246,14 @@ def _fold(entry: Mapping[str, Any]) -> Fold:
         raise ValueError(f"the constants of {entry['weight']} do not match its channels")
     if int(entry["groups"]) < 1 or any(position < 0 for position in channels):
         raise ValueError(f"the channels of {entry['weight']} are out of range")
-    return Fold(str(entry["weight"]), str(entry["bias"]), int(entry["groups"]), channels, values)
+    dim = int(entry.get("dim", 1))
+    if dim not in (0, 1) or (dim == 0 and int(entry["groups"]) > 1):
+        raise ValueError(f"dimension {dim} of {entry['weight']} cannot be folded")
+    return Fold(str(entry["weight"]), str(entry["bias"]), int(entry["groups"]), channels, values, dim)
+
+
+def _size(entry: Mapping[str, Any]) -> Resize:
+    size = Resize(str(entry["module"]), str(entry["attribute"]), int(entry["before"]), int(entry["after"]))
+    if size.attribute not in (*COUNTS, *WIDTHS) or not 0 < size.after < size.before:
+        raise ValueError(f"{size.attribute} of {size.module} cannot become {size.after}")
+    return size

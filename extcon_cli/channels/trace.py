@@ -35,18 +35,20 @@ class Graph:
         return tuple(self.nodes[-1].all_input_nodes)
 
 
-def trace(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any] | None = None) -> Graph:
-    """The module's forward pass in eval mode as a flat graph of ATen operators.
+def trace(module: nn.Module, inputs: tuple[Any, ...] | Mapping[str, Any]) -> Graph:
+    """The module's forward pass in eval mode as a flat graph of ATen operators; inputs by position or by name.
 
     Raises:
         TraceError: torch.export cannot follow the forward pass, for example data-dependent control flow.
     """
     with evaluating(module), torch.no_grad():
         try:
-            program = torch.export.export(module, args, dict(kwargs or {}), strict=False)
+            args, named = ((), dict(inputs)) if isinstance(inputs, Mapping) else (inputs, {})
+            program = torch.export.export(module, args, named, strict=False)
             seen_later, written = _mutations(program.graph)
             if seen_later:
                 program = program.run_decompositions({})
+            program.graph.eliminate_dead_code()
         except Exception as error:
             raise TraceError(
                 f"the forward pass of {type(module).__name__} cannot be traced: {_first_line(error)}"

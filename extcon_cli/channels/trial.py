@@ -17,12 +17,12 @@ from extcon_cli.channels.apply import remove, silence
 from extcon_cli.channels.groups import ChannelGroup, Channels, analyse
 from extcon_cli.channels.plan import judge, plan
 from extcon_cli.channels.trace import trace
-from extcon_cli.channels.verify import difference, random_batches, runs
+from extcon_cli.channels.verify import Inputs, batch_size, difference, random_batches, runs
 
 TOLERANCE = 1e-4  # of the largest output: far over rounding, far under any mistake
 
 
-def channel_groups(module: nn.Module, example: tuple[Any, ...]) -> Channels:
+def channel_groups(module: nn.Module, example: Inputs) -> Channels:
     """The channel groups of a module, each tried out: what is prunable here has been removed once from a copy.
 
     Raises:
@@ -31,7 +31,7 @@ def channel_groups(module: nn.Module, example: tuple[Any, ...]) -> Channels:
     return settle(module, analyse(module, trace(module, example)), example)
 
 
-def settle(module: nn.Module, channels: Channels, example: tuple[Any, ...], seed: int = 0) -> Channels:
+def settle(module: nn.Module, channels: Channels, example: Inputs, seed: int = 0) -> Channels:
     """Freeze the groups whose removal does not work out on this module, with the reason."""
     generator = np.random.default_rng(seed)
     halves = {
@@ -41,15 +41,10 @@ def settle(module: nn.Module, channels: Channels, example: tuple[Any, ...], seed
     }
     reasons = _stuck(module, channels, halves)
     sound = [group for group in channels.groups if id(group) in halves and id(group) not in reasons]
-    if _failure(module, channels, sound, halves, example) is not None:
-        for group in sound:
-            failure = _failure(module, channels, [group], halves, example)
-            if failure is not None:
-                reasons[id(group)] = failure
-        alone = [group for group in sound if id(group) not in reasons]
-        failure = _failure(module, channels, alone, halves, example)
-        if failure is not None:
-            reasons.update({id(group): failure for group in alone})
+    reasons |= _failures(module, channels, sound, halves, example)
+    alone = [group for group in sound if id(group) not in reasons]
+    if len(alone) < len(sound) and (failure := _failure(module, channels, alone, halves, example)) is not None:
+        reasons |= {id(group): failure for group in alone}  # each goes by itself, not together
     frozen = tuple(
         replace(group, reason=reasons.get(id(group), group.reason)) if group.size > 1 or group.reason
         else replace(group, reason="a single channel")
@@ -77,12 +72,33 @@ def _stuck(module: nn.Module, channels: Channels, halves: dict[int, Any]) -> dic
     return reasons
 
 
+def _failures(
+    module: nn.Module,
+    channels: Channels,
+    groups: Sequence[ChannelGroup],
+    halves: dict[int, Any],
+    example: Inputs,
+) -> dict[int, str]:
+    """The groups that cannot be removed, and why, by halving the suspects."""
+    failure = _failure(module, channels, groups, halves, example) if groups else None
+    if failure is None:
+        return {}
+    if len(groups) == 1:
+        return {id(groups[0]): failure}
+    middle = len(groups) // 2
+    return {
+        key: reason
+        for part in (groups[:middle], groups[middle:])
+        for key, reason in _failures(module, channels, part, halves, example).items()
+    }
+
+
 def _failure(
     module: nn.Module,
     channels: Channels,
     groups: Sequence[ChannelGroup],
     halves: dict[int, Any],
-    example: tuple[Any, ...],
+    example: Inputs,
 ) -> str | None:
     """Why removing these groups' halves fails on a copy, None where the outputs stay."""
     zeroed = copy.deepcopy(module)
@@ -93,7 +109,7 @@ def _failure(
     only = replace(channels, groups=tuple(g if g.name in tried else replace(g, reason="-") for g in channels.groups))
     try:
         remove(shrunk, plan(shrunk, only))
-        measured = difference(zeroed, shrunk, random_batches(example, sizes=(len(example[0]),)))
+        measured = difference(zeroed, shrunk, random_batches(example, sizes=(batch_size(example),)))
     except Exception as error:  # whatever the model's own code raises on other sizes
         said = str(error).strip().partition("\n")[0][:160] or repr(error)
         return f"the forward pass fails on the smaller width: {said}"

@@ -6,15 +6,19 @@ Says what it measured; what is too much is for the caller to decide.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map
 
 from extcon_cli.channels.trace import evaluating
+
+Inputs = tuple[Any, ...] | Mapping[str, Any]
+"""The arguments of a forward pass: positional, or by name. They may hold dicts and lists of tensors."""
 
 EXACT = 1e-5  # of the largest output, float32 (DESIGN.md, section 8)
 EXACT_DOUBLE = 1e-10
@@ -36,12 +40,12 @@ class Difference:
 
 
 @torch.no_grad()
-def difference(first: nn.Module, second: nn.Module, batches: Iterable[tuple[Any, ...]]) -> Difference:
-    """Run both in eval mode on the same batches (tuples of positional arguments) and compare every output."""
+def difference(first: nn.Module, second: nn.Module, batches: Iterable[Inputs]) -> Difference:
+    """Run both in eval mode on the same batches and compare every output."""
     largest, scale, agree, total, samples = 0.0, 0.0, 0, 0, 0
     with evaluating(first), evaluating(second):
         for batch in batches:
-            samples += len(batch[0]) if isinstance(batch[0], Tensor) else 1
+            samples += batch_size(batch)
             outputs, others = tensors_in(_run(first, batch)), tensors_in(_run(second, batch))
             if [a.shape for a in outputs] != [b.shape for b in others]:
                 return Difference(float("inf"), scale, 0.0, samples)
@@ -57,38 +61,48 @@ def difference(first: nn.Module, second: nn.Module, batches: Iterable[tuple[Any,
     return Difference(largest, scale, agree / total if total else 1.0, samples)
 
 
-def _run(module: nn.Module, batch: tuple[Any, ...]) -> Any:
+def call(module: nn.Module, inputs: Inputs) -> Any:
+    """A forward pass with arguments by position or by name."""
+    return module(**inputs) if isinstance(inputs, Mapping) else module(*inputs)
+
+
+def batch_size(inputs: Inputs) -> int:
+    """The first length of the first tensor among the inputs; 1 where there is none."""
+    return next((len(leaf) for leaf in tree_leaves(inputs) if isinstance(leaf, Tensor) and leaf.dim()), 1)
+
+
+def _run(module: nn.Module, batch: Inputs) -> Any:
     """One forward pass, with the same random numbers each time, and none taken from the user's generator."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)
-        return module(*batch)
+        return call(module, batch)
 
 
-def runs(module: nn.Module, args: tuple[Any, ...], *, training: bool = False) -> bool:
+def runs(module: nn.Module, inputs: Inputs, *, training: bool = False) -> bool:
     """Whether a forward pass goes through; in training mode it may move the batch statistics of the module."""
     with evaluating(module), torch.no_grad(), torch.random.fork_rng():
         module.train(training)
         try:
-            module(*args)
+            call(module, inputs)
         except Exception:  # whatever the model's own code raises
             return False
     return True
 
 
 def random_batches(
-    example: tuple[Any, ...],
+    example: Inputs,
     *,
     sizes: Sequence[int] = (1, 3),
     seed: int = 0,
     dtype: torch.dtype | None = None,
-) -> Iterator[tuple[Any, ...]]:
+) -> Iterator[Inputs]:
     """Normal random inputs shaped like the example, at several batch sizes; integers are taken as they are."""
     generator = torch.Generator().manual_seed(seed)
     for size in sizes:
-        yield tuple(_random(value, size, generator, dtype) for value in example)
+        yield tree_map(partial(_random, size=size, generator=generator, dtype=dtype), example)
 
 
-def _random(value: Any, size: int, generator: torch.Generator, dtype: torch.dtype | None) -> Any:
+def _random(value: Any, *, size: int, generator: torch.Generator, dtype: torch.dtype | None) -> Any:
     if not isinstance(value, Tensor) or value.dim() == 0:
         return value
     if not value.is_floating_point():

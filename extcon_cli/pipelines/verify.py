@@ -41,11 +41,12 @@ def verify(
     shape = one.arch.input_shape or ()
     if shape != (two.arch.input_shape or ()):
         raise GateError(f"{first} takes inputs of {list(shape)}, {second} of {list(two.arch.input_shape or ())}")
-    batches = list(random_batches((torch.zeros(2, *shape),), sizes=(1, 3, 8)))
+    example, sizes = (torch.zeros(2, *shape),), (1, 3, 8)
+    batches, exact = random_batches(example, sizes=sizes), random_batches(example, sizes=sizes, dtype=torch.float64)
     found: dict[str, Difference | None] = {"random": difference(one.module, two.module, batches), "double": None}
     doubles = in_double(one.module), in_double(two.module)
-    if all(runs(module, tuple(x.double() for x in batches[0])) for module in doubles):
-        found["double"] = difference(*doubles, [tuple(x.double() for x in batch) for batch in batches])
+    if all(runs(module, (example[0].double(),)) for module in doubles):
+        found["double"] = difference(*doubles, exact)
     if split is not None:
         data = prepare(recipes[0], first, **trust).data
         found["evaluation"] = difference(

@@ -59,9 +59,15 @@ def test_an_empty_plan_changes_nothing() -> None:
 
 
 Change = Callable[[dict[str, Any]], Any]
+
+
+def size(module: str = "0", attribute: str = "num_heads", after: int = 2) -> dict[str, Any]:
+    return {"module": module, "attribute": attribute, "before": 4, "after": after}
+
+
 HOSTILE: dict[str, Change] = {
     "no format": lambda data: data.pop("format"),
-    "another format": lambda data: data.update(format=2),
+    "another format": lambda data: data.update(format=3),
     "no cuts": lambda data: data.pop("cuts"),
     "cuts that are a number": lambda data: data.update(cuts=3),
     "cuts that are names": lambda data: data.update(cuts=["0.weight"]),
@@ -88,6 +94,13 @@ HOSTILE: dict[str, Change] = {
     "fewer constants than channels": lambda data: data["folds"][0].update(constants=[1.0]),
     "a constant that is no number": lambda data: data["folds"][0].update(constants=[1.0, 2.0, float("nan")]),
     "a fold in no groups": lambda data: data["folds"][0].update(groups=0),
+    "a fold along a dimension that is not there": lambda data: data["folds"][0].update(dim=2),
+    "sizes that are a number": lambda data: data.update(sizes=2),
+    "a size of another module": lambda data: data.update(sizes=[size(module="9")]),
+    "a size that the module has not": lambda data: data.update(sizes=[size()]),
+    "an attribute that names no size": lambda data: data.update(sizes=[size(attribute="training")]),
+    "a size below one": lambda data: data.update(sizes=[size(after=0)]),
+    "a size that grows": lambda data: data.update(sizes=[size(after=9)]),
     "a fold in three groups": lambda data: data["folds"][0].update(groups=3),
 }
 

@@ -3,7 +3,17 @@
 Importing this package registers every rule. An operator without a rule freezes the channels that touch it.
 """
 
-from extcon_cli.channels.rules import linear, normalisation, pointwise, pooling, shapes
+from extcon_cli.channels.rules import contraction, linear, lookup, normalisation, pointwise, pooling, shapes
 from extcon_cli.channels.rules.registry import constants_of, flow_of
 
-__all__ = ["constants_of", "flow_of", "linear", "normalisation", "pointwise", "pooling", "shapes"]
+__all__ = [
+    "constants_of",
+    "contraction",
+    "flow_of",
+    "linear",
+    "lookup",
+    "normalisation",
+    "pointwise",
+    "pooling",
+    "shapes",
+]

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
 import torch
 from torch import Tensor, fx
 
-from extcon_cli.channels.axes import Analysis, Axis, Consumer, Site, Value
+from extcon_cli.channels.axes import Analysis, Axis, Consumer, Site, Value, joined
 from extcon_cli.channels.rules.registry import Known, constants, flow, value_of
 from extcon_cli.channels.trace import argument, operator, shape, source
 
-CONVOLUTIONS = ("conv1d", "conv2d", "conv3d")
+TRANSPOSED = ("conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
+CONVOLUTIONS = ("conv1d", "conv2d", "conv3d", *TRANSPOSED)
 
 
 @flow("linear")
@@ -25,18 +29,47 @@ def linear(analysis: Analysis, node: fx.Node) -> Value:
     return (*value[:-1], produced)
 
 
+@flow("addmm")
+def times_stored(analysis: Analysis, node: fx.Node) -> Value:
+    """y = x W (+ b), W stored: reads the last dimension, writes one channel a column of W."""
+    bias, read, weight = node.args[:3] if operator(node) == "addmm" else (None, *node.args[:2])
+    assert isinstance(read, fx.Node)
+    value = value_of(analysis, read)
+    matrix = stored_matrix(analysis, weight)
+    if matrix is None or any(argument(node, scale, 1) != 1 for scale in ("alpha", "beta")):
+        computed = (value[-1], *value_of(analysis, weight), *value_of(analysis, bias))
+        analysis.freeze(computed, f"the weight is computed, not stored, in {source(node)}")
+        return (*value[:-1], None)
+    stored, written = matrix
+    return (*value[:-1], _map(analysis, node, read, len(value) - 1, stored, bias, written=written))
+
+
+def stored_matrix(analysis: Analysis, node: object) -> tuple[fx.Node, int] | None:
+    """The parameter behind the right factor of a product, itself or transposed, and its dimension of outputs."""
+    if not isinstance(node, fx.Node) or len(shape(node)) != 2:
+        return None
+    if stored_name(analysis, node) is not None:
+        return node, 1
+    if operator(node) in ("t", "transpose", "permute", "numpy_T", "mT") and stored_name(analysis, node.args[0]):
+        return node.args[0], 0  # type: ignore[return-value]
+    return None
+
+
 @flow(*CONVOLUTIONS)
 def convolution(analysis: Analysis, node: fx.Node) -> Value:
     """Reads dimension 1; in g groups the i-th input of every group is one channel, and so is the o-th output."""
     read, weight, bias = node.args[0], node.args[1], argument(node, "bias")
     assert isinstance(read, fx.Node)
     groups = int(argument(node, "groups", 1))
+    transposed = operator(node) in TRANSPOSED
     value = value_of(analysis, read)
     dim = len(value) - len(value_of(analysis, weight)) + 1  # 1, or 0 for an input without a batch
-    if groups == shape(read)[dim] and groups > 1:
+    if groups == shape(read)[dim] and groups > 1 and (not transposed or shape(weight)[1] == 1):  # type: ignore[arg-type]
         produced = _depthwise(analysis, node, value[dim], weight, bias)
     else:
-        produced = _map(analysis, node, read, dim, weight, bias, groups, _padded(node))
+        written = 1 if transposed else 0
+        padded = transposed or _padded(node)  # its borders see fewer taps
+        produced = _map(analysis, node, read, dim, weight, bias, groups, padded, written)
     spatial: Value = (None,) * (len(value) - dim - 1)
     analysis.freeze(value[dim + 1 :], f"a convolution slides along it in {source(node)}")
     return (*value[:dim], produced, *spatial)
@@ -51,28 +84,33 @@ def _map(
     bias: object,
     groups: int = 1,
     padded: bool = False,
+    written: int = 0,
 ) -> Axis | None:
-    """Tie the input's channels to the weight's columns; the rows are the channels that the map writes."""
+    """Tie the input's channels to the weight's columns; the rows, dimension `written`, are the channels it writes.
+
+    With groups dimension 0 holds the channels of all groups, dimension 1 those of one.
+    """
     axis = value_of(analysis, read)[read_dim]
-    rows, columns, *taps = value_of(analysis, weight)
+    first, second, *taps = value_of(analysis, weight)
     name = stored_name(analysis, weight)
-    if rows is None or columns is None or name is None:
-        computed = (axis, rows, columns, *taps, *value_of(analysis, bias))
+    if first is None or second is None or name is None:
+        computed = (axis, first, second, *taps, *value_of(analysis, bias))
         analysis.freeze(computed, f"the weight is computed, not stored, in {source(node)}")
         return None
     analysis.freeze(taps, "a position of the kernel, not a channel")
-    if groups > 1:
-        blocks = rows.atoms.reshape(groups, -1)
-        for block in blocks[1:]:
-            analysis.tie(blocks[0], block)
+    blocks = first.atoms.reshape(groups, -1)
+    for block in blocks[1:]:
+        analysis.tie(blocks[0], block)
+    rows, columns = (second.take(np.tile(np.arange(len(second.atoms)), groups)), first) if written else (first, second)
     if axis is None:
         analysis.freeze([columns], f"reads what no removable channel feeds in {source(node)}")
     else:
         for block in axis.atoms.reshape(groups, -1):
-            analysis.tie(block, columns.atoms)
-        place = stored_name(analysis, bias) if bias is None or shape(bias) == shape(weight)[:1] else None  # type: ignore[arg-type]
-        analysis.consumers.append(Consumer(node, name, 1, place, read, read_dim, axis, groups, padded))
-    return _written(analysis, node, rows, name, bias)
+            analysis.tie(block, columns.atoms[: len(block)])
+        place = stored_name(analysis, bias) if bias is None or shape(bias) == (len(rows.atoms),) else None  # type: ignore[arg-type]
+        consumer = Consumer(node, name, 1 - written, place, read, read_dim, axis, groups, padded)
+        analysis.consumers.append(consumer)
+    return _written(analysis, node, rows, name, bias, written)
 
 
 def _depthwise(analysis: Analysis, node: fx.Node, axis: Axis | None, weight: object, bias: object) -> Axis | None:
@@ -92,20 +130,21 @@ def _depthwise(analysis: Analysis, node: fx.Node, axis: Axis | None, weight: obj
     return _written(analysis, node, rows, name, bias)
 
 
-def _written(analysis: Analysis, node: fx.Node, rows: Axis, weight: str, bias: object) -> Axis | None:
-    parts = [(weight, 0)]
-    offsets = value_of(analysis, bias)
-    if offsets and offsets[0] is not None and len(offsets[0].atoms) == len(rows.atoms):
-        analysis.tie(rows.atoms, offsets[0].atoms)
-        name = stored_name(analysis, bias)
-        if name is None:
-            analysis.freeze([rows], f"the bias is computed, not stored, in {source(node)}")
-            return rows
-        parts.append((name, 0))
-    elif bias is not None:
-        analysis.freeze([rows], f"the bias is computed, or not one a row, in {source(node)}")
+def _written(analysis: Analysis, node: fx.Node, rows: Axis, weight: str, bias: object, dim: int = 0) -> Axis | None:
+    """What a map writes: zero where the slice of the weight is, and what the bias adds."""
     analysis.produced.append(rows.atoms)
-    return Axis(rows.atoms, ((Site(tuple(parts)), rows.sites[0][1]),))
+    filters, index = Site(((weight, dim),)), rows.sites[0][1]
+    if bias is None:
+        return Axis(rows.atoms, ((filters, index),))
+    offsets = value_of(analysis, bias)
+    if not offsets or offsets[0] is None or len(offsets[0].atoms) != len(rows.atoms):
+        analysis.freeze([rows], f"the bias is not one number a filter in {source(node)}")
+        return Axis(rows.atoms, ((filters, index),))
+    analysis.tie(rows.atoms, offsets[0].atoms)
+    name = stored_name(analysis, bias)
+    if name is None or not np.array_equal(index, offsets[0].sites[0][1]):  # computed: each part by itself
+        return joined((Axis(rows.atoms, ((filters, index),)), offsets[0]))
+    return Axis(rows.atoms, ((Site(((weight, dim), (name, 0))), index),))
 
 
 def stored_name(analysis: Analysis, node: object) -> str | None:
@@ -113,30 +152,44 @@ def stored_name(analysis: Analysis, node: object) -> str | None:
     return analysis.names.get(node.name) if isinstance(node, fx.Node) else None
 
 
-@constants("linear", *CONVOLUTIONS)
+@constants("linear", "addmm", *CONVOLUTIONS)
 def output(known: Known, node: fx.Node) -> Tensor:
     """A row that reads known constants only, through weights that are not zero, writes a known constant.
 
-    With padding only zeros pass: any other constant is not constant at the borders, whatever the resolution.
+    With padding only zeros pass: any other constant is not constant at the borders, whatever the resolution. So
+    it is in a transposed convolution, whose borders see fewer taps.
     """
-    weight, bias = known[node.args[1]].expand(shape(node.args[1])), argument(node, "bias")  # type: ignore[index,arg-type]
-    if weight.dim() == 1:
+    if operator(node) == "addmm":
+        return mapped(known, node, node.args[1], node.args[2], node.args[0], written=1)
+    groups = int(argument(node, "groups", 1))
+    transposed = operator(node) in TRANSPOSED
+    only_zeros = transposed or (operator(node) in CONVOLUTIONS and _padded(node))
+    read, weight, bias = node.args[0], node.args[1], argument(node, "bias")
+    return mapped(known, node, read, weight, bias, groups, only_zeros, int(transposed))
+
+
+def mapped(
+    known: Known, node: fx.Node, read: Any, weight: Any, bias: Any, groups: int = 1, only_zeros: bool = False,
+    written: int = 0,
+) -> Tensor:  # fmt: skip
+    """What is known of a linear map's result; the weight's dimension `written` is that of its outputs."""
+    matrix = known[weight].expand(shape(weight))
+    if matrix.dim() == 1:
         return torch.full((1,) * len(shape(node)), torch.nan, dtype=torch.float64)
-    convolves = operator(node) != "linear"
-    groups = int(argument(node, "groups", 1)) if convolves else 1
-    read = known[node.args[0]]  # type: ignore[index]
-    dim = read.dim() - weight.dim() + 1 if convolves else read.dim() - 1
-    inputs = per_channel(read, dim, weight.shape[1] * groups).reshape(groups, -1)
-    usable = (inputs == 0) if convolves and _padded(node) else ~inputs.isnan()
-    blocks = weight.reshape(groups, -1, weight.shape[1], weight[0, 0].numel())  # (groups, rows, columns, taps)
-    result = torch.full((weight.shape[0],), torch.nan, dtype=torch.float64)
+    dim = known[read].dim() - matrix.dim() + 1 if operator(node) in CONVOLUTIONS else known[read].dim() - 1
+    # (groups, rows, columns, taps)
+    blocks = matrix.reshape(groups, -1, matrix.shape[1], matrix[0, 0].numel())
+    blocks = blocks.transpose(1, 2) if written else blocks
+    inputs = per_channel(known[read], dim, groups * blocks.shape[2]).reshape(groups, -1)
+    usable = (inputs == 0) if only_zeros else ~inputs.isnan()
+    result = torch.full((groups * blocks.shape[1],), torch.nan, dtype=torch.float64)
     for block, constants_read, known_here, rows in zip(blocks, inputs, usable, result.reshape(groups, -1), strict=True):
         settled = ~block[:, ~known_here].flatten(1).any(1)  # rows that no unknown input reaches
         gains = block[settled][:, known_here].double().sum(-1)
-        rows[settled] = gains @ constants_read[known_here]
+        rows[settled] = gains @ constants_read[known_here].double()
     if bias is not None:
         result = result + known[bias]
-    return result.reshape([-1 if d == dim else 1 for d in range(read.dim())])
+    return result.reshape([-1 if d == dim else 1 for d in range(known[read].dim())])
 
 
 def _padded(node: fx.Node) -> bool:

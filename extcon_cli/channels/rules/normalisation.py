@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor, fx
 
-from extcon_cli.channels.axes import Analysis, Axis, Site, Value
+from extcon_cli.channels.axes import Analysis, Axis, Consumer, Site, Value
+from extcon_cli.channels.narrow import is_norm
 from extcon_cli.channels.rules.linear import per_channel, stored_name
 from extcon_cli.channels.rules.registry import Known, constants, flow, value_of
-from extcon_cli.channels.trace import argument, holds_tensor, operator, shape, source
+from extcon_cli.channels.trace import argument, called_by, holds_tensor, operator, shape, source
 
 BATCH = (
     "batch_norm",
@@ -49,8 +51,19 @@ def channelwise(analysis: Analysis, node: fx.Node) -> Value | tuple[Value, ...]:
 
 @flow("layer_norm", "group_norm", "rms_norm")
 def mixing(analysis: Analysis, node: fx.Node) -> Value:
-    """The mean divides by the width, so that removing a channel changes the others: frozen."""
+    """The mean divides by the width, so that removing a channel changes the others: frozen.
+
+    A module that can count removed zeros in its mean (`narrow.py`) lets channels pass that come as zeros.
+    """
     value = value_of(analysis, node.args[0])
+    weight, owner = argument(node, "weight"), analysis.modules.get(called_by(node))
+    name = stored_name(analysis, weight)
+    own = name is not None and analysis.modules.get(name.rpartition(".")[0]) is owner
+    dim = 1 if operator(node) == "group_norm" else len(value) - 1
+    if own and is_norm(owner) and value[dim] is not None:
+        if dim == 1:
+            analysis.freeze(value[2:], f"group_norm averages along it in {source(node)}")
+        return (*value[:dim], _counted(analysis, node, value[dim], dim), *value[dim + 1 :])
     rank = len(shape(node)) - 1 if operator(node) == "group_norm" else len(argument(node, "normalized_shape"))
     normalised = value[1:] if operator(node) == "group_norm" else value[len(value) - rank :]
     reason = f"{operator(node)} averages over these channels in {source(node)}"
@@ -58,6 +71,36 @@ def mixing(analysis: Analysis, node: fx.Node) -> Value:
     for vector in (argument(node, "weight"), argument(node, "bias")):
         analysis.freeze(value_of(analysis, vector), reason)
     return value
+
+
+def _counted(analysis: Analysis, node: fx.Node, axis: Axis | None, dim: int) -> Axis | None:
+    """(gamma, beta) both zero make the channel zero; what the mean counts has to come as zero besides."""
+    if axis is None:
+        return None
+    vectors = [vector for vector in (argument(node, "weight"), argument(node, "bias")) if vector is not None]
+    for vector in vectors:
+        found = value_of(analysis, vector)[0]
+        analysis.freeze([axis] if found is None else (), f"is normalised with computed numbers in {source(node)}")
+        analysis.tie(axis.atoms, axis.atoms if found is None else found.atoms)
+    name = stored_name(analysis, vectors[0])
+    assert name is not None
+    assert isinstance(node.args[0], fx.Node)
+    analysis.consumers.append(Consumer(node, name, 0, None, node.args[0], dim, axis, padded=True))
+    parts = tuple((part, 0) for part in (stored_name(analysis, vector) for vector in vectors) if part is not None)
+    return Axis(axis.atoms, ((Site(parts), np.arange(len(axis.atoms), dtype=np.int64)),))
+
+
+@constants("layer_norm", "rms_norm", "group_norm")
+def scaled(known: Known, node: fx.Node) -> Tensor:
+    """gamma = 0 gives beta, whatever x is."""
+    weight, bias = argument(node, "weight"), argument(node, "bias")
+    if weight is None:
+        return torch.full((1,) * len(shape(node)), torch.nan, dtype=torch.float64)
+    offset = torch.zeros(()).double() if bias is None else known[bias].double()
+    result = torch.where(known[weight] == 0, offset, torch.nan)
+    if operator(node) == "group_norm":
+        return result.reshape(1, -1, *(1,) * (len(shape(node)) - 2))
+    return result.reshape((1,) * (len(shape(node)) - result.dim()) + tuple(result.shape))
 
 
 @constants(*BATCH, "instance_norm")

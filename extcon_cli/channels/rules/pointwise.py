@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, fx
 
-from extcon_cli.channels.axes import Analysis, Axis, Value, merge_sites
+from extcon_cli.channels.axes import Analysis, Axis, Value, joined
 from extcon_cli.channels.rules.registry import Known, constants, flow, value_of
 from extcon_cli.channels.trace import argument, holds_tensor, operator, shape, source
 
@@ -21,6 +23,7 @@ SAME = (
     "to", "_to_copy", "type_as", "lift_fresh_copy", "positive",
 )  # fmt: skip
 PRODUCTS = ("mul", "div")
+COMPARISONS = ("eq", "ne", "lt", "le", "gt", "ge", "logical_not", "logical_and", "logical_or", "isnan", "isinf")
 MEETING = (*PRODUCTS, "add", "sub", "rsub", "pow", "maximum", "minimum")
 
 
@@ -57,6 +60,45 @@ def meet(analysis: Analysis, node: fx.Node) -> Value:
     return tuple(result)
 
 
+@flow(*COMPARISONS)
+def compare(analysis: Analysis, node: fx.Node) -> Value:
+    """Yes or no for each position; nothing that can be silenced."""
+    return tuple(axis and Axis(axis.atoms, (), axis.split) for axis in meet(analysis, node))
+
+
+@flow("where", "masked_fill")
+def choose(analysis: Analysis, node: fx.Node) -> Value:
+    """One of two values for each position."""
+    return meet(analysis, node)
+
+
+@flow("new_zeros", "new_ones", "new_full", "new_empty")
+def unrelated(analysis: Analysis, node: fx.Node) -> Value:
+    """A new tensor that takes its type and place from another one, and no more."""
+    return (None,) * len(shape(node))
+
+
+@flow("zeros_like", "zero", "ones_like", "full_like", "fill")
+def blank(analysis: Analysis, node: fx.Node) -> Value:
+    """A number at each position, whatever stood there."""
+    return value_of(analysis, node.args[0])
+
+
+@constants("zeros_like", "zero")
+def nothing(known: Known, node: fx.Node) -> Tensor:
+    """Zero everywhere."""
+    return torch.zeros((1,) * len(shape(node)), dtype=torch.float64)
+
+
+@constants("where", "masked_fill")
+def chosen(known: Known, node: fx.Node) -> Tensor:
+    """Known where both values are, and are the same."""
+    values = node.args[1:] if operator(node) == "where" else (node.args[0], node.args[2])
+    first, second = (known[v].double() if isinstance(v, fx.Node) else torch.tensor(float(v)) for v in values)  # type: ignore[arg-type]
+    both = torch.where(first == second, first, torch.nan)
+    return both.reshape((1,) * (len(shape(node)) - both.dim()) + tuple(both.shape))
+
+
 @flow("prelu")
 def prelu(analysis: Analysis, node: fx.Node) -> Value:
     """The weight has one entry in all, or one a channel, along dimension 1."""
@@ -67,18 +109,27 @@ def prelu(analysis: Analysis, node: fx.Node) -> Value:
 
 
 def _join(analysis: Analysis, node: fx.Node, axes: list[Axis | None]) -> Axis | None:
+    carrying = tied(analysis, node, axes)
+    if len(carrying) < 2:
+        return carrying[0] if carrying else None
+    return easiest(carrying) if operator(node) in PRODUCTS else joined(carrying)
+
+
+def tied(analysis: Analysis, node: fx.Node, axes: Sequence[Axis | None]) -> list[Axis]:
+    """Tie dimensions that meet position by position, and freeze them if one of them carries no channels."""
     carrying = [axis for axis in axes if axis is not None]
-    if not carrying:
-        return None
-    if len(carrying) < len(axes):
+    if carrying and len(carrying) < len(axes):
         analysis.freeze(carrying, f"meets a value without channels of its own in {source(node)}")
     for other in carrying[1:]:
         analysis.tie(carrying[0].atoms, other.atoms)
-    if len(carrying) == 1:
-        return carrying[0]
-    if operator(node) in PRODUCTS:  # one factor at zero is enough: that with the fewest parameters to silence
-        return min(carrying, key=lambda axis: sum(len(site.parts) for site, _ in axis.sites))
-    return Axis(carrying[0].atoms, merge_sites(carrying))
+    return carrying
+
+
+def easiest(factors: Sequence[Axis]) -> Axis:
+    """One factor at zero is enough: that with the fewest parameters to silence, of those that can be silenced."""
+    silent = [axis for axis in factors if axis.sites] or factors
+    chosen = min(silent, key=lambda axis: sum(len(site.parts) for site, _ in axis.sites))
+    return Axis(chosen.atoms, chosen.sites, joined(factors).split)
 
 
 @constants(*UNARY, *SAME, *MEETING)

@@ -11,7 +11,8 @@ from extcon_cli.channels.trace import argument, holds_tensor, operator, shape, s
 
 POOLS = tuple(f"{kind}_pool{n}d" for kind in ("max", "avg", "adaptive_avg", "adaptive_max") for n in (1, 2, 3))
 RESAMPLING = ("upsample_nearest1d", "upsample_nearest2d", "upsample_nearest3d", "upsample_linear1d",
-              "upsample_bilinear2d", "upsample_trilinear3d", "upsample_bicubic2d")  # fmt: skip
+              "upsample_bilinear2d", "upsample_trilinear3d", "upsample_bicubic2d", "_upsample_nearest_exact1d",
+              "_upsample_nearest_exact2d", "_upsample_nearest_exact3d")  # fmt: skip
 
 
 @flow(*POOLS, *RESAMPLING)
@@ -26,7 +27,7 @@ def along_space(analysis: Analysis, node: fx.Node) -> Value | tuple[Value, ...]:
     return (value, value)  # the extremes, and where they are
 
 
-@flow("mean", "sum", "amax", "amin")
+@flow("mean", "sum", "amax", "amin", "linalg_vector_norm", "var", "std", "prod", "all", "any")
 def reduction(analysis: Analysis, node: fx.Node) -> Value:
     """Dimensions reduced away must not carry channels."""
     value = value_of(analysis, node.args[0])

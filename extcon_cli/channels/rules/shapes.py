@@ -6,12 +6,14 @@ import numpy as np
 import torch
 from torch import Tensor, fx
 
-from extcon_cli.channels.axes import Analysis, Axis, Index, Site, Value, merge_sites
+from extcon_cli.channels.axes import Analysis, Axis, Index, Site, Split, Value, joined, merge_sites
 from extcon_cli.channels.rules.registry import Known, constants, flow, value_of
 from extcon_cli.channels.trace import argument, operator, shape, source
 
-VIEWS = ("view", "_unsafe_view", "reshape", "flatten", "unflatten", "squeeze", "unsqueeze")
-MOVES = ("permute", "transpose", "t", "movedim", "expand", "slice", "select", "flip", "roll", "narrow")
+VIEWS = ("view", "_unsafe_view", "reshape", "view_as", "reshape_as", "flatten", "unflatten", "squeeze", "unsqueeze")
+REPEATS = ("repeat", "tile", "repeat_interleave")
+MOVES = ("permute", "transpose", "t", "swapaxes", "swapdims", "movedim", "numpy_T", "mT", "expand", "expand_as",
+         "slice", "select", "flip", "roll", "narrow", *REPEATS)  # fmt: skip
 CUTS = ("chunk", "split", "split_with_sizes", "unbind", "tensor_split")
 
 
@@ -44,16 +46,26 @@ def view(analysis: Analysis, node: fx.Node) -> Value:
 
 
 def _split(analysis: Analysis, node: fx.Node, axis: Axis, sizes: list[int]) -> list[Axis | None]:
-    """A run of positions laid out over `sizes`: its channels go to the last dimension longer than one."""
+    """A run of positions laid out over `sizes`: its channels go to one dimension longer than one.
+
+    That is the last, unless a later contraction sums over it: then the one before (attention heads).
+    """
     long = [dim for dim, size in enumerate(sizes) if size > 1]
     result: list[Axis | None] = [None] * len(sizes)
     if not long:
         analysis.freeze([axis], f"is reduced to a single position in {source(node)}")
         return result
-    layout = np.arange(len(axis.atoms)).reshape(-1, sizes[long[-1]])
+    if len(long) == 1:
+        analysis.splits.append(Split(node, axis))
+        result[long[0]] = axis
+        return result
+    chosen = long[max(0, len(long) - 1 - analysis.layout.get(node, 0))]
+    layout = np.moveaxis(np.arange(len(axis.atoms)).reshape(sizes), chosen, -1).reshape(-1, sizes[chosen])
     for row in layout[1:]:
         analysis.tie(axis.atoms[layout[0]], axis.atoms[row])
-    result[long[-1]] = Axis(axis.atoms[layout[0]], merge_sites(axis.take(row) for row in layout))
+    along = Axis(axis.atoms[layout[0]], merge_sites(axis.take(row) for row in layout), node)
+    analysis.splits.append(Split(node, along))
+    result[chosen] = along
     return result
 
 
@@ -89,12 +101,17 @@ def move(analysis: Analysis, node: fx.Node) -> Value:
         if axis is None or sizes[dim] == 1:
             continue
         numbers = torch.arange(sizes[dim]).reshape([-1 if d == dim else 1 for d in range(len(sizes))]).expand(sizes)
-        moved = node.target(numbers, *node.args[1:], **node.kwargs)  # type: ignore[operator]
+        moved = _moved(node, numbers)
         target = next((d for d in range(moved.dim()) if moved.shape[d] > 1 and _varies(moved, d)), None)
         positions = np.empty(0, np.int64)
         if target is not None:
             positions = moved.movedim(target, -1).reshape(-1, moved.shape[target])[0].numpy()
-        if len(positions) != sizes[dim] or (operator(node) == "roll" and positions[0] != 0):
+        if operator(node) in REPEATS and len(positions):
+            pass  # each position as often as any other, however many there are
+        elif operator(node) == "slice" and _is_block(positions, sizes[dim]):
+            for block in axis.atoms.reshape(-1, len(positions)):  # a half, a third: of what is left it is that too
+                analysis.tie(axis.atoms[: len(positions)], block)
+        elif len(positions) != sizes[dim] or (operator(node) == "roll" and positions[0] != 0):
             # the bounds stand in the model's code: after a removal they would pick other channels
             analysis.freeze([axis], f"{operator(node)} picks positions by number in {source(node)}")
         if target is not None:
@@ -102,22 +119,43 @@ def move(analysis: Analysis, node: fx.Node) -> Value:
     return tuple(result)
 
 
+def _moved(node: fx.Node, read: Tensor) -> Tensor:
+    """The operator itself, run on another tensor of the same shape."""
+    if operator(node) in ("expand_as", "view_as", "reshape_as"):
+        return read.expand(shape(node)) if operator(node) == "expand_as" else read.reshape(shape(node))
+    result: Tensor = node.target(read, *node.args[1:], **node.kwargs)  # type: ignore[operator]
+    return result
+
+
+def _is_block(positions: Index, size: int) -> bool:
+    """Whether the positions are one of several equal runs."""
+    length = len(positions)
+    return bool(length and size % length == 0 and positions[0] % length == 0 and positions[-1] - positions[0] < length)
+
+
 def _varies(numbers: Tensor, dim: int) -> bool:
     return bool((numbers.narrow(dim, 0, 1) != numbers.narrow(dim, 1, 1)).any())
 
 
-@flow("cat", "concat")
+@flow("cat", "concat", "stack")
 def concatenate(analysis: Analysis, node: fx.Node) -> Value:
     """Along the joined dimension channels lie behind each other; along the others they are tied."""
-    tensors = [tensor for tensor in node.args[0] if len(shape(tensor)) == len(shape(node))]  # type: ignore[union-attr,arg-type]
-    joined = int(argument(node, "dim", 0)) % len(shape(node))
+    tensors: list[fx.Node] = list(node.args[0])  # type: ignore[arg-type]
+    along = int(argument(node, "dim", 0)) % len(shape(node))
     values = [value_of(analysis, tensor) for tensor in tensors]
+    sizes = [1] * len(tensors)
+    if operator(node) == "stack":
+        values = [(*value[:along], None, *value[along:]) for value in values]
+    else:
+        tensors = [tensor for tensor in tensors if len(shape(tensor)) == len(shape(node))]  # not an empty one
+        values = [value_of(analysis, tensor) for tensor in tensors]
+        sizes = [shape(tensor)[along] for tensor in tensors]
     result: list[Axis | None] = []
     for dim in range(len(shape(node))):
         axes = [value[dim] for value in values]
         carrying = [axis for axis in axes if axis is not None]
-        if dim == joined:
-            result.append(_lay(analysis, node, axes, [shape(tensor)[dim] for tensor in tensors]))  # type: ignore[arg-type]
+        if dim == along:
+            result.append(_lay(analysis, node, axes, sizes))
         elif not carrying:
             result.append(None)
         else:
@@ -125,7 +163,7 @@ def concatenate(analysis: Analysis, node: fx.Node) -> Value:
                 analysis.freeze(carrying, f"is joined with a value without channels in {source(node)}")
             for other in carrying[1:]:
                 analysis.tie(carrying[0].atoms, other.atoms)
-            result.append(Axis(carrying[0].atoms, merge_sites(carrying)))
+            result.append(joined(carrying))
     return tuple(result)
 
 
@@ -146,7 +184,78 @@ def _lay(analysis: Analysis, node: fx.Node, axes: list[Axis | None], sizes: list
             padded[start : start + size] = rows
             sites.append((site, padded))
         start += size
-    return Axis(np.concatenate(atoms), tuple(sites))
+    return Axis(np.concatenate(atoms), tuple(sites), next((axis.split for axis in axes if axis and axis.split), None))
+
+
+@flow("pad", "constant_pad_nd")
+def pad(analysis: Analysis, node: fx.Node) -> Value:
+    """Positions are added at the ends of the last dimensions; those beside channels stay, the channels may go."""
+    value = list(value_of(analysis, node.args[0]))
+    for pair, (before, after) in enumerate(_pads(node)):
+        dim, size = len(value) - 1 - pair, shape(node.args[0])[len(value) - 1 - pair]  # type: ignore[arg-type]
+        axis = value[dim]
+        if axis is None or before == after == 0:
+            continue
+        if min(before, after) < 0 or argument(node, "mode", "constant") != "constant":
+            analysis.freeze([axis], f"pad picks positions by number in {source(node)}")
+            value[dim] = None
+        else:
+            value[dim] = _lay(analysis, node, [None, axis, None], [before, size, after])
+    return tuple(value)
+
+
+def _pads(node: fx.Node) -> list[tuple[int, int]]:
+    pads = list(node.args[1])  # type: ignore[arg-type]
+    return list(zip(pads[::2], pads[1::2], strict=True))
+
+
+@constants("pad", "constant_pad_nd")
+def padded(known: Known, node: fx.Node) -> Tensor:
+    """Along channels constants lie behind each other; a map with borders is known where it is the padding's value."""
+    read, fill = known[node.args[0]], argument(node, "value", 0.0) or 0.0  # type: ignore[index]
+    mode = argument(node, "mode", "constant")
+    for pair, (before, after) in enumerate(_pads(node)):
+        dim, size = read.dim() - 1 - pair, shape(node.args[0])[read.dim() - 1 - pair]  # type: ignore[arg-type]
+        if before == after == 0 or mode != "constant":  # reflected and repeated constants are the constant
+            continue
+        if read.shape[dim] == 1:
+            read = torch.where(read == fill, read, torch.nan)
+        else:
+            ends = [read.new_full((*read.shape[:dim], n, *read.shape[dim + 1 :]), fill) for n in (before, after)]
+            read = torch.cat([ends[0], read.expand(*read.shape[:dim], size, *read.shape[dim + 1 :]), ends[1]], dim)
+    return read
+
+
+@flow("slice_scatter")
+def overwrite(analysis: Analysis, node: fx.Node) -> Value:
+    """Some positions are replaced by another value's, whose channels are tied to those that they replace."""
+    value, other = value_of(analysis, node.args[0]), value_of(analysis, node.args[1])
+    dim = int(argument(node, "dim", 0)) % len(value)
+    positions = torch.arange(shape(node)[dim])[
+        slice(argument(node, "start"), argument(node, "end"), argument(node, "step", 1))
+    ].numpy()
+    for place, (axis, new) in enumerate(zip(value, other, strict=True)):
+        if axis is None or new is None:
+            analysis.freeze([axis, new], f"is written over by number in {source(node)}")
+        else:
+            analysis.tie(axis.atoms[positions] if place == dim else axis.atoms, new.atoms)
+    return value
+
+
+@flow("pixel_shuffle", "pixel_unshuffle")
+def shuffle_pixels(analysis: Analysis, node: fx.Node) -> Value:
+    """r^2 channels behind each other become one with r times the width, or the other way round."""
+    value, factor = value_of(analysis, node.args[0]), int(argument(node, "upscale_factor") or node.args[1]) ** 2  # type: ignore[arg-type]
+    axis = value[-3]
+    analysis.freeze(value[-2:], f"{operator(node)} runs along it in {source(node)}")
+    if axis is None:
+        return (*value[:-3], None, None, None)
+    if operator(node) == "pixel_unshuffle":
+        return (*value[:-3], axis.take(np.arange(len(axis.atoms)).repeat(factor)), None, None)
+    layout = np.arange(len(axis.atoms)).reshape(-1, factor).T
+    for row in layout[1:]:
+        analysis.tie(axis.atoms[layout[0]], axis.atoms[row])
+    return (*value[:-3], Axis(axis.atoms[layout[0]], merge_sites(axis.take(row) for row in layout)), None, None)
 
 
 @flow(*CUTS)
@@ -167,6 +276,7 @@ def cut(analysis: Analysis, node: fx.Node) -> tuple[Value, ...]:
         analysis.freeze([axis], f"{operator(node)} cuts into unequal parts in {source(node)}")
     starts = np.cumsum([0, *sizes[:-1]])
     taken = [axis.take(np.arange(start, start + size)) for start, size in zip(starts, sizes, strict=True)]
+    analysis.splits.append(Split(node, taken[0]))
     if len(set(sizes)) == 1:  # the parts stay equal only where each loses the same positions
         for part in taken[1:]:
             analysis.tie(taken[0].atoms, part.atoms)
@@ -187,7 +297,28 @@ def moved(known: Known, node: fx.Node) -> Tensor:
     if read.numel() == 1 and bool(read.isnan()):
         return read.reshape((1,) * len(shape(node)))
     full = read.expand(shape(node.args[0])).contiguous()  # type: ignore[arg-type]
-    return compact(node.target(full, *node.args[1:], **node.kwargs))  # type: ignore[operator]
+    return compact(_moved(node, full))
+
+
+@constants("pixel_shuffle", "pixel_unshuffle")
+def shuffled(known: Known, node: fx.Node) -> Tensor:
+    """Run the operator itself on what is known, in the full shape."""
+    full = known[node.args[0]].expand(shape(node.args[0])).contiguous()  # type: ignore[index,arg-type]
+    return compact(node.target(full, *node.args[1:]))  # type: ignore[operator]
+
+
+@constants("slice_scatter")
+def overwritten(known: Known, node: fx.Node) -> Tensor:
+    """Run the operator itself on what is known, in the full shape."""
+    full = [known[read].expand(shape(read)).double() for read in node.args[:2]]  # type: ignore[index,arg-type]
+    return compact(node.target(*full, *node.args[2:], **node.kwargs))  # type: ignore[operator]
+
+
+@constants("stack")
+def stacked(known: Known, node: fx.Node) -> Tensor:
+    """What is known of each part, behind each other."""
+    parts = [known[part].expand(shape(part)).double() for part in node.args[0]]  # type: ignore[union-attr,index,arg-type]
+    return compact(torch.stack(parts, int(argument(node, "dim", 0))))
 
 
 @constants("cat", "concat")
