@@ -5,13 +5,16 @@ Nothing here decides; a plan that does not fit the module is refused before anyt
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
 from extcon_cli.channels.axes import Index
 from extcon_cli.channels.groups import ChannelGroup
 from extcon_cli.channels.narrow import is_norm, narrow_attention, narrow_norm
-from extcon_cli.channels.plan import Fold, RemovalPlan
+from extcon_cli.channels.plan import Fold, Merge, RemovalPlan
 from extcon_cli.channels.trace import named_tensors
 from extcon_cli.errors import CheckpointError
 
@@ -29,11 +32,12 @@ def remove(module: nn.Module, plan: RemovalPlan) -> None:
     _check(module, plan)
     for fold in plan.folds:
         _fold(module, fold)
+    for merge in plan.merges:
+        _merge(module, merge)
     kept: dict[str, dict[int, Tensor]] = {}
     for cut in plan.cuts:
         kept.setdefault(cut.parameter, {})[cut.dim] = torch.tensor(cut.kept(), dtype=torch.int64)
-    for name, dims in kept.items():
-        _replace(module, name, dims)
+    _replace(module, kept)
     for child in module.modules():
         narrow_attention(child)
     for size in plan.sizes:
@@ -89,6 +93,11 @@ def _check(module: nn.Module, plan: RemovalPlan) -> None:
         bias = shapes.setdefault(fold.bias, (rows,)) if fold.bias.rpartition(".")[0] in owners else ()
         if bias != (rows,) or rows % fold.groups or not set(fold.channels) <= set(range(columns * fold.groups)):
             raise CheckpointError(f"the removal plan folds constants into {fold.weight}, which does not fit the model")
+    for merge in plan.merges:
+        rows, columns = (*shapes.get(merge.weight, ()), 0, 0)[:2]
+        inputs = columns * merge.groups if merge.dim else rows
+        if rows % merge.groups or not {*merge.channels, *merge.into} <= set(range(inputs)):
+            raise CheckpointError(f"the removal plan merges channels of {merge.weight}, which does not fit the model")
     for cut in plan.cuts:
         shape = shapes.get(cut.parameter)
         if shape is None or cut.dim >= len(shape) or shape[cut.dim] != cut.size:
@@ -126,16 +135,32 @@ def _fold(module: nn.Module, fold: Fold) -> None:
     bias.copy_(bias.double() + moved)
 
 
-def _replace(module: nn.Module, name: str, dims: dict[int, Tensor]) -> None:
+def _merge(module: nn.Module, merge: Merge) -> None:
+    """W[:, into] += gain W[:, channel], in float64, each in its group's rows."""
+    weight = named_tensors(module)[merge.weight]
+    wide = weight.double()
+    columns = wide.reshape(merge.groups, -1, *wide.shape[1:]).transpose(1, 2).flatten(0, 1) if merge.dim else wide
+    for channel, into, gain in zip(merge.channels, merge.into, merge.gains, strict=True):
+        columns[into] += gain * columns[channel]  # (rows, *taps) of one input
+    if merge.dim:
+        wide = columns.reshape(merge.groups, -1, *columns.shape[1:]).transpose(1, 2).reshape(weight.shape)
+    weight.copy_(wide)
+
+
+def _replace(module: nn.Module, kept: Mapping[str, Mapping[int, Tensor]]) -> None:
     """Put a smaller tensor in every place that held the old one, so that tied weights stay tied."""
-    old = named_tensors(module)[name]
-    new = old.detach()
-    for dim, positions in dims.items():
-        new = new.index_select(dim, positions.to(new.device))
-    if isinstance(old, nn.Parameter):
-        new = nn.Parameter(new.clone(), requires_grad=old.requires_grad)
+    tensors = named_tensors(module)
+    places: dict[int, list[tuple[dict[str, Any], str]]] = {}
     for child in module.modules():
         for store in (child._parameters, child._buffers):
-            for key, tensor in list(store.items()):
-                if tensor is old:
-                    store[key] = new  # type: ignore[assignment]
+            for key, tensor in store.items():
+                places.setdefault(id(tensor), []).append((store, key))
+    for name, dims in kept.items():
+        old = tensors[name]
+        new = old.detach()
+        for dim, positions in dims.items():
+            new = new.index_select(dim, positions.to(new.device))
+        if isinstance(old, nn.Parameter):
+            new = nn.Parameter(new, requires_grad=old.requires_grad)
+        for store, key in places[id(old)]:
+            store[key] = new  # type: ignore[assignment]

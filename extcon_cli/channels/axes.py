@@ -52,6 +52,7 @@ class Consumer:
     axis: Axis
     groups: int = 1
     padded: bool = False  # zeros are read at the borders, so a constant input is not constant there
+    counted: bool = False  # a norm, whose mean counts removed zeros but no other constants
 
 
 @dataclass(frozen=True)

@@ -110,62 +110,72 @@ def _reasons(analysis: Analysis, roots: Index) -> dict[int, str]:
 def _gather(analysis: Analysis, roots: Index, reasons: dict[int, str]) -> Iterable[ChannelGroup]:
     """Group the produced channels by the parameters that they touch, in the order of the model."""
     produced = np.unique(roots[np.concatenate(analysis.produced)]) if analysis.produced else np.empty(0, np.int64)
-    held = _positions(analysis.dims, roots, produced)
-    silencers = _silencers(analysis, roots, produced)
-    together: dict[tuple[Slots, Slots, str], list[int]] = {}
-    for root in produced.tolist():
-        slots = tuple((slot, len(positions)) for slot, positions in held[root].items())
-        silent = tuple((slot, len(positions)) for slot, positions in silencers.get(root, {}).items())
-        together.setdefault((slots, silent, reasons.get(root, "")), []).append(root)
-    for (slots, silent, reason), members in together.items():
-        if not reason and not silent:
+    number = np.full(len(roots), -1, dtype=np.int64)  # of each channel among the produced, by its root
+    number[produced] = np.arange(len(produced))
+    held, silencers = _positions(analysis.dims, roots, number), _silencers(analysis, roots, number)
+    why = [reasons.get(root, "") for root in produced.tolist()]
+    numbered = {reason: place for place, reason in enumerate(dict.fromkeys(why))}
+    kinds = _refine(
+        np.array([numbered[reason] for reason in why], dtype=np.int64), [*held.values(), *silencers.values()]
+    )
+    slices, silent = _slices(held, kinds), _slices(silencers, kinds)
+    for kind, first in sorted(zip(*np.unique(kinds, return_index=True), strict=True), key=lambda pair: int(pair[1])):
+        reason = why[first]
+        if not reason and kind not in silent:
             reason = "nothing reads these channels through a linear map, so that nothing silences them"
-        yield ChannelGroup(
-            name=_name(slots),
-            size=len(members),
-            slices=_slices(slots, members, held),
-            silencers=_slices(silent, members, silencers),
-            reason=reason,
-        )
+        own = tuple(slices[kind])
+        yield ChannelGroup(_name(own), int((kinds == kind).sum()), own, tuple(silent.get(kind, ())), reason)
 
 
-Positions = dict[tuple[str, int], list[int]]  # (parameter, dim) -> positions of one channel
-Slots = tuple[tuple[tuple[str, int], int], ...]  # (parameter, dim), and how many positions of it a channel holds
+Places = dict[tuple[str, int], tuple[Index, Index]]
+"""(parameter, dim) -> numbers of channels, and a position of each beside it, in the order of both."""
 
 
-def _positions(dims: dict[tuple[str, int], Index], roots: Index, wanted: Index) -> dict[int, Positions]:
-    found: dict[int, Positions] = {int(root): {} for root in wanted}
+def _positions(dims: dict[tuple[str, int], Index], roots: Index, number: Index) -> Places:
+    found: Places = {}
     for slot, atoms in dims.items():
-        for position, root in enumerate(roots[atoms].tolist()):
-            if root in found:
-                found[root].setdefault(slot, []).append(position)
+        channels = number[roots[atoms]]
+        positions = np.flatnonzero(channels >= 0)
+        if len(positions):
+            positions = positions[np.argsort(channels[positions], kind="stable")]
+            found[slot] = channels[positions], positions
     return found
 
 
-def _silencers(analysis: Analysis, roots: Index, wanted: Index) -> dict[int, Positions]:
-    """For every channel the slices of the sites that feed its consumers."""
-    found: dict[int, dict[tuple[str, int], set[int]]] = {int(root): {} for root in wanted}
+def _silencers(analysis: Analysis, roots: Index, number: Index) -> Places:
+    """The slices of the sites that feed each channel's consumers."""
+    seen: dict[tuple[str, int], list[Index]] = {}
     for consumer in analysis.consumers:
-        for root, column in zip(roots[consumer.axis.atoms].tolist(), range(len(consumer.axis.atoms)), strict=True):
-            if root not in found:
-                continue
-            for site, rows in consumer.axis.sites:
-                if rows[column] >= 0:
-                    for part in site.parts:
-                        found[root].setdefault(part, set()).add(int(rows[column]))
-    return {root: {slot: sorted(rows) for slot, rows in sorted(slots.items())} for root, slots in found.items()}
+        channels = number[roots[consumer.axis.atoms]]
+        for site, rows in consumer.axis.sites:
+            known = (channels >= 0) & (rows >= 0)
+            for part in site.parts if known.any() else ():
+                seen.setdefault(part, []).append(np.stack([channels[known], rows[known]]))
+    pairs = {slot: np.unique(np.concatenate(seen[slot], axis=1), axis=1) for slot in sorted(seen)}
+    return {slot: (pair[0], pair[1]) for slot, pair in pairs.items()}
 
 
-def _slices(slots: Slots, members: list[int], found: dict[int, Positions]) -> tuple[Slice, ...]:
-    return tuple(
-        Slice(parameter, dim, np.array([found[root][parameter, dim] for root in members], dtype=np.int64))
-        for (parameter, dim), _ in slots
-    )
+def _refine(kinds: Index, places: Iterable[tuple[Index, Index]]) -> Index:
+    """Channels are of one kind where they were before and have as many positions in every place."""
+    for channels, _ in places:
+        touched, counts = np.unique(channels, return_counts=True)
+        found = np.unique(np.stack([kinds[touched], counts]), axis=1, return_inverse=True)[1]
+        kinds[touched] = kinds.max() + 1 + found.reshape(-1)
+    return kinds
 
 
-def _name(slots: Slots) -> str:
+def _slices(places: Places, kinds: Index) -> dict[int, list[Slice]]:
+    """For each kind of channel its slices."""
+    found: dict[int, list[Slice]] = {}
+    for (parameter, dim), (channels, positions) in places.items():
+        for kind in np.unique(kinds[channels]).tolist():
+            members = kinds[channels] == kind
+            index = positions[members].reshape(len(np.unique(channels[members])), -1)
+            found.setdefault(kind, []).append(Slice(parameter, dim, index))
+    return found
+
+
+def _name(slices: tuple[Slice, ...]) -> str:
     """The module whose filters the channels are: the first weight with them as rows."""
-    for (parameter, dim), _ in slots:
-        if dim == 0:
-            return parameter.rpartition(".")[0] or parameter
-    return "?"
+    rows = [part.parameter for part in slices if part.dim == 0]
+    return (rows[0].rpartition(".")[0] or rows[0]) if rows else "?"

@@ -15,7 +15,7 @@ from torch import nn
 
 from extcon_cli.channels.apply import remove, silence
 from extcon_cli.channels.groups import ChannelGroup, Channels, analyse
-from extcon_cli.channels.plan import judge, plan
+from extcon_cli.channels.judge import judge, plan
 from extcon_cli.channels.trace import trace
 from extcon_cli.channels.verify import Inputs, batch_size, difference, random_batches, runs
 
@@ -62,7 +62,7 @@ def _stuck(module: nn.Module, channels: Channels, halves: dict[int, Any]) -> dic
     reasons = {}
     for verdict in judge(copied, channels):
         half = halves.get(id(verdict.group))
-        if half is not None and not verdict.removable[half].all():
+        if half is not None and (~verdict.removable[half]).sum() > (verdict.carrier >= 0):
             dead = bool(verdict.dead[half].all())
             reasons[id(verdict.group)] = (
                 "a silenced channel emits a constant that is read through zero padding"

@@ -61,7 +61,7 @@ def cut(
     """
     verdicts = judge(module, channels)
     gone = sum(int(verdict.removable.sum()) for verdict in verdicts)
-    if gone < least:
+    if gone + sum(verdict.carrier >= 0 for verdict in verdicts) < least:
         dead = sum(int(verdict.dead.sum()) for verdict in verdicts)
         raise GateError(
             f"{dead} channels are dead and {gone} of them can go exactly, {least} are needed; nothing was written "

@@ -65,6 +65,10 @@ def size(module: str = "0", attribute: str = "num_heads", after: int = 2) -> dic
     return {"module": module, "attribute": attribute, "before": 4, "after": after}
 
 
+def merge(**other: Any) -> dict[str, Any]:
+    return {"weight": "2.weight", "groups": 1, "channels": [0], "into": [2], "gains": [1.0], **other}
+
+
 HOSTILE: dict[str, Change] = {
     "no format": lambda data: data.pop("format"),
     "another format": lambda data: data.update(format=3),
@@ -95,6 +99,9 @@ HOSTILE: dict[str, Change] = {
     "a constant that is no number": lambda data: data["folds"][0].update(constants=[1.0, 2.0, float("nan")]),
     "a fold in no groups": lambda data: data["folds"][0].update(groups=0),
     "a fold along a dimension that is not there": lambda data: data["folds"][0].update(dim=2),
+    "a merge into what goes": lambda data: data.update(merges=[merge(into=[0])]),
+    "a merge of what is not there": lambda data: data.update(merges=[merge(into=[6])]),
+    "a merge that is no number": lambda data: data.update(merges=[merge(gains=[float("inf")])]),
     "sizes that are a number": lambda data: data.update(sizes=2),
     "a size of another module": lambda data: data.update(sizes=[size(module="9")]),
     "a size that the module has not": lambda data: data.update(sizes=[size()]),

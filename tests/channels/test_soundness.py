@@ -414,14 +414,24 @@ def chain(**reader: Any) -> nn.Sequential:
     return nn.Sequential(nn.Conv2d(3, 6, 3), nn.ReLU(), nn.Conv2d(6, 5, 3, **reader), nn.ReLU(), nn.Conv2d(5, 2, 1))
 
 
-def test_a_constant_stays_before_zero_padding(remove_exactly: Remove) -> None:
+def test_before_zero_padding_one_constant_carries_the_others(remove_exactly: Remove) -> None:
     module = chain(padding=1)
     removal = remove_exactly(module, (torch.randn(EXAMPLE),), lambda m, c: dead(m, "0", 0.7))
-    assert removal.after[0].out_channels == 6
+    assert removal.after[0].out_channels == 5
     assert removal.plan.folds == ()
+    assert [(merge.weight, merge.channels, merge.into) for merge in removal.plan.merges] == [("2.weight", (1,), (0,))]
     first = judge(removal.before, removal.channels)[0]
     assert first.dead.tolist() == [True, True, False, False, False, False]
-    assert not first.removable.any()
+    assert (first.carrier, first.removable.sum()) == (0, 1)
+
+
+def test_a_single_constant_stays_before_zero_padding(remove_exactly: Remove) -> None:
+    def kill(module: nn.Module, channels: Any) -> None:
+        module[0].weight.data[0], module[0].bias.data[0] = 0.0, 0.7  # type: ignore[index]
+
+    removal = remove_exactly(chain(padding=1), (torch.randn(EXAMPLE),), kill)
+    assert removal.after[0].out_channels == 6
+    assert removal.plan.cuts == removal.plan.merges == ()
 
 
 def test_a_constant_that_the_activation_makes_zero_goes_before_padding_too(remove_exactly: Remove) -> None:
@@ -472,7 +482,8 @@ def test_a_constant_read_through_zero_padding_gives_none(depthwise: bool, remove
             module[2].weight.data[:2, 2:] = 0.0  # type: ignore[index]
 
     removal = remove_exactly(module, (torch.randn(EXAMPLE),), kill)
-    assert (removal.after[2].out_channels, removal.plan.cuts) == (6, ())
+    assert removal.after[2].out_channels == 6  # it writes no constant: its borders differ
+    assert removal.after[0].out_channels == (6 if depthwise else 5)
 
 
 @pytest.mark.parametrize("norm", [nn.BatchNorm2d(6, track_running_stats=False), nn.InstanceNorm2d(6, affine=True)])

@@ -182,11 +182,15 @@ def mapped(
     blocks = blocks.transpose(1, 2) if written else blocks
     inputs = per_channel(known[read], dim, groups * blocks.shape[2]).reshape(groups, -1)
     usable = (inputs == 0) if only_zeros else ~inputs.isnan()
-    result = torch.full((groups * blocks.shape[1],), torch.nan, dtype=torch.float64)
-    for block, constants_read, known_here, rows in zip(blocks, inputs, usable, result.reshape(groups, -1), strict=True):
-        settled = ~block[:, ~known_here].flatten(1).any(1)  # rows that no unknown input reaches
-        gains = block[settled][:, known_here].double().sum(-1)
-        rows[settled] = gains @ constants_read[known_here].double()
+    if groups > 1:
+        reached = torch.einsum("grc,gc->gr", blocks.any(-1).double(), (~usable).double()) > 0
+        sums = torch.einsum("grc,gc->gr", blocks.double().sum(-1), torch.where(usable, inputs, 0.0).double())
+        result = torch.where(reached, torch.nan, sums).reshape(-1)
+    else:
+        block, here = blocks[0], usable[0]
+        settled = ~(block[:, ~here] if here.any() else block).flatten(1).any(1)  # rows that no unknown input reaches
+        result = torch.full((len(block),), torch.nan, dtype=torch.float64)
+        result[settled] = block[settled][:, here].double().sum(-1) @ inputs[0, here].double()
     if bias is not None:
         result = result + known[bias]
     return result.reshape([-1 if d == dim else 1 for d in range(known[read].dim())])

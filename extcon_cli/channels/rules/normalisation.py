@@ -85,7 +85,7 @@ def _counted(analysis: Analysis, node: fx.Node, axis: Axis | None, dim: int) -> 
     name = stored_name(analysis, vectors[0])
     assert name is not None
     assert isinstance(node.args[0], fx.Node)
-    analysis.consumers.append(Consumer(node, name, 0, None, node.args[0], dim, axis, padded=True))
+    analysis.consumers.append(Consumer(node, name, 0, None, node.args[0], dim, axis, counted=True))
     parts = tuple((part, 0) for part in (stored_name(analysis, vector) for vector in vectors) if part is not None)
     return Axis(axis.atoms, ((Site(parts), np.arange(len(axis.atoms), dtype=np.int64)),))
 
