@@ -9,7 +9,7 @@ Knows modules and tensors; never a path, a recipe or a data set.
 
 from extcon_cli.channels.apply import remove, silence
 from extcon_cli.channels.certificate import Certificate, certify
-from extcon_cli.channels.groups import ChannelGroup, Channels, Slice
+from extcon_cli.channels.groups import ChannelGroup, Channels, Slice, coverage
 from extcon_cli.channels.judge import judge, plan
 from extcon_cli.channels.plan import RemovalPlan
 from extcon_cli.channels.trial import channel_groups
@@ -24,6 +24,7 @@ __all__ = [
     "Slice",
     "certify",
     "channel_groups",
+    "coverage",
     "difference",
     "judge",
     "plan",

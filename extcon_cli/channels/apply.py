@@ -75,6 +75,9 @@ def tell_the_truth(module: nn.Module) -> None:
             module.num_features = stored.shape[0]
     elif isinstance(module, nn.PReLU):
         module.num_parameters = module.weight.shape[0]
+    elif isinstance(module, nn.RNNBase):
+        module.input_size = module.get_parameter("weight_ih_l0").shape[1]
+        module._flat_weights = [module._parameters.get(name) for name in module._flat_weights_names]
     elif isinstance(module, nn.Embedding):
         module.embedding_dim = module.weight.shape[1]
     elif is_norm(module):

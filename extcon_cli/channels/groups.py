@@ -6,6 +6,7 @@ the same parameters, layer1's residual stream for example. Nothing here looks at
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -59,6 +60,18 @@ class Channels:
         """What names each channel of a group in `roots`: (channels,)."""
         first = group.slices[0]
         return self.roots[self.analysis.dims[first.parameter, first.dim][first.index[:, 0]]]
+
+
+def coverage(module: nn.Module, channels: Channels) -> float:
+    """The share of parameters that lie in a slice of a group that can be removed."""
+    sizes = {name: parameter.shape for name, parameter in module.named_parameters()}
+    stays = {name: [np.ones(length, bool) for length in size] for name, size in sizes.items()}
+    for part in (part for group in channels.groups if group.prunable for part in group.slices):
+        if part.parameter in stays:
+            stays[part.parameter][part.dim][part.index.ravel()] = False
+    kept = sum(math.prod(int(mask.sum()) for mask in masks) for masks in stays.values())
+    total = sum(size.numel() for size in sizes.values())
+    return 1 - kept / total if total else 0.0
 
 
 def analyse(module: nn.Module, graph: Graph) -> Channels:

@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from extcon_cli.report.document import comparison, differences, exactness, widths
-from extcon_cli.report.numbers import count, duration, figure
+from extcon_cli.report.numbers import count, duration, figure, percent
 from extcon_cli.report.write import finite, summary, write
 
 WIDTH = 100
@@ -120,6 +120,7 @@ def _inspect(console: Console, document: Mapping[str, Any]) -> None:
             group["name"], str(group["channels"]), str(group["dead"]), count(group["params_per_channel"]), verdict
         )
     console.print(groups)
+    console.print(f"{percent(document['removable_share'])} of the parameters are in channels that can go")
 
 
 def _verify(console: Console, document: Mapping[str, Any]) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from extcon_cli import __version__
-from extcon_cli.channels import ChannelGroup, channel_groups, judge
+from extcon_cli.channels import ChannelGroup, channel_groups, coverage, judge
 from extcon_cli.pipelines.open import open_model
 from extcon_cli.pipelines.output import SCHEMA
 from extcon_cli.recipe.schema import Recipe
@@ -42,6 +42,7 @@ def inspect(
         "macs": size.macs,
         "bytes": size.bytes,
         "file_bytes": checkpoint.stat().st_size,
+        "removable_share": coverage(opened.module, channels),
         "layers": [
             {
                 "name": layer.name,

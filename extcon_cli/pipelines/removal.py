@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from extcon_cli.channels import Certificate, Channels, Difference, RemovalPlan, certify, judge, plan, remove
+from extcon_cli.channels import Certificate, Channels, Difference, RemovalPlan, certify, coverage, judge, plan, remove
 from extcon_cli.errors import GateError
 
 
@@ -22,6 +22,7 @@ class Removal:
     certificate: Certificate
     filters: int  # that went
     prunable: int  # of which they were chosen
+    share: float  # of the parameters, in channels that could go
 
     def figures(
         self,
@@ -37,6 +38,7 @@ class Removal:
             "ratio": self.filters / self.prunable,
             "filters": self.filters,
             "prunable": self.prunable,
+            "removable_share": self.share,
             "metrics_before_removal": before or {},
             "metrics_after_removal": after or {},
             "max_difference": moved.largest,
@@ -76,4 +78,4 @@ def cut(
         worst = max(found.relative for found in measured if found is not None)
         raise GateError(f"the removal is not exact: outputs differ by {worst:.1e} of the largest; nothing was written")
     prunable = sum(verdict.group.size for verdict in verdicts if verdict.group.prunable)
-    return Removal(small, removal, certificate, gone, prunable)
+    return Removal(small, removal, certificate, gone, prunable, coverage(module, channels))

@@ -14,8 +14,13 @@ from torch import nn
 
 from extcon_cli.channels import RemovalPlan, remove
 
-# name, resolution, another resolution, the least share of the parameters that halving every group removes
+# name, resolution, another resolution or None, the least share of the parameters that halving every group removes
 MODELS = [
+    ("convnext_tiny", 32, 64, 0.70),
+    ("efficientnet_b0", 32, 48, 0.65),
+    ("swin_t", 32, 48, 0.70),
+    ("swin_v2_t", 32, 64, 0.70),
+    ("vit_b_32", 64, None, 0.65),
     ("resnet18", 32, 48, 0.70),
     ("densenet121", 32, 64, 0.70),
     ("vgg11_bn", 32, 64, 0.70),
@@ -34,15 +39,18 @@ Remove = Callable[..., Any]
 def build(name: str) -> nn.Module:
     """The architecture with random weights, and batch norm statistics unlike those it starts with."""
     torch.manual_seed(0)
-    extra = {"aux_logits": False, "init_weights": False} if name == "googlenet" else {}
+    extra = {"googlenet": {"aux_logits": False, "init_weights": False}, "vit_b_32": {"image_size": 64}}.get(name, {})
     module = torchvision.models.get_model(name, weights=None, num_classes=10, **extra)
     if name == "vgg11_bn":  # its two hidden layers of 4096 neurons say nothing more than narrower ones
         module.classifier[0], module.classifier[3] = nn.Linear(512 * 49, 64), nn.Linear(64, 64)
         module.classifier[6] = nn.Linear(64, 10)
     for child in module.modules():
-        if isinstance(child, nn.BatchNorm2d):
+        if isinstance(child, (nn.BatchNorm2d, nn.LayerNorm)):
             nn.init.uniform_(child.weight, 0.5, 1.5)
             nn.init.normal_(child.bias, 0.0, 0.3)
+        elif isinstance(child, nn.Linear):
+            nn.init.normal_(child.weight, 0.0, child.in_features**-0.5)  # some heads begin at zero
+        if isinstance(child, nn.BatchNorm2d):
             child.running_mean.normal_(0.0, 0.3)
             child.running_var.uniform_(0.5, 2.0)
     return module.eval()
@@ -52,8 +60,12 @@ def build(name: str) -> nn.Module:
 def model(request: pytest.FixtureRequest, remove_exactly: Remove) -> tuple[str, float, Any]:
     """One removal a model: float32 and float64, two batch sizes, two resolutions."""
     name, size, other, share = request.param
-    example, larger = (torch.randn(2, 3, size, size),), (torch.randn(2, 3, other, other),)
-    return name, share, remove_exactly(build(name), example, others=[larger])
+    example, others = images(size), [images(other)] if other else []
+    return name, share, remove_exactly(build(name), example, others=others)
+
+
+def images(size: int) -> tuple[torch.Tensor]:
+    return (torch.randn(2, 3, size, size),)
 
 
 @pytest.fixture
@@ -88,6 +100,8 @@ def test_the_attributes_tell_the_truth(shrunk: Any) -> None:
         elif isinstance(child, nn.Linear):
             assert child.weight.shape == (child.out_features, child.in_features), name
             assert f"in_features={child.in_features}" in repr(child)
+        elif isinstance(child, nn.LayerNorm):
+            assert child.normalized_shape == tuple(child.weight.shape), name
 
 
 def test_it_trains(shrunk: Any) -> None:

@@ -142,6 +142,14 @@ FOLLOWED: dict[str, tuple[Callable[..., Tensor], dict[str, Callable[[], Any]]]] 
         lambda m, y: (y.permute(0, 2, 3, 1) @ m.a.t()).permute(0, 3, 1, 2),
         {"a": lambda: nn.Parameter(torch.randn(C, C))},
     ),
+    "lstm": (
+        lambda m, y: m.a(y.flatten(2).transpose(1, 2))[0].transpose(1, 2).unflatten(2, (8, 8)),
+        {"a": lambda: nn.LSTM(C, C, batch_first=True)},
+    ),
+    "gru, both ways, no bias": (
+        lambda m, y: m.a(y.flatten(2).transpose(1, 2))[0].transpose(1, 2).unflatten(2, (8, 8)),
+        {"a": lambda: nn.GRU(C, C // 2, 2, bias=False, bidirectional=True, batch_first=True)},
+    ),
     "sampled": (
         lambda m, y: F.grid_sample(
             y,
@@ -310,10 +318,23 @@ FROZEN: dict[str, tuple[Callable[..., Tensor], dict[str, Callable[[], Any]], str
     ),
     "complex numbers": (lambda m, y: torch.view_as_real(torch.complex(y, y))[..., 1], {}, "no rule"),
     "fourier": (lambda m, y: torch.fft.rfft2(y).abs()[..., :4], {}, "no rule for operator fft_rfft2"),
-    "lstm": (
-        lambda m, y: m.a(y.flatten(2).transpose(1, 2))[0].transpose(1, 2).unflatten(2, (8, 8)),
-        {"a": lambda: nn.LSTM(C, C, batch_first=True)},
-        "lstm holds a state",
+    "the state of an lstm": (
+        lambda m, y: (
+            y
+            * torch.lstm(
+                m.a(y.mean(3).transpose(1, 2)),
+                (y.mean((2, 3))[None], y.mean((2, 3))[None]),
+                list(m.b.parameters()),
+                True,
+                1,
+                0.0,
+                False,
+                False,
+                True,
+            )[0][:, -1, :, None, None]
+        ),
+        {"a": lambda: nn.Linear(C, C), "b": lambda: nn.LSTM(C, C, batch_first=True)},
+        "holds a state of this width",
     ),
 }
 

@@ -3,7 +3,16 @@
 Importing this package registers every rule. An operator without a rule freezes the channels that touch it.
 """
 
-from extcon_cli.channels.rules import contraction, linear, lookup, normalisation, pointwise, pooling, shapes
+from extcon_cli.channels.rules import (
+    contraction,
+    linear,
+    lookup,
+    normalisation,
+    pointwise,
+    pooling,
+    recurrent,
+    shapes,
+)
 from extcon_cli.channels.rules.registry import constants_of, flow_of
 
 __all__ = [
@@ -15,5 +24,6 @@ __all__ = [
     "normalisation",
     "pointwise",
     "pooling",
+    "recurrent",
     "shapes",
 ]

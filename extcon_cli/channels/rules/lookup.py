@@ -76,11 +76,3 @@ def sampled(known: Known, node: fx.Node) -> Tensor:
     read = known[node.args[0]]  # type: ignore[index]
     zero = (read == 0).flatten(2).all(2)
     return torch.where(zero, 0.0, torch.nan).double().reshape(*zero.shape, *(1,) * (read.dim() - 2))
-
-
-@flow("lstm", "gru", "rnn_tanh", "rnn_relu")
-def recurrent(analysis: Analysis, node: fx.Node) -> tuple[Value, ...]:
-    """The recurrent state stays: its gates lie in blocks of the width that the module's code names."""
-    read = [axis for other in node.all_input_nodes for axis in value_of(analysis, other)]
-    analysis.freeze(read, f"{operator(node)} holds a state of this width in {source(node)}")
-    return tuple((None,) * len(part.shape) for part in node.meta["val"])

@@ -345,9 +345,9 @@ def picked(known: Known, node: fx.Node) -> Tensor:
 def compact(value: Tensor) -> Tensor:
     """The same knowledge with every dimension along which nothing changes reduced to length one."""
     for dim in range(value.dim()):
+        if value.shape[dim] < 2:
+            continue
         first = value.narrow(dim, 0, 1)
-        if value.shape[dim] > 1 and torch.equal(
-            value.nan_to_num(nan=3e300), first.nan_to_num(nan=3e300).expand_as(value)
-        ):
+        if torch.equal(value.nan_to_num(nan=3e300), first.nan_to_num(nan=3e300).expand_as(value)):
             value = first
     return value
