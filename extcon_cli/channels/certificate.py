@@ -34,8 +34,7 @@ class Certificate:
 
     before: str  # sha256 of the weights that were shrunk
     after: str  # sha256 of the smaller model's weights
-    cuts: int  # slices removed, over all parameters
-    folds: int  # constants moved into a bias
+    rewrites: tuple[dict[str, Any], ...]  # each change of the plan with the rule that allowed it
     random: Difference  # float32, random inputs of two batch sizes and, where the model allows, two resolutions
     double: Difference | None  # the same with the removal done in float64; None: the model does not run in it
     evaluation: Difference | None  # real inputs
@@ -57,8 +56,7 @@ class Certificate:
             "tolerance": {"float32": EXACT, "float64": EXACT_DOUBLE},
             "before": self.before,
             "after": self.after,
-            "cuts": self.cuts,
-            "folds": self.folds,
+            "rewrites": list(self.rewrites),
             **measured,
         }
 
@@ -83,8 +81,7 @@ def certify(
     return Certificate(
         before=weights_hash(before),
         after=weights_hash(after),
-        cuts=sum(stop - start for cut in plan.cuts for start, stop in cut.removed),
-        folds=sum(len(fold.channels) for fold in plan.folds),
+        rewrites=tuple(plan.rewrites()),
         random=difference(before, after, (batch for shape in shapes for batch in random_batches(shape))),
         double=_in_double(before, plan, [_cpu(shape) for shape in shapes]),
         evaluation=real if real.samples else None,

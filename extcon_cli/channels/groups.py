@@ -164,15 +164,20 @@ def _silencers(analysis: Analysis, roots: Index, number: Index) -> Places:
             known = (channels >= 0) & (rows >= 0)
             for part in site.parts if known.any() else ():
                 seen.setdefault(part, []).append(np.stack([channels[known], rows[known]]))
-    pairs = {slot: np.unique(np.concatenate(seen[slot], axis=1), axis=1) for slot in sorted(seen)}
-    return {slot: (pair[0], pair[1]) for slot, pair in pairs.items()}
+    found: Places = {}
+    for slot in sorted(seen):
+        channels, rows = np.concatenate(seen[slot], axis=1)
+        width = rows.max() + 1
+        pairs = np.unique(channels * width + rows)
+        found[slot] = pairs // width, pairs % width
+    return found
 
 
 def _refine(kinds: Index, places: Iterable[tuple[Index, Index]]) -> Index:
     """Channels are of one kind where they were before and have as many positions in every place."""
     for channels, _ in places:
         touched, counts = np.unique(channels, return_counts=True)
-        found = np.unique(np.stack([kinds[touched], counts]), axis=1, return_inverse=True)[1]
+        found = np.unique(kinds[touched] * (counts.max() + 1) + counts, return_inverse=True)[1]
         kinds[touched] = kinds.max() + 1 + found.reshape(-1)
     return kinds
 

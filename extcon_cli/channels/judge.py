@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,29 +32,28 @@ class Verdict:
     carrier: int = -1
 
 
-Read = list[tuple[Consumer, Index, np.ndarray[Any, Any]]]  # a map, the channels that it reads, their constants or NaN
+Readings = list[tuple[Consumer, Index, np.ndarray[Any, Any]]]
+"""A map, the channels that it reads, and their constants with the weights as they are; NaN where they are none."""
 
 
-def judge(module: nn.Module, channels: Channels) -> list[Verdict]:
-    """Which channels emit constants only, and which of them can go exactly with the weights as they are.
-
-    A constant other than zero can be folded where it is read by a map without zero padding that has a bias or can
-    get one; elsewhere, one dead channel of the group carries those of the others. At least one channel stays.
-    """
-    return _judge(module, channels, _read(module, channels))
-
-
-def _read(module: nn.Module, channels: Channels) -> Read:
+def read(module: nn.Module, channels: Channels) -> Readings:
+    """What every linear map reads: the work that `judge` and `plan` share."""
     return [
         (consumer, channels.roots[consumer.axis.atoms], constants.numpy())
         for consumer, constants in read_constants(module, channels)
     ]
 
 
-def _judge(module: nn.Module, channels: Channels, read: Read) -> list[Verdict]:
+def judge(module: nn.Module, channels: Channels, readings: Readings | None = None) -> list[Verdict]:
+    """Which channels emit constants only, and which of them can go exactly with the weights as they are.
+
+    A constant other than zero can be folded where it is read by a map without zero padding that has a bias or can
+    get one; elsewhere, one dead channel of the group carries those of the others. At least one channel stays.
+    """
+    readings = read(module, channels) if readings is None else readings
     alive, carried, stays, seen = (np.zeros(len(channels.roots), bool) for _ in range(4))
-    readers, unfolded = _readers(channels), []
-    for consumer, roots, values in read:
+    readers, unfolded = _readers(channels), Readings()
+    for consumer, roots, values in readings:
         alive[roots[np.isnan(values)]] = True
         seen[roots] = True
         if not _foldable(module, consumer, readers):
@@ -80,7 +79,7 @@ def _judge(module: nn.Module, channels: Channels, read: Read) -> list[Verdict]:
     return verdicts
 
 
-def _carrier(members: Index, free: np.ndarray[Any, np.dtype[np.bool_]], unfolded: Read) -> int:
+def _carrier(members: Index, free: np.ndarray[Any, np.dtype[np.bool_]], unfolded: Readings) -> int:
     """The dead channel whose constants are farthest from zero wherever others' cannot be folded; -1: none will do."""
     strength = np.where(free, np.inf, 0.0)
     for consumer, roots, values in unfolded:
@@ -96,13 +95,18 @@ def _carrier(members: Index, free: np.ndarray[Any, np.dtype[np.bool_]], unfolded
     return best if 0 < strength[best] < np.inf else -1
 
 
-def plan(module: nn.Module, channels: Channels) -> RemovalPlan:
-    """Remove every channel that can go exactly with the weights as they are now."""
+def plan(
+    module: nn.Module,
+    channels: Channels,
+    readings: Readings | None = None,
+    verdicts: Sequence[Verdict] | None = None,
+) -> RemovalPlan:
+    """Remove every channel that can go exactly with the weights as they are now, or those that `verdicts` name."""
+    readings, readers = read(module, channels) if readings is None else readings, _readers(channels)
     gone = np.zeros(len(channels.roots), bool)
     carrier = np.full(len(channels.roots), -1, dtype=np.int64)  # of each removed channel that needs one
     cut: dict[tuple[str, int], list[int]] = {}
-    read, readers = _read(module, channels), _readers(channels)
-    for verdict in _judge(module, channels, read):
+    for verdict in judge(module, channels, readings) if verdicts is None else verdicts:
         members = channels.ids(verdict.group)
         gone[members[verdict.removable]] = True
         if verdict.carrier >= 0:
@@ -111,7 +115,7 @@ def plan(module: nn.Module, channels: Channels) -> RemovalPlan:
             cut.setdefault((part.parameter, part.dim), []).extend(part.index[verdict.removable].ravel().tolist())
     sizes = {slot: len(atoms) for slot, atoms in channels.analysis.dims.items()}
     folds, merges = [], []
-    for consumer, roots, values in read:
+    for consumer, roots, values in readings:
         moved = np.flatnonzero(gone[roots] & (values != 0))
         if not len(moved):
             continue

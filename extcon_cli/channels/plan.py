@@ -80,6 +80,20 @@ class RemovalPlan:
     sizes: tuple[Resize, ...] = ()
     merges: tuple[Merge, ...] = ()
 
+    def rewrites(self) -> list[dict[str, Any]]:
+        """Every change, with the rule that allows it."""
+        return [
+            *({"rule": "cut: constant for all that read it, zero or moved",
+               "where": f"{cut.parameter}, dimension {cut.dim}",
+               "channels": sum(stop - start for start, stop in cut.removed)} for cut in self.cuts),
+            *({"rule": "fold: a constant read without padding is a bias", "where": fold.bias,
+               "channels": len(fold.channels)} for fold in self.folds),
+            *({"rule": "merge: constants are multiples of one that stays", "where": merge.weight,
+               "channels": len(merge.channels)} for merge in self.merges),
+            *({"rule": "size: by which the code lays channels out", "where": f"{size.module}.{size.attribute}",
+               "channels": size.before - size.after} for size in self.sizes),
+        ]  # fmt: skip
+
     def to_json(self) -> dict[str, Any]:
         """The plan as plain lists and dicts."""
         return {"format": 2, **asdict(self)}

@@ -15,9 +15,9 @@ from torch import nn
 
 from extcon_cli.channels.apply import remove, silence
 from extcon_cli.channels.groups import ChannelGroup, Channels, analyse
-from extcon_cli.channels.judge import judge, plan
+from extcon_cli.channels.judge import Verdict, judge, plan, read
 from extcon_cli.channels.trace import trace
-from extcon_cli.channels.verify import Inputs, batch_size, difference, random_batches, runs
+from extcon_cli.channels.verify import Inputs, batch_size, compare, outputs, random_batches, runs
 
 TOLERANCE = 1e-4  # of the largest output: far over rounding, far under any mistake
 
@@ -39,37 +39,17 @@ def settle(module: nn.Module, channels: Channels, example: Inputs, seed: int = 0
         for group in channels.groups
         if group.prunable and group.size > 1
     }
-    reasons = _stuck(module, channels, halves)
-    sound = [group for group in channels.groups if id(group) in halves and id(group) not in reasons]
-    reasons |= _failures(module, channels, sound, halves, example)
-    alone = [group for group in sound if id(group) not in reasons]
-    if len(alone) < len(sound) and (failure := _failure(module, channels, alone, halves, example)) is not None:
-        reasons |= {id(group): failure for group in alone}  # each goes by itself, not together
+    tried = [group for group in channels.groups if id(group) in halves]
+    reasons = _failures(module, channels, tried, halves, example)
+    sound = [group for group in tried if id(group) not in reasons]
+    if reasons and sound:  # each goes by itself, or in the company it was tried in: do they all together?
+        reasons |= _attempt(module, channels, sound, halves, example)
     frozen = tuple(
         replace(group, reason=reasons.get(id(group), group.reason)) if group.size > 1 or group.reason
         else replace(group, reason="a single channel")
         for group in channels.groups
     )  # fmt: skip
     return replace(channels, groups=frozen)
-
-
-def _stuck(module: nn.Module, channels: Channels, halves: dict[int, Any]) -> dict[int, str]:
-    """Groups whose silenced channels cannot go: they emit a constant that nothing can take over."""
-    copied = copy.deepcopy(module)
-    for group in channels.groups:
-        if id(group) in halves:
-            silence(copied, group, halves[id(group)])
-    reasons = {}
-    for verdict in judge(copied, channels):
-        half = halves.get(id(verdict.group))
-        if half is not None and (~verdict.removable[half]).sum() > (verdict.carrier >= 0):
-            dead = bool(verdict.dead[half].all())
-            reasons[id(verdict.group)] = (
-                "a silenced channel emits a constant that is read through zero padding"
-                if dead
-                else "a silenced channel does not become constant for all that read it"
-            )
-    return reasons
 
 
 def _failures(
@@ -80,41 +60,57 @@ def _failures(
     example: Inputs,
 ) -> dict[int, str]:
     """The groups that cannot be removed, and why, by halving the suspects."""
-    failure = _failure(module, channels, groups, halves, example) if groups else None
-    if failure is None:
-        return {}
-    if len(groups) == 1:
-        return {id(groups[0]): failure}
+    found = _attempt(module, channels, groups, halves, example) if groups else {}
+    if len(found) < len(groups):  # none, or those that show by themselves
+        rest = [group for group in groups if id(group) not in found]
+        return found | (_failures(module, channels, rest, halves, example) if found else {})
+    if len(groups) < 2:
+        return found
     middle = len(groups) // 2
-    return {
-        key: reason
-        for part in (groups[:middle], groups[middle:])
-        for key, reason in _failures(module, channels, part, halves, example).items()
-    }
+    parts = (groups[:middle], groups[middle:])
+    return {key: why for part in parts for key, why in _failures(module, channels, part, halves, example).items()}
 
 
-def _failure(
+def _attempt(
     module: nn.Module,
     channels: Channels,
     groups: Sequence[ChannelGroup],
     halves: dict[int, Any],
     example: Inputs,
-) -> str | None:
-    """Why removing these groups' halves fails on a copy, None where the outputs stay."""
-    zeroed = copy.deepcopy(module)
+) -> dict[int, str]:
+    """Remove these groups' halves from a copy: the groups that are stuck, or all of them where outputs change."""
+    trial = copy.deepcopy(module)
     for group in groups:
-        silence(zeroed, group, halves[id(group)])
-    shrunk = copy.deepcopy(zeroed)
-    tried = {group.name for group in groups}
-    only = replace(channels, groups=tuple(g if g.name in tried else replace(g, reason="-") for g in channels.groups))
+        silence(trial, group, halves[id(group)])
+    names = {id(group) for group in groups}
+    kept = tuple(group if id(group) in names else replace(group, reason="-") for group in channels.groups)
+    only = replace(channels, groups=kept)
+    readings = read(trial, only)
+    verdicts = {id(verdict.group): verdict for verdict in judge(trial, only, readings)}
+    if stuck := {key: why for key in names if (why := _stuck(verdicts[key], halves[key]))}:
+        return stuck
+    batch = next(random_batches(example, sizes=(batch_size(example),)))
+    expected = outputs(trial, batch)
+    removal = plan(trial, only, readings)
     try:
-        remove(shrunk, plan(shrunk, only))
-        measured = difference(zeroed, shrunk, random_batches(example, sizes=(batch_size(example),)))
+        remove(trial, removal)
+        found = outputs(trial, batch)
     except Exception as error:  # whatever the model's own code raises on other sizes
         said = str(error).strip().partition("\n")[0][:160] or repr(error)
-        return f"the forward pass fails on the smaller width: {said}"
-    if runs(zeroed, example, training=True) and not runs(shrunk, example, training=True):
-        return "the forward pass fails on the smaller width in training mode"
-    if measured.relative > TOLERANCE:
-        return f"removal changes the outputs by {measured.relative:.1e}: the forward pass depends on the width"
-    return None
+        return dict.fromkeys(names, f"the forward pass fails on the smaller width: {said}")
+    moved = compare([(expected, found, batch_size(batch))]).relative
+    if moved > TOLERANCE:
+        why = f"removal changes the outputs by {moved:.1e}: the forward pass depends on the width"
+        return dict.fromkeys(names, why)
+    if not runs(trial, example, training=True) and runs(copy.deepcopy(module), example, training=True):
+        return dict.fromkeys(names, "the forward pass fails on the smaller width in training mode")
+    return {}
+
+
+def _stuck(verdict: Verdict, half: Any) -> str:
+    """Why silenced channels cannot go: they emit a constant that nothing can take over. Empty: they can."""
+    if (~verdict.removable[half]).sum() <= (verdict.carrier >= 0):
+        return ""
+    if verdict.dead[half].all():
+        return "a silenced channel emits a constant that is read through zero padding"
+    return "a silenced channel does not become constant for all that read it"

@@ -39,25 +39,38 @@ class Difference:
         return self.largest / self.scale if self.scale > 0 else self.largest
 
 
-@torch.no_grad()
 def difference(first: nn.Module, second: nn.Module, batches: Iterable[Inputs]) -> Difference:
     """Run both in eval mode on the same batches and compare every output."""
+    return compare((outputs(first, batch), outputs(second, batch), batch_size(batch)) for batch in batches)
+
+
+@torch.no_grad()
+def outputs(module: nn.Module, inputs: Inputs) -> list[Tensor]:
+    """All output tensors of a forward pass in eval mode.
+
+    Random numbers are the same each time, and none are taken from the user's generator.
+    """
+    with evaluating(module), torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(0)
+        return tensors_in(call(module, inputs))
+
+
+def compare(runs: Iterable[tuple[list[Tensor], list[Tensor], int]]) -> Difference:
+    """Outputs of two modules beside each other, batch by batch, with the number of samples in each."""
     largest, scale, agree, total, samples = 0.0, 0.0, 0, 0, 0
-    with evaluating(first), evaluating(second):
-        for batch in batches:
-            samples += batch_size(batch)
-            outputs, others = tensors_in(_run(first, batch)), tensors_in(_run(second, batch))
-            if [a.shape for a in outputs] != [b.shape for b in others]:
-                return Difference(float("inf"), scale, 0.0, samples)
-            for a, b in zip(outputs, others, strict=True):
-                if not a.numel():
-                    continue
-                gap = (a - b).abs().masked_fill(a == b, 0.0).max().item()  # infinite, both: no difference
-                largest = max(largest, gap if gap == gap else float("inf"))
-                scale = max(scale, a.abs().nan_to_num(0.0, posinf=0.0).max().item())
-                if a.dim() > 0 and a.shape[-1] > 1 and not a.is_complex():
-                    agree += int((a.argmax(-1) == b.argmax(-1)).sum())
-                    total += a[..., 0].numel()
+    for first, second, number in runs:
+        samples += number
+        if [a.shape for a in first] != [b.shape for b in second]:
+            return Difference(float("inf"), scale, 0.0, samples)
+        for a, b in zip(first, second, strict=True):
+            if not a.numel():
+                continue
+            gap = (a - b).abs().masked_fill(a == b, 0.0).max().item()  # infinite, both: no difference
+            largest = max(largest, gap if gap == gap else float("inf"))
+            scale = max(scale, a.abs().nan_to_num(0.0, posinf=0.0).max().item())
+            if a.dim() > 0 and a.shape[-1] > 1 and not a.is_complex():
+                agree += int((a.argmax(-1) == b.argmax(-1)).sum())
+                total += a[..., 0].numel()
     return Difference(largest, scale, agree / total if total else 1.0, samples)
 
 
@@ -69,13 +82,6 @@ def call(module: nn.Module, inputs: Inputs) -> Any:
 def batch_size(inputs: Inputs) -> int:
     """The first length of the first tensor among the inputs; 1 where there is none."""
     return next((len(leaf) for leaf in tree_leaves(inputs) if isinstance(leaf, Tensor) and leaf.dim()), 1)
-
-
-def _run(module: nn.Module, batch: Inputs) -> Any:
-    """One forward pass, with the same random numbers each time, and none taken from the user's generator."""
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(0)
-        return call(module, batch)
 
 
 def runs(module: nn.Module, inputs: Inputs, *, training: bool = False) -> bool:

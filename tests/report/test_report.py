@@ -52,8 +52,9 @@ def pruned(filters: int = 6, checkpoint: str = "net.pt") -> dict[str, Any]:
             "tolerance": {"float32": 1e-5, "float64": 1e-10},
             "before": "a" * 64,
             "after": "b" * 64,
-            "cuts": 9,
-            "folds": 1,
+            "rewrites": [
+                {"rule": "cut: constant for all that read it", "where": "conv.weight, dimension 0", "channels": 4}
+            ],
             "random": gap,
             "double": gap,
             "evaluation": None,

@@ -48,7 +48,8 @@ def view(analysis: Analysis, node: fx.Node) -> Value:
 def _split(analysis: Analysis, node: fx.Node, axis: Axis, sizes: list[int]) -> list[Axis | None]:
     """A run of positions laid out over `sizes`: its channels go to one dimension longer than one.
 
-    That is the last, unless a later contraction sums over it: then the one before (attention heads).
+    That is the one that they came from, if the run was merged of several; else the last, unless a later contraction
+    sums over it: then the one before (attention heads).
     """
     long = [dim for dim, size in enumerate(sizes) if size > 1]
     result: list[Axis | None] = [None] * len(sizes)
@@ -59,8 +60,11 @@ def _split(analysis: Analysis, node: fx.Node, axis: Axis, sizes: list[int]) -> l
         analysis.splits.append(Split(node, axis))
         result[long[0]] = axis
         return result
-    chosen = long[max(0, len(long) - 1 - analysis.layout.get(node, 0))]
-    layout = np.moveaxis(np.arange(len(axis.atoms)).reshape(sizes), chosen, -1).reshape(-1, sizes[chosen])
+    laid = np.arange(len(axis.atoms)).reshape(sizes)
+    layouts = {dim: np.moveaxis(laid, dim, -1).reshape(-1, sizes[dim]) for dim in long}
+    came_from = [dim for dim in long if (axis.atoms[layouts[dim]] == axis.atoms[layouts[dim][0]]).all()]
+    chosen = came_from[-1] if came_from else long[max(0, len(long) - 1 - analysis.layout.get(node, 0))]
+    layout = layouts[chosen]
     for row in layout[1:]:
         analysis.tie(axis.atoms[layout[0]], axis.atoms[row])
     along = Axis(axis.atoms[layout[0]], merge_sites(axis.take(row) for row in layout), node)
