@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +10,10 @@ import torch
 from torch import Tensor
 
 from extcon_cli.bypass.extension import Extended
+from extcon_cli.channels.trace import evaluating
+
+RARE = 0.01
+"""Share of the inputs under which a unit that fires counts as nearly dead."""
 
 
 @dataclass(frozen=True)
@@ -32,28 +36,44 @@ def slope(losses: Sequence[float]) -> Slope:
 
 
 @torch.no_grad()
-def dead_units(extended: Extended, batches: Iterable[Any]) -> dict[str, tuple[int, int]]:
-    """Of each site: channels whose activation is one constant over all samples and places; and channels in all."""
+def dead_units(extended: Extended, inputs: Callable[[], Iterable[Any]]) -> dict[str, dict[str, int]]:
+    """Of each site: `dead` channels, whose activation is one constant over all samples and places; `nearly` dead
+    ones, which leave their lowest value for under 1 % of them; `units` in all. Two passes over the inputs.
+    """
     low: dict[str, Tensor] = {}
-    high: dict[str, Tensor] = {}
+    off: dict[str, Tensor] = {}
+    seen: dict[str, int] = {}
 
-    def hook(name: str, axis: int) -> Any:
-        def see(module: Any, inputs: Any, y: Tensor) -> None:
-            rows = y.movedim(axis, 0).flatten(1)
-            least, most = rows.amin(1), rows.amax(1)
-            low[name] = torch.minimum(low[name], least) if name in low else least
-            high[name] = torch.maximum(high[name], most) if name in high else most
+    def lowest(name: str, rows: Tensor) -> None:
+        low[name] = torch.minimum(low[name], rows.amin(1)) if name in low else rows.amin(1)
 
-        return see
+    def count(name: str, rows: Tensor) -> None:
+        off[name] = off.get(name, torch.zeros(())) + (rows != low[name][:, None]).sum(1).cpu()
+        seen[name] = seen.get(name, 0) + rows.shape[1]
+
+    for look in (lowest, count):
+        _watch(extended, inputs(), look)
+    return {
+        site.name: {
+            "dead": int((off[site.name] == 0).sum()),
+            "nearly": int(((off[site.name] > 0) & (off[site.name] < RARE * seen[site.name])).sum()),
+            "units": site.width,
+        }
+        for site in extended.sites
+    }
+
+
+def _watch(extended: Extended, inputs: Iterable[Any], look: Callable[[str, Tensor], None]) -> None:
+    """Show `look` the activations of every site, (channels, samples and places), in eval mode."""
+
+    def hook(name: str, axis: int) -> Callable[..., None]:
+        return lambda module, given, y: look(name, y.movedim(axis, 0).flatten(1))
 
     handles = [extended.psi(s).register_forward_hook(hook(s.name, s.axis)) for s in extended.sites]
-    training = extended.training
-    extended.eval()
     try:
-        for batch in batches:
-            extended(batch)
+        with evaluating(extended):
+            for batch in inputs:
+                extended(batch)
     finally:
-        extended.train(training)
         for handle in handles:
             handle.remove()
-    return {s.name: (int((low[s.name] == high[s.name]).sum()), s.width) for s in extended.sites}

@@ -20,9 +20,9 @@ def bypass(
     seed: o.SeedOption = None,
     device: o.DeviceOption = None,
     resume: o.ResumeOption = False,
-    force: Annotated[
-        bool,
-        typer.Option("--force", metavar=o.FLAG, help="Overwrite the output; go on though the probe sees no gain."),
+    force: o.ForceOption = False,
+    go_on: Annotated[
+        bool, typer.Option("--go-on", metavar=o.FLAG, help="Bypass though the probe predicts no gain.")
     ] = False,
     as_json: o.JsonOption = False,
     quiet: o.QuietOption = False,
@@ -30,11 +30,13 @@ def bypass(
     trust_code: o.TrustCodeOption = False,
     trust_pickle: o.TrustPickleOption = False,
 ) -> None:
-    """Escape a plateau: extend the activations, train, come back, and compare with going on.
+    """Escape a plateau: extend the model, train, contract it again, and compare with going on.
 
     Writes CKPT.bypassed.safetensors: the best on the validation data, never worse there than CKPT.
 
     Example: `extcon bypass sample_models/digits_mlp_stalled.pt`
+
+    Example: `extcon bypass model.pt --set bypass.extensions=[widen] --go-on --json`
     """
     o.check_checkpoint(checkpoint)
     output = out or checkpoint.with_name(f"{checkpoint.stem}.bypassed.safetensors")
@@ -56,7 +58,7 @@ def bypass(
             device=device,
             resume=resume,
             force=overwrite,
-            go_on=force,
+            go_on=go_on,
             require_gain=require_gain,
             trust_code=trust_code,
             trust_pickle=trust_pickle,

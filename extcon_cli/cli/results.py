@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from extcon_cli.report.document import comparison, differences, exactness, widths
+from extcon_cli.report.document import candidates, comparison, differences, exactness, widths
 from extcon_cli.report.numbers import count, duration, figure, percent
 from extcon_cli.report.write import finite, summary, write
 
@@ -54,9 +54,9 @@ def _prune(console: Console, document: Mapping[str, Any]) -> None:
 
 
 def _bypass(console: Console, document: Mapping[str, Any]) -> None:
-    table = _table("validation loss", ">")
-    for name, value in document["validation"].items():
-        table.add_row(name, figure("loss", value))
+    table = _table("validation loss", ">", ">against going on")
+    for way in candidates(document):
+        table.add_row(*way)
     console.print()
     console.print(table)
     console.print()

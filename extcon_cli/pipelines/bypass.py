@@ -1,46 +1,45 @@
-"""`extcon bypass`: diagnose, probe, bypass, and compare with going on (DESIGN.md, section 2). Never does harm.
+"""`extcon bypass`: diagnose, probe, extend and contract, and compare with going on (DESIGN.md, section 2).
 
-The result is the best of theta*, the baseline and the bypassed model by the loss on the validation data.
+The result is the best of theta*, the baseline and the extended ways by the loss on the validation data. Controls are
+compared with and never chosen. `cycles` repeats all of it from the best so far.
 """
 
 from __future__ import annotations
 
 import copy
-import math
 import time
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from extcon_cli import __version__
-from extcon_cli.bypass.constraint import Contraction
-from extcon_cli.bypass.extension import Extended, extend
-from extcon_cli.bypass.plateau import dead_units, slope
-from extcon_cli.channels import difference
-from extcon_cli.channels.verify import EXACT, random_batches
+from extcon_cli.bypass.extension import extend
 from extcon_cli.checkpoint.write import check_writable, write
-from extcon_cli.errors import DataError, GateError, Interrupted
+from extcon_cli.errors import DataError, GateError, Interrupted, UsageError
 from extcon_cli.events import Emit, Noted, RunStarted, Saved, ignore
+from extcon_cli.pipelines.diagnosis import diagnose, gradient_norm, verdict
 from extcon_cli.pipelines.output import SCHEMA, data_metadata, widths
 from extcon_cli.pipelines.phase import Metrics, run_phase, told
 from extcon_cli.pipelines.prepare import Prepared, prepare
 from extcon_cli.pipelines.train import measured
+from extcon_cli.pipelines.ways import CONTROLS, EXTENSIONS, WAYS, Given, Way
 from extcon_cli.recipe.load import to_dict
 from extcon_cli.recipe.schema import BypassSpec, Recipe, TrainSpec
 from extcon_cli.report.measure import latency, measure
 from extcon_cli.training.device import Accelerator, accelerator
 from extcon_cli.training.interrupt import Stop, graceful
-from extcon_cli.training.loop import Step, Trainer
-from extcon_cli.training.objective import objective
+from extcon_cli.training.loop import Trainer
+from extcon_cli.training.objective import objective, prediction
 from extcon_cli.training.optim import total_steps
 from extcon_cli.training.run_directory import RunDirectory
 
 Kept = tuple[str, dict[str, Any]] | None
-ORDER = ("baseline", "lr_drop", "bypassed")
+GRADIENT_BATCHES = 20
+"""Training batches over which the gradient's norm, and the energy of widened units, are taken."""
 
 
 def bypass(
@@ -62,7 +61,7 @@ def bypass(
 
     Args:
         go_on: though the probe predicts no gain.
-        require_gain: GateError, and nothing written, where the bypassed model is not the best.
+        require_gain: GateError, and nothing written, where no extended model is the best.
         the others: as in `prune`.
     """
     began = time.monotonic()
@@ -82,20 +81,14 @@ def bypass(
     with graceful() as stop:
         job = _Job(ready, hardware, run, emit, stop)
         try:
-            diagnosis = job.diagnose()
-            if go_on or diagnosis["gain"] >= job.spec.probe.gain:
-                job.run_all(kept)
-            else:
-                emit(Noted("no gain is to be expected: the probe gained "
-                           f"{100 * diagnosis['gain']:.1f} % (--force goes on)", warning=True))  # fmt: skip
-            losses = job.losses()
-            kind = min((name for name in losses if name != "lr_drop"), key=lambda name: losses[name])
+            job.compare(kept, go_on=go_on)
+            kind = job.best()
             before, after = (job.figures(job.states[name]) for name in ("theta*", kind))
         except KeyboardInterrupt as error:
             raise Interrupted(
                 f"interrupted; the state is kept in {run.path}: repeat the command with --resume to go on"
             ) from error
-    if require_gain and kind != "bypassed":
+    if require_gain and _way(kind) not in EXTENSIONS:
         raise GateError(f"no gain: the best on the validation data is {kind}; nothing was written")
     done = {
         "command": "bypass",
@@ -103,12 +96,11 @@ def bypass(
         "before": before,
         "after": after,
         "verdict": kind if job.branches else "no gain expected",
-        "validation": losses,
-        "diagnosis": diagnosis,
-        "certificate": job.certificate,
+        "validation": job.losses,
+        "diagnosis": job.diagnosis,
+        "certificate": {name: branch["certificate"] for name, branch in job.branches.items() if branch["certificate"]},
     }
-    original = job.model("theta*").cpu()
-    module = job.model(kind).cpu().eval()
+    original, module = job.model("theta*").cpu(), job.model(kind).cpu().eval()
     write(output, module, data_metadata(ready, done), force=force)
     emit(Saved(str(output)))
     for figures, of in ((before, original), (after, module)):
@@ -127,9 +119,13 @@ def bypass(
     }
 
 
+def _way(name: str) -> str:
+    return name.partition(" ")[0]  # "diag 2": of the second cycle
+
+
 @dataclass
 class _Job:
-    """theta*, and what became of it on each branch."""
+    """theta*, its diagnosis, and what became of it on each branch."""
 
     ready: Prepared
     hardware: Accelerator
@@ -137,119 +133,136 @@ class _Job:
     emit: Emit
     stop: Stop
     branches: dict[str, dict[str, Any]] = field(default_factory=dict)
+    diagnosis: dict[str, Any] = field(default_factory=dict)
+    losses: dict[str, float] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.module = self.ready.module.to(self.hardware.device)
         self.spec: BypassSpec = self.ready.recipe.bypass
+        self.module = self.ready.module.to(self.hardware.device)
+        if self.spec.start == "initialisation":
+            _initialise(self.module, self.ready.recipe.seed)
         self.example = (next(iter(self.ready.data.eval_loader("train", device=self.hardware.device)))[0][:2],)
         self.input_shape = tuple(self.example[0].shape[1:])
         self.theta = copy.deepcopy(self.module.state_dict())
         self.loader = self.ready.data.train_loader(device=self.hardware.device, seed=self.ready.recipe.seed)
-        parts = (self.spec.opt_1, self.spec.opt_2, self.spec.train_3)
-        self.lengths = [total_steps(part, len(self.loader)) for part in parts]
-        self.bound = self.metrics(self.module, "train")["loss"]
-        self.certificate: dict[str, Any] = {}
+        self.task = objective(self.ready.recipe.task)
+        self.losses["theta*"] = self.metrics(self.module, "validation")["loss"]
 
     @property
     def states(self) -> dict[str, Any]:
+        """theta*, and where each branch ended."""
         ended = {name: branch["state"] for name, branch in self.branches.items() if branch["state"] is not None}
         return {"theta*": self.theta, **ended}
 
-    def diagnose(self) -> dict[str, Any]:
-        """Probe from copies on the same batches: the slope of going on, dead units, the predicted gain."""
-        steps = max(3, self.spec.probe.steps)
-        extended, _ = self.extended()
-        dead = dead_units(extended, (x for x, _ in self.ready.data.eval_loader("train", device=self.hardware.device)))
-        drop = self.spec.probe.lr_drop
-        ways: dict[str, tuple[nn.Module, float]] = {
-            "baseline": (self.model("theta*"), 1.0),
-            "extended": (extended, 1.0),
-            "lr_drop": (self.model("theta*"), drop),
-        }
-        losses = {}
-        for name, (module, factor) in ways.items():
-            losses[name] = self._probe(module, steps, factor)
-        ends = {name: sum(seen[-max(1, steps // 4) :]) / max(1, steps // 4) for name, seen in losses.items()}
-        gain = (ends["baseline"] - ends["extended"]) / max(abs(ends["baseline"]), 1e-30)
-        found = slope(losses["baseline"])
-        units, number = sum(d for d, _ in dead.values()), sum(n for _, n in dead.values())
-        self.emit(Noted(
-            f"slope {100 * found.relative:.1f} % per 1000 steps (t {found.t:.1f}), {units} of {number} units dead, "
-            f"predicted gain {100 * gain:.1f} %"
-        ))  # fmt: skip
-        dead_share = {name: {"dead": d, "units": n} for name, (d, n) in dead.items()}
-        return {"slope": asdict(found), "dead": dead_share, "probe": ends, "gain": gain if math.isfinite(gain) else 0.0}
-
-    def _probe(self, module: nn.Module, steps: int, factor: float) -> list[float]:
-        found = []
-        try:
-            for step in self.trainer(module, steps, factor):
-                self.stop.check()
-                found.append(float(step.loss))
-        except GateError:  # not finite
-            return [*found, *[1e30] * (steps - len(found))]
-        return found
-
-    def run_all(self, kept: Kept) -> None:
-        """Every branch of the recipe, each from theta*; those that a resumed run has are taken from it."""
+    def compare(self, kept: Kept, *, go_on: bool) -> None:
+        """Diagnose once; then every way of every cycle. What a resumed run has is taken from it."""
         if kept is not None:
-            self.branches = dict(kept[1]["more"]["branches"])
-        for name in ORDER if self.spec.baseline else ("bypassed",):
-            if name not in self.branches:
-                self.branches[name] = self._branch(name, kept[1] if kept is not None and kept[0] == name else None)
-        self.certificate = self.branches["bypassed"]["certificate"]
+            more = kept[1]["more"]
+            self.branches, self.diagnosis, self.losses = dict(more["branches"]), more["diagnosis"], dict(more["losses"])
+        else:
+            self.diagnosis = self.diagnose()
+        self.emit(Noted(verdict(self.diagnosis)))
+        if not (go_on or self.diagnosis["predicted"]):
+            self.emit(Noted("no gain is to be expected: stopped (--go-on bypasses all the same)", warning=True))
+            return
+        for cycle in range(1, self.spec.cycles + 1):
+            start = self.best(before=cycle)
+            for way in self.ways():
+                name = way if cycle == 1 else f"{way} {cycle}"
+                if name not in self.branches:
+                    self._branch(name, start, kept[1] if kept is not None and kept[0] == name else None)
 
-    def _branch(self, name: str, kept: Mapping[str, Any] | None) -> dict[str, Any]:
-        back: _Back | None = None
-        plain = module = self.model("theta*")
-        if name == "bypassed":
-            module, plain = extended, _ = self.extended()
-            back = _Back(extended, plain, self.example, self.lengths, self.spec, self.bound)
-        factor = self.spec.probe.lr_drop if name == "lr_drop" else 1.0
-        trainer = self.trainer(module, sum(self.lengths), factor, back)
-        if kept is not None and back is not None:
-            back.load_state_dict(kept["more"]["back"])
-        titles = {"baseline": "Going on", "lr_drop": "Lowered learning rate", "bypassed": "Bypassing"}
+    def ways(self) -> tuple[str, ...]:
+        """What the recipe asks for, in order."""
+        return (*(("baseline", *self.spec.controls) if self.spec.baseline else ()), *self.spec.extensions)
+
+    def best(self, before: int | None = None) -> str:
+        """The candidate with the least validation loss; of the cycles `before` one."""
+
+        def counts(name: str) -> bool:
+            cycle = int(name.partition(" ")[2] or 1)
+            return _way(name) not in CONTROLS and (before is None or name == "theta*" or cycle < before)
+
+        return min((name for name in self.losses if counts(name)), key=lambda name: self.losses[name])
+
+    def diagnose(self) -> dict[str, Any]:
+        """Probe from copies on the same batches, and look for dead units and the gradient."""
+        steps, given = max(4, self.spec.probe.steps), self.given("theta*")
+        extended = extend(given.model().eval(), self.example, form=self.spec.form, layers=self.spec.layers)
+        drop = self.spec.probe.lr_drop
+        model = given.model().eval()
+        return diagnose(
+            {
+                "baseline": lambda: self.trainer(given.model(), steps),
+                "extended": lambda: self.trainer(copy.deepcopy(extended), steps),
+                "lr_drop": lambda: self.trainer(given.model(), steps, drop),
+            },
+            extended,
+            lambda: (inputs for (inputs,) in given.data()),
+            lambda: gradient_norm(model, (given.loss(model, batch) for batch in given.batches())),
+            least_gain=self.spec.probe.gain,
+            check=self.stop.check,
+        )
+
+    def _branch(self, name: str, start: str, kept: Mapping[str, Any] | None) -> None:
+        """One way from `start` to its end; a way that cannot go, or is lost, leaves a note and no state."""
+        ended: dict[str, Any] = {"state": None, "history": {"phase": name}, "certificate": {}}
+        way: Way | None = None
         try:
+            way = WAYS[_way(name)](self.given(start))
+            trainer = self.trainer(way.module, sum(self.given(start).lengths), way.rate, way.penalty)
+            if kept is not None:
+                way.load_state_dict(kept["more"]["way"])
             outcome = run_phase(
-                name, titles[name], trainer, emit=self.emit, stop=self.stop, run=self.run, kept=kept,
-                after_step=back.step if back is not None else None,
-                more_state=lambda: {"branches": self.branches, "back": back and back.state_dict()},
+                name, way.title, trainer, emit=self.emit, stop=self.stop, run=self.run, kept=kept,
+                after_step=way.step,
+                more_state=lambda: {"branches": self.branches, "diagnosis": self.diagnosis, "losses": self.losses,
+                                    "way": way.state_dict() if way is not None else {}},
             )  # fmt: skip
-        except GateError as error:
+            module, certificate = way.result()
+            self.seconds[name] = outcome.seconds
+            ended = {
+                "state": copy.deepcopy(module.state_dict()),
+                "history": {**outcome.history, **({"trace": way.trace} if hasattr(way, "trace") else {})},
+                "certificate": certificate,
+            }
+            self.losses[name] = self.metrics(module, "validation")["loss"]
+        except (GateError, UsageError) as error:
             self.emit(Noted(f"{name}: {error}", warning=True))
-            missed = {"contracted": False, "embed_difference": back.embedding.largest} if back is not None else {}
-            return {"state": None, "history": {"phase": name}, "certificate": missed}
-        self.seconds[name] = outcome.seconds
-        certificate: dict[str, Any] = {}
-        if back is not None:
-            certificate = back.certificate()
-            if not back.met:
-                self.emit(Noted("opt_2 did not reach its constraint: no bypassed model", warning=True))
-                return {"state": None, "history": outcome.history, "certificate": certificate}
-        return {"state": copy.deepcopy(plain.state_dict()), "history": outcome.history, "certificate": certificate}
+            ended["certificate"] = {"contracted": False, "reason": str(error)} if way is not None else {}
+        self.branches[name] = ended
 
-    def trainer(self, module: nn.Module, steps: int, factor: float, back: _Back | None = None) -> Trainer:
-        given = self.spec.optimizer
+    def given(self, start: str) -> Given:
+        """What a way from this state is made from."""
+        parts = (self.spec.opt_1, self.spec.opt_2, self.spec.train_3)
+        opt_1, opt_2, train_3 = (total_steps(part, len(self.loader)) for part in parts)
+        batches = min(GRADIENT_BATCHES, len(self.loader))
+        return Given(
+            model=lambda: self.model(start),
+            example=self.example,
+            data=lambda: ((x,) for x, _ in self.ready.data.eval_loader("train", device=self.hardware.device)),
+            batches=lambda: (self.loader.batch(step) for step in range(batches)),
+            loss=lambda module, batch: self.task(prediction(module(batch[0])), batch[1]),
+            lengths=(opt_1, opt_2, train_3),
+            spec=self.spec,
+            bound=self.metrics(self.model(start), "train")["loss"] if self.spec.opt_2.method == "controlled" else 0.0,
+            seed=self.ready.recipe.seed,
+        )
+
+    def trainer(
+        self, module: nn.Module, steps: int, factor: float = 1.0, penalty: Callable[[], Tensor | None] | None = None
+    ) -> Trainer:
+        """The recipe's optimizer over `steps` steps, on the same batches each time."""
+        optimizer = self.spec.optimizer.model_copy(update={"lr": self.spec.optimizer.lr * factor})
         spec = TrainSpec(
-            epochs=None,
-            steps=steps,
-            optimizer=given.model_copy(update={"lr": given.lr * factor}),
-            schedule=self.spec.schedule,
-            clip_grad=self.spec.clip_grad,
+            epochs=None, steps=steps, optimizer=optimizer, schedule=self.spec.schedule, clip_grad=self.spec.clip_grad
         )
         torch.manual_seed(self.ready.recipe.seed)
-        task = objective(self.ready.recipe.task)
-        penalty = back.penalty if back is not None and self.spec.opt_2.method == "penalty" else None
-        return Trainer(module, self.loader, spec, objective=task, accelerator=self.hardware, penalty=penalty)
-
-    def extended(self) -> tuple[Extended, nn.Module]:
-        """theta* with psi at its sites, and the module of the original architecture that shares its parameters."""
-        original = self.model("theta*").eval()
-        return extend(original, self.example, form=self.spec.form, layers=self.spec.layers), original
+        return Trainer(module, self.loader, spec, objective=self.task, accelerator=self.hardware, penalty=penalty)
 
     def model(self, name: str) -> nn.Module:
+        """A new copy of the model in one of the states."""
         module = copy.deepcopy(self.module)
         module.load_state_dict(self.states[name])
         return module.to(self.hardware.device)
@@ -257,11 +270,8 @@ class _Job:
     def metrics(self, module: nn.Module, split: str) -> Metrics:
         return measured(module, self.ready.data, split, self.hardware, self.stop) or {}
 
-    def losses(self) -> dict[str, float]:
-        """Validation loss of each candidate, and of the control."""
-        return {name: self.metrics(self.model(name), "validation")["loss"] for name in self.states}
-
     def figures(self, state: Mapping[str, Any]) -> dict[str, Any]:
+        """Test metrics and size of a state."""
         module = copy.deepcopy(self.module)
         module.load_state_dict(state)
         size = measure(module, self.input_shape)
@@ -269,72 +279,14 @@ class _Job:
         return {"metrics": metrics, "params": size.params, "macs": size.macs, "bytes": size.bytes}
 
 
-class _Back:
-    """opt_1 for its steps, then opt_2; measures what embedding, projecting and leaving the graph do to outputs."""
-
-    def __init__(
-        self,
-        extended: Extended,
-        original: nn.Module,  # of the same parameters
-        example: tuple[Any, ...],
-        lengths: list[int],  # steps of opt_1, opt_2, train_3
-        spec: BypassSpec,
-        bound: float,
-    ) -> None:
-        self.extended, self.original, self.example = extended, original, example
-        self.lengths, self.spec, self.bound = lengths, spec, bound
-        self.contraction: Contraction | None = None
-        self.embedding = difference(original, extended, random_batches(example))
-
-    @property
-    def met(self) -> bool:
-        return self.contraction is not None and self.contraction.met
-
-    def penalty(self) -> torch.Tensor:
-        if self.contraction is None or self.met:
-            return torch.zeros((), device=self.extended.deltas[0].device)
-        return self.contraction.penalty()
-
-    def step(self, step: Step) -> dict[str, float]:
-        opt_1, opt_2, _ = self.lengths
-        if opt_1 <= step.index < opt_1 + opt_2 and not self.met:
-            if self.contraction is None:
-                self.contraction = self._begin()
-            task = float(step.loss) if self.spec.opt_2.method == "controlled" else 0.0
-            self.contraction.step(step.lr, task)
-        if step.index + 1 == opt_1 + opt_2 and not self.met:
-            raise GateError("opt_2 did not meet its constraint within its steps: raise opt_2.steps or opt_2.gamma")
-        return {"D": float(torch.stack([d.detach().norm() for d in self.extended.deltas]).norm())}
-
-    def _begin(self) -> Contraction:
-        spec = self.spec.opt_2
-        return Contraction(
-            self.extended,
-            spec.method,
-            steps=self.lengths[1],
-            gamma=spec.gamma,
-            epsilon=spec.epsilon,
-            bound=self.bound,
-            example=self.example,
-        )
-
-    def certificate(self) -> dict[str, Any]:
-        """GateError where the original module does not give what the extended one gives."""
-        measured = difference(self.extended, self.original, random_batches(self.example))
-        if measured.relative > EXACT:
-            raise GateError(f"the contraction is not exact: outputs differ by {measured.relative:.1e} of the largest")
-        return {
-            "contracted": self.met,
-            "steps_to_contract": self.contraction.done if self.contraction else 0,
-            "embed_difference": self.embedding.largest,
-            "projection_difference": self.contraction.jump if self.contraction else 0.0,
-            "difference_after_contraction": measured.largest,
-        }
-
-    def state_dict(self) -> dict[str, Any] | None:
-        return self.contraction.state_dict() if self.contraction is not None else None
-
-    def load_state_dict(self, state: Mapping[str, Any] | None) -> None:
-        if state is not None:
-            self.contraction = self._begin()
-            self.contraction.load_state_dict(state)
+def _initialise(module: nn.Module, seed: int) -> None:
+    """New weights by each layer's own `reset_parameters` (UsageError: a layer has none)."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        for name, child in module.named_modules():
+            if not child._parameters and not child._buffers:
+                continue
+            reset = getattr(child, "reset_parameters", None)
+            if not callable(reset):
+                raise UsageError(f"bypass.start: initialisation: {name or 'the model'} says no way to draw its weights")
+            reset()

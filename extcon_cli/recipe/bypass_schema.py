@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import PositiveFloat, PositiveInt
+from pydantic import Field, PositiveFloat, PositiveInt, Strict
 
-from extcon_cli.recipe.base import Duration, Names, Section, ShareBelowOne, ShareInside
+from extcon_cli.recipe.base import Duration, Names, Section, ShareAboveZero, ShareBelowOne, ShareInside
 from extcon_cli.recipe.train_schema import OptimizerSpec, ScheduleSpec
+
+Extension = Literal["diag", "revive", "widen"]
 
 
 class ProbeSpec(Section):
@@ -48,8 +50,31 @@ class Opt2Spec(Duration):
     """Length T in passes over the training data; fractions are allowed. Or give `steps`."""
 
 
+class WidenSpec(Section):
+    """New units, trained in opt_1; in opt_2 as many, old or new, go again by Catalyst's flow."""
+
+    share: ShareAboveZero = 0.5
+    """New units as a share of a layer's."""
+
+    layers: Names = ("*",)
+    """Name patterns of the layers to widen."""
+
+
 class BypassSpec(Section):
     """How `extcon bypass` leaves a plateau."""
+
+    extensions: Annotated[tuple[Extension, ...], Strict(False), Field(min_length=1)] = ("diag", "revive", "widen")
+    """Which are tried, each for as many steps: `diag` adds D x to activations (the paper's), `revive` gives dead units
+    new weights, `widen` adds units and contracts them away again. The best on the validation data is kept."""
+
+    start: Literal["checkpoint", "initialisation"] = "checkpoint"
+    """Where theta* is: the checkpoint, or new weights drawn by `seed` in their place (paper, section VI-B)."""
+
+    cycles: PositiveInt = 1
+    """How often all of it is repeated, each time from the best so far."""
+
+    widen: WidenSpec = WidenSpec()
+    """The extension by new units."""
 
     form: Literal["auto", "strict", "relaxed"] = "auto"
     """`strict`: between dense layers, by A D W. `relaxed`: any activation, by D. `auto`: strict where possible."""
@@ -79,4 +104,10 @@ class BypassSpec(Section):
     """Largest norm of the gradient. null: any."""
 
     baseline: bool = True
-    """Also go on without bypassing, and with the lowered learning rate, for as many steps, to compare."""
+    """Also go on without bypassing for as many steps, and with the controls, to compare."""
+
+    controls: Annotated[tuple[Literal["lr_drop", "perturbed"], ...], Strict(False)] = ("lr_drop",)
+    """Never chosen: a lowered learning rate, and weights moved at random."""
+
+    perturbation: PositiveFloat = 0.1
+    """How far `perturbed` moves each weight, as a share of its tensor's root mean square."""

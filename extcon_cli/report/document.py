@@ -42,6 +42,20 @@ def metrics(document: Document) -> list[Row]:
     ]
 
 
+def candidates(document: Document) -> list[tuple[str, str, str]]:
+    """Each way of a bypass: its name, its validation loss, and the gain over going on as long."""
+    losses = document.get("validation", {})
+    base = losses.get("baseline")
+    return [
+        (
+            name + (" (the best)" if name == document["verdict"] else ""),
+            figure("loss", loss),
+            percent(1 - loss / base) if base and name != "baseline" else "",
+        )
+        for name, loss in losses.items()
+    ]
+
+
 def exactness(document: Document) -> list[str]:
     """What was measured at the removal, a sentence each."""
     if "removal" not in document:

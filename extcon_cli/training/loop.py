@@ -98,7 +98,7 @@ class Trainer:
         objective: Objective,
         accelerator: Accelerator,
         teacher: nn.Module | None = None,
-        penalty: Callable[[], Tensor] | None = None,
+        penalty: Callable[[], Tensor | None] | None = None,
     ) -> None:
         self.model, self.loader, self.spec = model, loader, spec
         self.objective, self.accelerator, self.penalty = objective, accelerator, penalty
@@ -123,8 +123,8 @@ class Trainer:
             z = prediction(self.model(x))
             t = self._guide(x)
         loss = self.objective(z, y, t)
-        if self.penalty is not None:
-            loss = loss + self.penalty()
+        if self.penalty is not None and (added := self.penalty()) is not None:
+            loss = loss + added
         self.accelerator.backward(loss)
         self._move()
         self.done += 1

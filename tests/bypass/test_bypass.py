@@ -152,9 +152,15 @@ def test_a_falling_loss_has_a_slope_and_noise_has_none() -> None:
     assert falling.relative == pytest.approx(1.18, abs=0.05)
 
 
-def test_dead_units_are_counted() -> None:
+def test_dead_units_are_counted_and_those_that_hardly_fire() -> None:
     model = mlp()
     with torch.no_grad():
         model[0].bias[:3] = -100
+        model[0].weight[3] = torch.tensor([1.0, 0, 0, 0, 0, 0])
+        model[0].bias[3] = -9.0
     extended = extend(model, (torch.randn(2, 6),))
-    assert dead_units(extended, [torch.randn(50, 6)]) == {"_1": (3, 8), "_3": (0, 7)}
+    x = torch.randn(500, 6)
+    x[0, 0] = 10.0  # the one input at which unit 3 fires
+    found = dead_units(extended, lambda: [x])
+    assert found["_1"] == {"dead": 3, "nearly": 1, "units": 8}
+    assert found["_3"]["dead"] == 0

@@ -39,20 +39,27 @@ def run(stalled: Path, output: Path, **more: Any) -> dict[str, Any]:
 def test_the_result_is_never_worse_on_validation(stalled: Path, tmp_path: Path) -> None:
     document = run(stalled, tmp_path / "out.safetensors")
     losses = document["validation"]
-    assert set(losses) == {"theta*", "baseline", "lr_drop", "bypassed"}
+    assert set(losses) == {"theta*", "baseline", "lr_drop", "diag", "revive", "widen"}
     assert losses[document["verdict"]] == min(losses[name] for name in losses if name != "lr_drop")
-    assert document["certificate"]["contracted"]
+    certificate = document["certificate"]
+    assert certificate["diag"]["contracted"]
+    assert certificate["widen"]["contracted"]
     for gap in ("embed_difference", "projection_difference", "difference_after_contraction"):
-        assert document["certificate"][gap] == 0
+        assert certificate["diag"][gap] == 0
+    assert certificate["widen"]["embed_difference"] < 1e-6
+    assert certificate["widen"]["difference_after_contraction"] < 1e-6
+    assert sum(certificate["revive"]["revived"].values()) > 0
+    assert certificate["revive"]["embed_difference"] < 1e-6
     assert document["before"]["params"] == document["after"]["params"]
     assert isinstance(extcon_cli.load(tmp_path / "out.safetensors")(torch.zeros(1, 1, 8, 8)), torch.Tensor)
 
 
 def test_a_penalty_that_misses_gives_no_bypassed_model(stalled: Path, tmp_path: Path) -> None:
-    few = ["bypass.opt_2.method=penalty", "bypass.opt_2.gamma=1e-6"]
+    few = ["bypass.opt_2.method=penalty", "bypass.opt_2.gamma=1e-6", "bypass.extensions=[diag]"]
     document = run(stalled, tmp_path / "out.safetensors", overrides=few)
-    assert "bypassed" not in document["validation"]
-    assert document["certificate"] == {"embed_difference": 0.0, "contracted": False}
+    assert "diag" not in document["validation"]
+    assert not document["certificate"]["diag"]["contracted"]
+    assert "did not meet its constraint" in document["certificate"]["diag"]["reason"]
     with pytest.raises(GateError, match="no gain"):
         run(stalled, tmp_path / "gate.safetensors", overrides=few, require_gain=True)
     assert not (tmp_path / "gate.safetensors").exists()
@@ -64,20 +71,58 @@ def test_the_probe_stops_a_run_that_would_gain_nothing(stalled: Path, tmp_path: 
     assert document["before"] == document["after"] | {"latency": document["before"]["latency"]}
 
 
-@pytest.mark.parametrize("phase", ["baseline", "bypassed"])
+@pytest.mark.parametrize("phase", ["baseline", "diag", "revive", "widen", "widen 2"])
 def test_a_resumed_run_ends_with_the_same_bytes(
     stalled: Path, tmp_path: Path, phase: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(RunDirectory, "due", lambda self: True)
     monkeypatch.setattr("extcon_cli.pipelines.phase.PROGRESS_EVERY", 0)
     whole, broken = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
-    run(stalled, whole)
+    cycles = [f"bypass.cycles={phase.partition(' ')[2] or 1}"]
+    run(stalled, whole, overrides=cycles)
 
     def kill(event: Event) -> None:
         if isinstance(event, Progress) and event.phase == phase and event.done == 45:  # in opt_2
             raise KeyboardInterrupt
 
     with pytest.raises(Interrupted, match="--resume"):
-        run(stalled, broken, emit=kill)
-    run(stalled, broken, resume=True)
+        run(stalled, broken, overrides=cycles, emit=kill)
+    seen: list[Event] = []
+    run(stalled, broken, overrides=cycles, resume=True, emit=seen.append)
     assert whole.read_bytes() == broken.read_bytes()
+    assert (
+        next(event.phase for event in seen if isinstance(event, Progress)) == phase
+    )  # what was done is not done again
+
+
+def test_a_second_cycle_begins_at_the_best_of_the_first(stalled: Path, tmp_path: Path) -> None:
+    document = run(stalled, tmp_path / "out.safetensors", overrides=["bypass.cycles=2"])
+    losses = document["validation"]
+    assert {"diag", "diag 2", "revive", "widen 2"} <= set(losses) or "revive 2" not in losses
+    assert losses[document["verdict"]] == min(loss for name, loss in losses.items() if not name.startswith("lr_drop"))
+
+
+def test_it_may_begin_at_new_weights(stalled: Path, tmp_path: Path) -> None:
+    overrides = ["bypass.start=initialisation", "bypass.extensions=[diag]", "bypass.baseline=false"]
+    document = run(stalled, tmp_path / "out.safetensors", overrides=overrides)
+    assert set(document["validation"]) == {"theta*", "diag"}
+    assert document["validation"]["theta*"] == pytest.approx(2.3, abs=0.4)  # ten classes, nothing learnt: log 10
+
+
+def test_the_diagnosis_gives_its_evidence(stalled: Path, tmp_path: Path) -> None:
+    found = run(stalled, tmp_path / "out.safetensors", overrides=["bypass.probe.gain=0.999"], go_on=False)["diagnosis"]
+    assert set(found) >= {"slope", "stalled", "dead", "gradient", "gain", "gain_error", "predicted"}
+    assert not found["predicted"]
+    assert found["gradient"]["norm"] > 0
+    assert all(row["dead"] + row["nearly"] <= row["units"] for row in found["dead"].values())
+
+
+def test_the_path_of_the_extended_model_is_recorded(stalled: Path, tmp_path: Path) -> None:
+    document = run(stalled, tmp_path / "out.safetensors", overrides=["bypass.extensions=[diag]"])
+    trace = next(phase["trace"] for phase in document["history"]["phases"] if phase["phase"] == "diag")
+    steps, norms, constraints, distances, angles = zip(*trace, strict=True)
+    assert list(steps) == sorted(steps)
+    assert max(norms) > 0
+    assert norms[-1] == constraints[-1] == 0
+    assert distances[-1] > distances[0] > 0
+    assert 0 < angles[-1] < 90

@@ -1,0 +1,141 @@
+"""Widening: new units whose outgoing weights are zero, trained, and contracted back to the original width.
+
+The way back is Catalyst's (score, flow, exact removal): both methods are one engine of extension and contraction.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from fnmatch import fnmatchcase
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from extcon_cli.bypass.units import Units, draw, neutral, taken, units
+from extcon_cli.catalyst.bifurcation import Flow
+from extcon_cli.catalyst.filters import Filters
+from extcon_cli.catalyst.scores import energy
+from extcon_cli.channels import Channels, channel_groups, judge, plan, remove
+from extcon_cli.channels.apply import tell_the_truth
+from extcon_cli.channels.trace import named_tensors
+from extcon_cli.errors import GateError, UsageError
+
+
+def widen(
+    module: nn.Module, channels: Channels, share: float, *, layers: Iterable[str] = ("*",), seed: int = 0
+) -> tuple[nn.Module, dict[str, int]]:
+    """A copy with new units in every group that allows it, and how many: `share` of its units, at least one.
+
+    Raises: UsageError (no group can be widened).
+    """
+    wide = copy.deepcopy(module)
+    generator = torch.Generator().manual_seed(seed)
+    added = {}
+    for group in units(wide, channels):
+        if not _covers(wide, group) or not any(fnmatchcase(group.name, pattern) for pattern in layers):
+            continue
+        number = max(1, round(share * group.group.size))
+        for part, tensor in taken(wide, group.writers):
+            _append(wide, part.parameter, part.dim, draw(tensor, part.dim, number, generator))
+        for part, tensor in taken(wide, group.readers):
+            _append(wide, part.parameter, part.dim, torch.zeros_like(tensor.narrow(part.dim, 0, 1)), number)
+        for part, tensor in taken(wide, group.others):
+            _append(wide, part.parameter, 0, torch.full_like(tensor[:1], neutral(part.parameter)), number)
+        added[group.name] = number
+    if not added:
+        raise UsageError(
+            "no layer can be widened: no group of units has weights of its own (`extcon inspect` says why)"
+        )
+    for child in wide.modules():
+        tell_the_truth(child)
+    return wide, added
+
+
+class Narrowing:
+    """Contracts a widened module to its original width: decide once by the energy, then the flow, then removal."""
+
+    def __init__(self, wide: nn.Module, example: tuple[Any, ...], added: Mapping[str, int], steps: int) -> None:
+        self.wide, self.example, self.added, self.steps = wide, example, added, steps
+        found = channel_groups(wide, example)
+        kept = tuple(g if g.name in added and g.prunable else replace(g, reason="not widened") for g in found.groups)
+        if missing := set(added) - {group.name for group in kept if group.prunable}:
+            raise GateError(f"the widened {', '.join(sorted(missing))} cannot be contracted exactly")
+        self.channels = replace(found, groups=kept)
+        self.filters = Filters.of(kept)
+        self.flow: Flow | None = None
+
+    def decide(self, batches: Iterable[Any], loss: Callable[[Any], Tensor]) -> None:
+        """As many units of each group go as were added: those with the least energy, old or new."""
+        scores = energy(self.wide, self.filters, batches, loss)
+        decided = torch.zeros(len(self.filters), dtype=torch.bool)
+        for group, span in zip(self.filters.groups, self.filters.spans(), strict=True):
+            decided[span] = torch.zeros(group.size, dtype=torch.bool).index_fill_(
+                0, scores[span].argsort(stable=True)[: self.added[group.name]], True
+            )
+        self.flow = Flow(self.wide, self.filters, decided, steps=self.steps)
+
+    def step(self) -> None:
+        """After each optimizer step."""
+        assert self.flow is not None
+        self.flow.step(0.0)
+
+    @property
+    def met(self) -> bool:
+        """Whether all decided units are exactly zero."""
+        return self.flow is not None and self.flow.missing == 0
+
+    def narrow(self) -> nn.Module:
+        """A copy of the original width; what was decided is removed and nothing else."""
+        assert self.flow is not None
+        decided = dict(zip((g.name for g in self.filters.groups), self.filters.spans(), strict=True))
+        mask = self.flow.decided.cpu().numpy()
+        verdicts = [
+            replace(
+                v,
+                removable=v.removable & mask[decided[v.group.name]] if v.group.name in decided else v.removable & False,
+            )
+            for v in judge(self.wide, self.channels)
+        ]
+        gone = sum(int(verdict.removable.sum()) for verdict in verdicts)
+        if gone != int(mask.sum()):
+            raise GateError(f"{gone} of {int(mask.sum())} added units can be removed exactly: no bypassed model")
+        narrow = copy.deepcopy(self.wide)
+        remove(narrow, plan(self.wide, self.channels, verdicts=verdicts))
+        return narrow
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed narrowing needs."""
+        return {} if self.flow is None else {"decided": self.flow.decided, "flow": self.flow.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where another one stopped."""
+        if state:
+            self.flow = Flow(self.wide, self.filters, state["decided"], steps=self.steps)
+            self.flow.load_state_dict(state["flow"])
+
+
+def _covers(module: nn.Module, group: Units) -> bool:
+    """Whether each slice is a whole dimension in order, so that new units can stand at its end."""
+    tensors = named_tensors(module)
+    return all(
+        np.array_equal(part.index, np.arange(tensors[part.parameter].shape[part.dim])[:, None])
+        for part in group.group.slices
+    )
+
+
+@torch.no_grad()
+def _append(module: nn.Module, name: str, dim: int, slices: Tensor, repeat: int = 1) -> None:
+    """Put further slices at the end of a parameter or buffer, in every place that holds it."""
+    old = named_tensors(module)[name]
+    new = torch.cat([old.detach(), *[slices] * repeat], dim)
+    if isinstance(old, nn.Parameter):
+        new = nn.Parameter(new, requires_grad=old.requires_grad)
+    for child in module.modules():
+        for store in (child._parameters, child._buffers):
+            for key, tensor in list(store.items()):
+                if tensor is old:
+                    store[key] = new  # type: ignore[assignment]

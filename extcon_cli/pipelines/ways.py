@@ -1,0 +1,256 @@
+"""The ways from theta* that `extcon bypass` compares: going on, or an extension and the way back from it.
+
+Each is a module to train for opt_1 + opt_2 + train_3 steps, what happens after each of them, and a model of the
+original architecture at the end. What embedding and contracting did to the outputs is measured, never assumed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from extcon_cli.bypass.constraint import Contraction, comeback
+from extcon_cli.bypass.extension import Extended, extend
+from extcon_cli.bypass.revive import constants_on, revive
+from extcon_cli.bypass.units import units
+from extcon_cli.bypass.widen import Narrowing, widen
+from extcon_cli.channels import channel_groups, difference
+from extcon_cli.channels.verify import EXACT, random_batches
+from extcon_cli.errors import GateError, UsageError
+from extcon_cli.recipe.schema import BypassSpec
+from extcon_cli.training.loop import Step
+
+Inputs = tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class Given:
+    """What a way is made from."""
+
+    model: Callable[[], nn.Module]  # a new copy of theta*, on the device
+    example: Inputs
+    data: Callable[[], Iterable[Inputs]]  # all training inputs
+    batches: Callable[[], Iterable[tuple[Tensor, Tensor]]]  # some training batches
+    loss: Callable[[nn.Module, Any], Tensor]  # of a batch
+    lengths: tuple[int, int, int]  # steps of opt_1, opt_2, train_3
+    spec: BypassSpec
+    bound: float  # the loss at theta*
+    seed: int
+
+
+class Way:
+    """Going on as before; `rate` multiplies the learning rate."""
+
+    title = "Going on"
+    rate = 1.0
+
+    def __init__(self, given: Given) -> None:
+        self.given = given
+        self.module = given.model()
+
+    def step(self, step: Step) -> dict[str, float]:
+        """After each optimizer step; figures to show."""
+        return {}
+
+    def penalty(self) -> Tensor | None:
+        """A term of the training loss, None for none."""
+        return None
+
+    def result(self) -> tuple[nn.Module, dict[str, Any]]:
+        """The model of the original architecture, and what was measured (GateError: there is none)."""
+        return self.module, {}
+
+    def state_dict(self) -> Mapping[str, Any]:
+        """What a resumed way needs besides its module."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where another one stopped."""
+
+
+class Lowered(Way):
+    """The control: a lowered learning rate."""
+
+    title = "Lowered learning rate"
+
+    def __init__(self, given: Given) -> None:
+        super().__init__(given)
+        self.rate = given.spec.probe.lr_drop
+
+
+class Perturbed(Way):
+    """The control: every weight moved at random, by a share of its tensor's root mean square."""
+
+    title = "Perturbed weights"
+
+    @torch.no_grad()
+    def __init__(self, given: Given) -> None:
+        super().__init__(given)
+        generator = torch.Generator().manual_seed(given.seed)
+        for tensor in self.module.parameters():
+            noise = torch.randn(tensor.shape, generator=generator).to(tensor)
+            tensor.add_(given.spec.perturbation * tensor.square().mean().sqrt() * noise)
+
+
+class Diagonal(Way):
+    """The paper's: psi(x) = D x + sigma(x), opt_2 brings D back, proj."""
+
+    title = "Bypassing"
+
+    def __init__(self, given: Given) -> None:
+        self.given = given
+        self.original = given.model().eval()  # shares its parameters with the extended model
+        self.module: Extended = extend(self.original, given.example, form=given.spec.form, layers=given.spec.layers)
+        self.contraction: Contraction | None = None
+        self.embedding = difference(self.original, self.module, random_batches(given.example))
+        self.start = [p.detach().clone() for p in self.original.parameters()]
+        self.trace: list[list[float]] = []
+
+    @property
+    def met(self) -> bool:
+        return self.contraction is not None and self.contraction.met
+
+    def step(self, step: Step) -> dict[str, float]:
+        opt_1, opt_2, _ = self.given.lengths
+        if opt_1 <= step.index < opt_1 + opt_2 and not self.met:
+            if self.contraction is None:
+                self.contraction = self._begin()
+            task = float(step.loss) if self.given.spec.opt_2.method == "controlled" else 0.0
+            self.contraction.step(step.lr, task)
+        if step.index + 1 == opt_1 + opt_2 and not self.met:
+            raise GateError("opt_2 did not meet its constraint within its steps: raise opt_2.steps or opt_2.gamma")
+        norm = float(torch.stack([d.detach().norm() for d in self.module.deltas]).norm())
+        if step.index % max(1, step.total // 200) == 0 or step.last:
+            self._note(step, norm)
+        return {"D": norm}
+
+    @torch.no_grad()
+    def _note(self, step: Step, norm: float) -> None:
+        """Step, ||D||, ||A D W|| (of strict sites), distance from theta* and its growth: Fig. 3 to 5 of the paper."""
+        strict = [comeback(self.module, site).item() for site in self.module.sites if site.strict]
+        moved = torch.cat([(p - q).flatten() for p, q in zip(self.original.parameters(), self.start, strict=True)])
+        where = torch.cat([p.flatten() for p in self.start])
+        distance = float(moved.norm())
+        angle = float(torch.rad2deg(torch.atan2(moved.norm(), where.norm().clamp_min(1e-30))))
+        self.trace.append([step.index + 1, norm, sum(strict), distance, angle])
+
+    def penalty(self) -> Tensor | None:
+        if self.given.spec.opt_2.method != "penalty":
+            return None
+        if self.contraction is None or self.met:
+            return torch.zeros((), device=self.module.deltas[0].device)
+        return self.contraction.penalty()
+
+    def _begin(self) -> Contraction:
+        spec = self.given.spec.opt_2
+        return Contraction(
+            self.module,
+            spec.method,
+            steps=self.given.lengths[1],
+            gamma=spec.gamma,
+            epsilon=spec.epsilon,
+            bound=self.given.bound,
+            example=self.given.example,
+        )
+
+    def result(self) -> tuple[nn.Module, dict[str, Any]]:
+        measured = difference(self.module, self.original, random_batches(self.given.example))
+        if measured.relative > EXACT:
+            raise GateError(f"the contraction is not exact: outputs differ by {measured.relative:.1e} of the largest")
+        return self.original, {
+            "contracted": self.met,
+            "steps_to_contract": self.contraction.done if self.contraction else 0,
+            "embed_difference": self.embedding.relative,
+            "projection_difference": self.contraction.jump if self.contraction else 0.0,
+            "difference_after_contraction": measured.relative,
+        }
+
+    def state_dict(self) -> Mapping[str, Any]:
+        return {"contraction": self.contraction and self.contraction.state_dict(), "trace": self.trace}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.trace = list(state["trace"])
+        if state["contraction"] is not None:
+            self.contraction = self._begin()
+            self.contraction.load_state_dict(state["contraction"])
+
+
+class Widened(Way):
+    """New units with zero outgoing weights; Catalyst's score, flow and exact removal bring the width back."""
+
+    title = "Widening"
+
+    def __init__(self, given: Given) -> None:
+        self.given = given
+        original = given.model().eval()
+        channels = channel_groups(original, given.example)
+        self.module, added = widen(
+            original, channels, given.spec.widen.share, layers=given.spec.widen.layers, seed=given.seed
+        )
+        self.embedding = difference(original, self.module, random_batches(given.example))
+        if self.embedding.relative > EXACT:
+            raise GateError(f"widening changes the outputs by {self.embedding.relative:.1e} of the largest")
+        self.narrowing = Narrowing(self.module, given.example, added, steps=given.lengths[1])
+        self.added = added
+
+    def step(self, step: Step) -> dict[str, float]:
+        opt_1 = self.given.lengths[0]
+        if step.index + 1 == opt_1:
+            self.narrowing.decide(self.given.batches(), lambda batch: self.given.loss(self.module, batch))
+        elif step.index >= opt_1:
+            self.narrowing.step()
+        return {"added": sum(self.added.values())}
+
+    def result(self) -> tuple[nn.Module, dict[str, Any]]:
+        narrow = self.narrowing.narrow()
+        measured = difference(self.module, narrow, random_batches(self.given.example))
+        if measured.relative > EXACT:
+            raise GateError(f"the contraction is not exact: outputs differ by {measured.relative:.1e} of the largest")
+        return narrow, {
+            "contracted": self.narrowing.met,
+            "added": self.added,
+            "steps_to_contract": self.given.lengths[1],
+            "embed_difference": self.embedding.relative,
+            "difference_after_contraction": measured.relative,
+        }
+
+    def state_dict(self) -> Mapping[str, Any]:
+        return self.narrowing.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.narrowing.load_state_dict(state)
+
+
+class Revived(Way):
+    """Units that give one constant on all training data get new weights; the outputs on these data stay."""
+
+    title = "Reviving"
+
+    def __init__(self, given: Given) -> None:
+        super().__init__(given)
+        before = given.model().eval()
+        found = units(self.module, channel_groups(self.module, given.example))
+        self.revived = revive(self.module, found, constants_on(self.module, found, given.data()), seed=given.seed)
+        if not self.revived:
+            raise UsageError("no unit is dead on the training data: there is nothing to revive")
+        self.moved = difference(before, self.module, given.data())
+
+    def result(self) -> tuple[nn.Module, dict[str, Any]]:
+        return self.module, {"revived": self.revived, "embed_difference": self.moved.relative}
+
+
+WAYS: dict[str, type[Way]] = {
+    "baseline": Way,
+    "lr_drop": Lowered,
+    "perturbed": Perturbed,
+    "diag": Diagonal,
+    "widen": Widened,
+    "revive": Revived,
+}
+CONTROLS = ("lr_drop", "perturbed")
+"""Ways that are compared with and never chosen."""
+EXTENSIONS = ("diag", "widen", "revive")

@@ -1,0 +1,119 @@
+"""Extensions by units as a specification: no output moves when they are put in, none when they are taken out."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+import torchvision
+from torch import Tensor, nn
+
+from extcon_cli.bypass.revive import constants_on, revive
+from extcon_cli.bypass.units import units
+from extcon_cli.bypass.widen import Narrowing, widen
+from extcon_cli.channels import channel_groups, difference
+from extcon_cli.channels.verify import random_batches
+from extcon_cli.errors import UsageError
+
+
+def perceptron() -> nn.Module:
+    return nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 5), nn.Tanh(), nn.Linear(5, 3))
+
+
+def convolutions() -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 6, 3, padding=1), nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 4),
+    )  # fmt: skip
+
+
+MODELS = {
+    "perceptron": (perceptron, (4, 6)),
+    "convolutions": (convolutions, (4, 3, 9, 9)),
+    "residual": (lambda: torchvision.models.resnet18(num_classes=5), (4, 3, 32, 32)),
+    "transformer": (lambda: torchvision.models.VisionTransformer(32, 16, 2, 4, 32, 64, num_classes=5), (4, 3, 32, 32)),
+}
+
+
+@pytest.fixture(params=MODELS)
+def case(request: pytest.FixtureRequest) -> tuple[nn.Module, tuple[Tensor]]:
+    torch.manual_seed(0)
+    make, shape = MODELS[request.param]
+    model = make().eval()
+    for parameter in model.parameters():  # some heads begin at zero
+        if not parameter.any():
+            nn.init.normal_(parameter, std=0.1)
+    return model, (torch.randn(shape),)
+
+
+def test_widening_changes_no_output_and_contracts_to_the_old_shapes(case: tuple[nn.Module, tuple[Tensor]]) -> None:
+    model, example = case
+    wide, added = widen(model, channel_groups(model, example), 0.5)
+    assert sum(p.numel() for p in wide.parameters()) > sum(p.numel() for p in model.parameters())
+    assert difference(model, wide, random_batches(example)).relative < 1e-6
+    narrowing = Narrowing(wide, example, added, steps=4)
+    narrowing.decide([torch.randn_like(example[0]) for _ in range(3)], lambda x: wide(x).square().mean())
+    optimizer = torch.optim.SGD(wide.parameters(), lr=1e-3, momentum=0.9)
+    for _ in range(4):
+        assert not narrowing.met
+        optimizer.zero_grad()
+        wide.train()(torch.randn_like(example[0])).square().mean().backward()
+        optimizer.step()
+        narrowing.step()
+    assert narrowing.met
+    narrow = narrowing.narrow()
+    assert difference(wide, narrow, random_batches(example)).relative < 1e-6
+    assert {n: t.shape for n, t in narrow.state_dict().items()} == {n: t.shape for n, t in model.state_dict().items()}
+    assert repr(narrow) == repr(model)
+
+
+def test_units_that_were_dead_before_are_the_first_to_go() -> None:
+    torch.manual_seed(0)
+    model, example = perceptron(), (torch.randn(4, 6),)
+    with torch.no_grad():
+        model[0].weight[:3], model[0].bias[:3] = 0.0, 0.0  # type: ignore[index]
+    wide, added = widen(model, channel_groups(model, example), 0.25)
+    narrowing = Narrowing(wide, example, added, steps=1)
+    with torch.no_grad():
+        for parameter in wide.parameters():  # the new units are in use
+            parameter.add_(0.1 * torch.randn_like(parameter) * (parameter != 0))
+        wide[2].weight[:, 8:] = 1.0  # type: ignore[index]
+    narrowing.decide([torch.randn(9, 6)], lambda x: wide(x).square().mean())
+    assert narrowing.flow is not None
+    assert narrowing.flow.decided[:10].nonzero().flatten().tolist() == [0, 1]
+    narrowing.step()
+    assert narrowing.narrow()[0].weight.shape == (8, 6)  # type: ignore[index]
+
+
+def test_a_layer_norm_counts_its_units_and_is_not_widened() -> None:
+    model = nn.Sequential(nn.Linear(4, 6), nn.LayerNorm(6), nn.Linear(6, 3))
+    with pytest.raises(UsageError, match="no layer can be widened"):
+        widen(model, channel_groups(model, (torch.randn(2, 4),)), 0.5)
+
+
+@pytest.mark.parametrize("activation", [nn.ReLU, nn.Sigmoid])
+def test_dead_units_get_new_weights_and_the_outputs_on_the_data_stay(activation: type[nn.Module]) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 8), activation(), nn.Linear(8, 3))
+    x = torch.randn(200, 6)
+    with torch.no_grad():
+        model[0].weight[:3], model[0].bias[:3] = 0.0, torch.tensor([-5.0, 0.0, 0.5])  # type: ignore[index]
+    before = copy.deepcopy(model)
+    found = units(model, channel_groups(model, (x[:2],)))
+    assert revive(model, found, constants_on(model, found, [(x,)])) == {"0": 3}
+    assert difference(before, model, [(x,)]).relative < 1e-6
+    after = units(model, channel_groups(model, (x[:2],)))
+    assert revive(copy.deepcopy(model), after, constants_on(model, after, [(x,)])) == {}
+    model(x).square().mean().backward()
+    assert (model[2].weight.grad[:, :3] != 0).all()  # type: ignore[index, union-attr]
+
+
+def test_a_constant_read_through_padding_is_left_alone() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(2, 4, 1), nn.Sigmoid(), nn.Conv2d(4, 2, 3, padding=1))
+    x = torch.randn(20, 2, 5, 5)
+    with torch.no_grad():
+        model[0].weight[0] = 0.0  # type: ignore[index]
+    found = units(model, channel_groups(model, (x[:2],)))
+    assert revive(model, found, constants_on(model, found, [(x,)])) == {}
