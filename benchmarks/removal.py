@@ -364,8 +364,8 @@ def line(found: dict[str, Any]) -> str:
     double = "-" if mine["double"] is None else f"{mine['double']:.0e}"
     text = (
         f"{found['model']:44} {found['parameters'] / 1e6:7.2f} M  trace {mine['trace']:5.2f} "
-        f"groups {mine['groups']:5.2f} trial {mine['trial']:5.2f} removal {mine['removal']:5.2f} s  covers {mine['coverage']:6.1%}  "
-        f"{mine['single']:.0e} {double} {'exact' if mine['exact'] else 'WRONG'}"
+        f"groups {mine['groups']:5.2f} trial {mine['trial']:5.2f} removal {mine['removal']:5.2f} s  "
+        f"covers {mine['coverage']:6.1%}  {mine['single']:.0e} {double} {'exact' if mine['exact'] else 'WRONG'}"
     )
     if "error" in other:
         return f"{text} | {other['error'][:80]}"
