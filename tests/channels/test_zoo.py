@@ -1,7 +1,8 @@
 """The networks that people have, of torchvision, timm and transformers: what is dead goes, and all else is as before.
 
 test_real_models.py holds eleven more families of torchvision. Here the smallest member of each other family runs
-always, built narrow where the library lets us, and everything else is marked slow. Nothing is downloaded.
+always, built narrow where the library lets us, and the others are slow but for five whose weights need many gigabytes.
+Nothing is downloaded.
 """
 
 from __future__ import annotations
@@ -49,18 +50,18 @@ def segmentation(name: str) -> nn.Module:
 
 
 def timm_model(name: str, **extra: Any) -> nn.Module:
-    timm = pytest.importorskip("timm", reason="timm is not installed: pip install 'extcon[zoo]'")
+    timm = pytest.importorskip("timm", reason="timm is not installed: pip install 'extcon[test]'")
     return timm.create_model(name, pretrained=False, num_classes=10, **extra)
 
 
 def small_mixer() -> nn.Module:
-    mixer = pytest.importorskip("timm.models.mlp_mixer", reason="timm is not installed: pip install 'extcon[zoo]'")
+    mixer = pytest.importorskip("timm.models.mlp_mixer", reason="timm is not installed: pip install 'extcon[test]'")
     return mixer.MlpMixer(num_classes=10, img_size=32, patch_size=8, num_blocks=2, embed_dim=32)
 
 
 def transformers_model(name: str, **config: Any) -> nn.Module:
     transformers = pytest.importorskip(
-        "transformers", reason="transformers is not installed: pip install 'extcon[zoo]'"
+        "transformers", reason="transformers is not installed: pip install 'extcon[test]'"
     )
     model = getattr(transformers, name)
     return model(model.config_class(**config))
@@ -183,9 +184,8 @@ ALWAYS: dict[str, Entry] = {
     ),
 }
 
-CLASSIFIERS = [
-    name for name in torchvision.models.list_models(module=torchvision.models) if name != "vit_h_14"
-]  # 2.5 GB of weights, which benchmarks/removal.py measures
+GIANTS = ("convnext_large", "regnet_y_128gf", "vit_h_14", "vit_l_16", "vit_l_32")  # for benchmarks/removal.py
+CLASSIFIERS = [name for name in torchvision.models.list_models(module=torchvision.models) if name not in GIANTS]
 TIMM = {
     "resnet26d": 64, "resnext50_32x4d": 64, "res2net50_14w_8s": 64, "regnetx_002": 64, "regnety_002": 64,
     "densenet121": 64, "efficientnet_b0": 64, "mobilenetv4_conv_small": 64, "ghostnet_100": 64, "convnext_atto": 64,
