@@ -17,7 +17,7 @@ import numpy as np
 
 HERE = Path(__file__).parent
 DIGITS = HERE.parent / "extcon_cli" / "data" / "digits.npz"
-CHECKPOINTS = {"digits_resnet.pt": "train/digits_resnet", "digits_mlp_stalled.pt": "train/digits_mlp_stalled"}
+CHECKPOINTS = ("digits_resnet", "digits_mlp_stalled", "digits_cnn_stalled", "eggholder_stalled")
 TEST_SHARE, SEED = 0.2, 0
 
 
@@ -47,8 +47,8 @@ def main() -> None:
     parser.add_argument("--digits", action="store_true", help="write digits.npz first (needs scikit-learn)")
     if parser.parse_args().digits:
         write_digits(DIGITS)
-    for name, recipe in CHECKPOINTS.items():
-        train(name, recipe)
+    for name in CHECKPOINTS:
+        train(f"{name}.pt", f"train/{name}")
 
 
 if __name__ == "__main__":

@@ -52,6 +52,7 @@ class Contraction:
     Args:
         steps: T of `radius`; the cap of the others.
         gamma: growth k of the weight gamma(t) = k t (not `radius`).
+        raised: (step, growth from then on); None: it stays.
         epsilon: `penalty` projects below it; the others at zero.
         bound: loss at theta*; `controlled` lets the weight grow only while the task loss is under it.
         example: inputs on which `jump` is measured: by how much projecting moved an output, as a share of the
@@ -65,12 +66,13 @@ class Contraction:
         *,
         steps: int,
         gamma: float = 0.005,
+        raised: tuple[int, float] | None = None,
         epsilon: float = 1e-4,
         bound: float = float("inf"),
         example: tuple[Any, ...] | None = None,
     ) -> None:
         self.extended, self.method, self.steps, self.example = extended, method, steps, example
-        self.gamma, self.epsilon, self.bound = gamma, epsilon, bound
+        self.gamma, self.raised, self.epsilon, self.bound = gamma, raised, epsilon, bound
         self.done, self.weight, self.jump = 0, 0.0, 0.0
         self.start = [float(delta.detach().norm()) for delta in extended.deltas]
         self.open = list(range(len(extended.sites)))
@@ -89,7 +91,8 @@ class Contraction:
         """After an optimizer step with learning rate `lr`; `loss` is the task's."""
         self.done += 1
         if self.method != "controlled" or loss <= self.bound:
-            self.weight += self.gamma
+            late = self.raised is not None and self.done > self.raised[0]
+            self.weight += self.raised[1] if late and self.raised is not None else self.gamma
         for index in list(self.open):
             site = self.extended.sites[index]
             delta = self.extended.psi(site).delta

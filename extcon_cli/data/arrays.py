@@ -29,14 +29,18 @@ def digits(spec: DataSpec, task: Task) -> Source:
 
 
 def eggholder(spec: DataSpec, task: Task) -> Source:
-    """100 training and 100 test points, uniform in (-250, 250)^2, of the Bypass paper's section V-A."""
+    """100 points to train on and 100 test points, uniform in (-250, 250)^2, of the Bypass paper's section V-A.
+
+    What `data.validation` cuts off is drawn in addition, so that 100 remain to train on.
+    """
     if task != "regression":
         raise DataError("dataset 'eggholder' is a regression: set `task: regression`")
     generator = torch.Generator().manual_seed(TEST_SEED)
-    points = torch.rand(200, 2, generator=generator, dtype=torch.float64) * 500 - 250
+    number = 100 + round(100 / (1 - spec.validation))
+    points = torch.rand(number, 2, generator=generator, dtype=torch.float64) * 500 - 250
     values = eggholder_function(points)[:, None].float()
     points = points.float()
-    return Source(Arrays(points[:100], values[:100]), Arrays(points[100:], values[100:]))
+    return Source(Arrays(points[100:], values[100:]), Arrays(points[:100], values[:100]))
 
 
 def eggholder_function(points: Tensor) -> Tensor:  # (N, 2) -> (N,)

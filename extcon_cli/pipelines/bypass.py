@@ -21,7 +21,7 @@ from extcon_cli.bypass.extension import extend
 from extcon_cli.checkpoint.write import check_writable, write
 from extcon_cli.errors import DataError, GateError, Interrupted, UsageError
 from extcon_cli.events import Emit, Noted, RunStarted, Saved, ignore
-from extcon_cli.pipelines.diagnosis import diagnose, gradient_norm, verdict
+from extcon_cli.pipelines.diagnosis import diagnose, gradient_norm
 from extcon_cli.pipelines.output import SCHEMA, data_metadata, widths
 from extcon_cli.pipelines.phase import Metrics, run_phase, told
 from extcon_cli.pipelines.prepare import Prepared, prepare
@@ -29,6 +29,7 @@ from extcon_cli.pipelines.train import measured
 from extcon_cli.pipelines.ways import CONTROLS, EXTENSIONS, WAYS, Given, Way
 from extcon_cli.recipe.load import to_dict
 from extcon_cli.recipe.schema import BypassSpec, Recipe, TrainSpec
+from extcon_cli.report.document import evidence
 from extcon_cli.report.measure import latency, measure
 from extcon_cli.training.device import Accelerator, accelerator
 from extcon_cli.training.interrupt import Stop, graceful
@@ -162,7 +163,7 @@ class _Job:
             self.branches, self.diagnosis, self.losses = dict(more["branches"]), more["diagnosis"], dict(more["losses"])
         else:
             self.diagnosis = self.diagnose()
-        self.emit(Noted(verdict(self.diagnosis)))
+        self.emit(Noted(evidence({"diagnosis": self.diagnosis})))
         if not (go_on or self.diagnosis["predicted"]):
             self.emit(Noted("no gain is to be expected: stopped (--go-on bypasses all the same)", warning=True))
             return
@@ -207,7 +208,7 @@ class _Job:
 
     def _branch(self, name: str, start: str, kept: Mapping[str, Any] | None) -> None:
         """One way from `start` to its end; a way that cannot go, or is lost, leaves a note and no state."""
-        ended: dict[str, Any] = {"state": None, "history": {"phase": name}, "certificate": {}}
+        ended: dict[str, Any] = {"state": None, "history": {"phase": name, "steps": [], "loss": []}, "certificate": {}}
         way: Way | None = None
         try:
             way = WAYS[_way(name)](self.given(start))
@@ -245,6 +246,7 @@ class _Job:
             batches=lambda: (self.loader.batch(step) for step in range(batches)),
             loss=lambda module, batch: self.task(prediction(module(batch[0])), batch[1]),
             lengths=(opt_1, opt_2, train_3),
+            epoch=len(self.loader),
             spec=self.spec,
             bound=self.metrics(self.model(start), "train")["loss"] if self.spec.opt_2.method == "controlled" else 0.0,
             seed=self.ready.recipe.seed,

@@ -57,18 +57,6 @@ def diagnose(
     }
 
 
-def verdict(diagnosis: dict[str, Any]) -> str:
-    """The evidence in one line."""
-    found = diagnosis["slope"]
-    units, dead, rare = (sum(row[key] for row in diagnosis["dead"].values()) for key in ("units", "dead", "nearly"))
-    return (
-        f"{'stalled' if diagnosis['stalled'] else 'not stalled'}: the loss falls {100 * found['relative']:.1f} % per "
-        f"1000 steps (t {found['t']:.1f}), {dead} of {units} units dead, {rare} nearly, "
-        f"||g|| {diagnosis['gradient']['norm']:.2g}; predicted gain "
-        f"{100 * diagnosis['gain']:.1f} +- {100 * diagnosis['gain_error']:.1f} %"
-    )
-
-
 def gradient_norm(module: nn.Module, losses: Iterable[Tensor]) -> tuple[float, float]:
     """||mean gradient|| of these losses, and ||theta||."""
     weights = [p for p in module.parameters() if p.requires_grad]

@@ -23,6 +23,7 @@ from extcon_cli.channels.verify import EXACT, random_batches
 from extcon_cli.errors import GateError, UsageError
 from extcon_cli.recipe.schema import BypassSpec
 from extcon_cli.training.loop import Step
+from extcon_cli.training.optim import total_steps
 
 Inputs = tuple[Any, ...]
 
@@ -37,6 +38,7 @@ class Given:
     batches: Callable[[], Iterable[tuple[Tensor, Tensor]]]  # some training batches
     loss: Callable[[nn.Module, Any], Tensor]  # of a batch
     lengths: tuple[int, int, int]  # steps of opt_1, opt_2, train_3
+    epoch: int  # steps of one pass over the training data
     spec: BypassSpec
     bound: float  # the loss at theta*
     seed: int
@@ -152,6 +154,7 @@ class Diagonal(Way):
             spec.method,
             steps=self.given.lengths[1],
             gamma=spec.gamma,
+            raised=(total_steps(spec.raised, self.given.epoch), spec.raised.gamma) if spec.raised else None,
             epsilon=spec.epsilon,
             bound=self.given.bound,
             example=self.given.example,

@@ -32,6 +32,13 @@ class Opt1Spec(Duration):
     """Length in passes over the training data; fractions are allowed. Or give `steps`."""
 
 
+class RaisedSpec(Duration):
+    """A later, steeper growth of the weight."""
+
+    gamma: PositiveFloat
+    """Growth k from then on."""
+
+
 class Opt2Spec(Duration):
     """The way back: D vanishes."""
 
@@ -42,6 +49,9 @@ class Opt2Spec(Duration):
 
     gamma: PositiveFloat = 0.005
     """Growth k of the weight gamma(t) = k t (not radius)."""
+
+    raised: RaisedSpec | None = None
+    """After how many epochs or steps of opt_2 gamma grows faster, and how fast (paper, section VI-C). null: never."""
 
     epsilon: PositiveFloat = 1e-4
     """||A D W||, or ||D||, below which a site is projected (penalty)."""

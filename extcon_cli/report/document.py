@@ -56,6 +56,20 @@ def candidates(document: Document) -> list[tuple[str, str, str]]:
     ]
 
 
+def evidence(document: Document) -> str:
+    """Whether a model is stalled, and by what that shows, in one sentence. Empty: nobody looked."""
+    found = document.get("diagnosis")
+    if not found:
+        return ""
+    units, dead, rare = (sum(row[key] for row in found["dead"].values()) for key in ("units", "dead", "nearly"))
+    return (
+        f"{'stalled' if found['stalled'] else 'not stalled'}: the loss falls {percent(found['slope']['relative'])} in "
+        f"1000 steps (t {found['slope']['t']:.1f}), {dead} of {units} units are dead, {rare} nearly, "
+        f"the gradient's norm is {found['gradient']['norm']:.2g}; "
+        f"predicted gain {percent(found['gain'])} +- {percent(found['gain_error'])}"
+    )
+
+
 def exactness(document: Document) -> list[str]:
     """What was measured at the removal, a sentence each."""
     if "removal" not in document:

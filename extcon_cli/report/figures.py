@@ -60,6 +60,32 @@ def accuracy(phases: Sequence[Mapping[str, Any]]) -> str | None:
     return _svg(figure) if drawn else None
 
 
+def branches(phases: Sequence[Mapping[str, Any]]) -> str:
+    """The loss of every way from theta*, over the same steps."""
+    figure, (axes,) = _figure(1)
+    for phase in phases:
+        axes.plot(phase["steps"], phase["loss"], lw=1.1, label=phase["phase"])
+    axes.set(xlabel="step from theta*", ylabel="loss", yscale="log")
+    axes.yaxis.set_minor_formatter(NullFormatter())
+    _legend(axes)
+    return _svg(figure)
+
+
+def path(trace: Sequence[Sequence[float]]) -> str:
+    """||D|| and ||A D W||, and the distance and angle from theta* (Jung & Lee, Fig. 3 to 5), over the steps."""
+    steps, norms, constraints, distances, angles = np.asarray(trace, float).T
+    figure, (left, right) = _figure(2)
+    left.plot(steps, norms, color=ALIVE, lw=1.2, label="‖D‖")
+    if constraints.any():
+        left.plot(steps, constraints, color=DEAD, lw=1.2, label="‖ADW‖")
+    right.plot(steps, distances, color=ALIVE, lw=1.2, label="distance from theta*")
+    right.plot(steps, angles, color=DEAD, lw=1.2, label="angle (degrees)")
+    for axes in (left, right):
+        axes.set(xlabel="step from theta*")
+        _legend(axes)
+    return _svg(figure)
+
+
 def bifurcation(trace: Mapping[str, Any]) -> str:
     """The norm of each filter's F (left) and its catalyst d (right) over time, dead and alive in two colours."""
     decided, steps = np.asarray(trace["decided"], bool), np.asarray(trace["steps"], float)

@@ -9,7 +9,16 @@ from jinja2 import Environment, PackageLoader
 from markupsafe import Markup
 
 from extcon_cli.report import figures
-from extcon_cli.report.document import Document, comparison, differences, exactness, metrics, widths
+from extcon_cli.report.document import (
+    Document,
+    candidates,
+    comparison,
+    differences,
+    evidence,
+    exactness,
+    metrics,
+    widths,
+)
 from extcon_cli.report.numbers import count, duration, percent
 
 
@@ -22,6 +31,8 @@ def html(document: Document) -> str:
         comparison=comparison(document),
         metrics=metrics(document),
         exactness=exactness(document),
+        candidates=candidates(document),
+        evidence=evidence(document),
         certificate=document["certificate"] if "removal" in document else None,
         differences=differences(document),
         widths=widths(document),
@@ -50,7 +61,13 @@ def _figures(document: Document) -> list[dict[str, Any]]:
                 figures.bifurcation(trace),
             )
         )
-    if phases:
+    if phases and document["command"] == "bypass":
+        drawn.append(("Loss", "Of each way from theta*, on training batches.", figures.branches(phases)))
+        for phase in phases:
+            if phase.get("trace"):
+                said = "What opt_2 brings back to zero, and how far the parameters have gone."
+                drawn.append((f"The path of {phase['phase']}", said, figures.path(phase["trace"])))
+    elif phases:
         drawn.append(("Loss", "All phases behind each other; averaged over a few steps.", figures.losses(phases)))
         drawn.append(("Accuracy", "On the validation data, which are never trained on.", figures.accuracy(phases)))
     return [{"title": title, "caption": text, "svg": Markup(svg)} for title, text, svg in drawn if svg is not None]

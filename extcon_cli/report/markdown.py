@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from extcon_cli.report.document import Document, comparison, differences, exactness, metrics, widths
+from extcon_cli.report.document import (
+    Document,
+    candidates,
+    comparison,
+    differences,
+    evidence,
+    exactness,
+    metrics,
+    widths,
+)
 from extcon_cli.report.numbers import count, duration
 
 
@@ -20,12 +29,16 @@ def markdown(document: Document) -> str:
         parts.append(_table(("outputs of the two", "largest difference", "share", "arg-max agrees", "samples"), rows))
     if sentences := exactness(document):
         parts.append("\n".join(f"- {sentence}" for sentence in sentences))
+    if ways := candidates(document):
+        parts.append(_table(("validation", "loss", "gain over going on"), ways))
+    if sentence := evidence(document):
+        parts.append(f"Diagnosis: {sentence}.")
     if document["command"] == "inspect":
-        rows = [
+        shown = [
             (layer["name"], layer["kind"], _width(layer["in"]), _width(layer["out"]), count(layer["params"]))
             for layer in document["layers"]
         ]
-        parts.append(_table(("layer", "kind", "in", "out", "parameters"), rows))
+        parts.append(_table(("layer", "kind", "in", "out", "parameters"), shown))
     elif layers := widths(document):
         rows = [(layer["name"], layer["kind"], str(layer["before"]), str(layer["after"])) for layer in layers]
         parts.append("### Widths\n\n" + _table(("layer", "kind", "before", "after"), rows))

@@ -78,3 +78,14 @@ def test_mlp_is_linear_maps_with_activations_between() -> None:
 def test_mlp_refuses_an_unknown_activation() -> None:
     with pytest.raises(ValueError, match=r"should be one of relu, .*, not 'rellu'"):
         MLP(activation="rellu")
+
+
+def test_the_paper_s_2c2d_has_its_number_of_parameters() -> None:
+    assert parameters(ZOO["deepobs_2c2d"].build()) == 1_703_370  # Jung & Lee, section V-B
+
+
+def test_an_activation_for_each_hidden_layer() -> None:
+    module = MLP(2, [10, 10], 1, activation=["identity", "relu"])
+    assert [type(layer) for layer in module.layers] == [nn.Linear, nn.Identity, nn.Linear, nn.ReLU, nn.Linear]
+    with pytest.raises(ValueError, match="one for each of the widths"):
+        MLP(2, [10, 10], 1, activation=["relu"])

@@ -42,6 +42,9 @@ def test_the_recipes_of_the_checkout_are_there() -> None:
         "prune/default",
         "prune/digits_resnet",
         "prune/cifar_resnet20",
+        "bypass/eggholder",
+        "bypass/cifar10-2c2d",
+        "bypass/cifar10-resnet18",
         "train/digits_resnet",
         "train/cifar_resnet20",
     }

@@ -10,10 +10,11 @@ from torch import nn
 
 from extcon_cli.checkpoint.zoo.cifar_resnet import cifar_resnet20, cifar_resnet56
 from extcon_cli.checkpoint.zoo.convnet import ConvNet
+from extcon_cli.checkpoint.zoo.deepobs import TwoConvTwoDense
 from extcon_cli.checkpoint.zoo.digits_resnet import DigitsResNet
 from extcon_cli.checkpoint.zoo.mlp import MLP
 
-__all__ = ["MLP", "ZOO", "ConvNet", "DigitsResNet", "Entry", "cifar_resnet20", "cifar_resnet56"]
+__all__ = ["MLP", "ZOO", "ConvNet", "DigitsResNet", "Entry", "TwoConvTwoDense", "cifar_resnet20", "cifar_resnet56"]
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,10 @@ def _image(size: int, default: int) -> Callable[..., tuple[int, ...]]:
     return shape
 
 
+def _sized(channels: int = 3, size: int = 32, **_: Any) -> tuple[int, ...]:
+    return channels, size, size
+
+
 def _flat(in_features: int = 64, **_: Any) -> tuple[int, ...]:
     return (in_features,)
 
@@ -43,5 +48,6 @@ ZOO: dict[str, Entry] = {
     "cifar_resnet20": Entry(cifar_resnet20, _image(32, default=3)),
     "cifar_resnet56": Entry(cifar_resnet56, _image(32, default=3)),
     "convnet": Entry(ConvNet, _image(32, default=3)),
+    "deepobs_2c2d": Entry(TwoConvTwoDense, _sized),
     "mlp": Entry(MLP, _flat, identifiable=False),
 }

@@ -14,26 +14,32 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
     "tanh": nn.Tanh,
     "sigmoid": nn.Sigmoid,
     "softplus": nn.Softplus,
+    "identity": nn.Identity,
 }
 
 
 class MLP(nn.Module):
-    """in_features -> widths[0] -> ... -> num_classes outputs (1 for a regression). Images are flattened."""
+    """in_features -> widths[0] -> ... -> num_classes outputs (1 for a regression). Images are flattened.
+
+    `activation` is one name, or one for each of `widths`.
+    """
 
     def __init__(
         self,
         in_features: int = 64,
         widths: Sequence[int] = (128, 128),
         num_classes: int = 10,
-        activation: str = "relu",
+        activation: str | Sequence[str] = "relu",
     ) -> None:
         super().__init__()
-        if activation not in ACTIVATIONS:
-            raise ValueError(f"activation should be one of {', '.join(ACTIVATIONS)}, not {activation!r}")
+        names = [activation] * len(widths) if isinstance(activation, str) else list(activation)
+        if len(names) != len(widths) or not set(names) <= set(ACTIVATIONS):
+            known = ", ".join(ACTIVATIONS)
+            raise ValueError(f"activation should be one of {known}, or one for each of the widths, not {activation!r}")
         layers: list[nn.Module] = []
         inside = in_features
-        for width in widths:
-            layers += [nn.Linear(inside, width), ACTIVATIONS[activation]()]
+        for width, name in zip(widths, names, strict=True):
+            layers += [nn.Linear(inside, width), ACTIVATIONS[name]()]
             inside = width
         self.layers = nn.Sequential(*layers, nn.Linear(inside, num_classes))
 
