@@ -1,8 +1,8 @@
-"""Exact removal on many architectures: seconds, coverage and exactness, beside Torch-Pruning in the same process.
+"""Exact removal on many architectures: seconds, coverage, exactness, beside Torch-Pruning and simplify in one run.
 
     python benchmarks/removal.py                                  # every model that is installed
     python benchmarks/removal.py torchvision:resnet18 timm:'*nfnet*' --json removal.json
-    python benchmarks/removal.py 'transformers:*' --alone         # without Torch-Pruning
+    python benchmarks/removal.py 'transformers:*' --alone         # without the others
 
 Nothing is downloaded: weights are random, and what starts as all zeros or all ones is drawn anew, so that constants
 show. Of every prunable group a random half is silenced and removed; outputs are compared in float32 and float64, at
@@ -10,7 +10,7 @@ two batch sizes and, where the model takes them, two resolutions. Each model run
 
 Torch-Pruning, if it is there, halves every group of its own choice (outputs ignored, heads by number). What it cuts is
 read off a copy whose weights are their own positions; those channels are then zero in the reference: every slice of
-weight, bias, gamma and beta that it removes as an output.
+weight, bias, gamma and beta that it removes as an output. simplify gets the zeros of extcon's groups.
 """
 
 from __future__ import annotations
@@ -56,6 +56,7 @@ TIMM = (
     "edgenext_xx_small", "resmlp_12_224", "gmlp_ti16_224",
 )  # fmt: skip
 TIMM_SIZES = {"vit*": 64, "deit*": 64, "mixer*": 64, "resmlp*": 64, "gmlp*": 64, "swin*": 112, "hrnet*": 64}
+PROJECTIONS = ("qkv", "q", "k", "v", "query", "key", "value", "q_proj", "k_proj", "v_proj", "q_lin", "k_lin", "v_lin")
 TRANSFORMERS = ("bert", "distilbert", "vit", "llama", "gpt2")
 
 
@@ -107,7 +108,8 @@ def _pixels(name: str, sizes: dict[str, int]) -> int:
 def _torchvision(name: str) -> Built:
     size = _pixels(name, SIZES)
     extra: dict[str, Any] = {"image_size": size} if name.startswith("vit") else {}
-    extra |= {"init_weights": False} if name in ("googlenet", "inception_v3") else {}
+    if name in ("googlenet", "inception_v3"):  # their other heads run in training only, and hold on to what they read
+        extra |= {"init_weights": False, "aux_logits": False}
     return torchvision.models.get_model(name, weights=None, **extra), _image(size)
 
 
@@ -146,12 +148,13 @@ def _transformers(name: str) -> Built:
     text = {"input_ids": tokens, "attention_mask": torch.ones(2, 8, dtype=torch.int64)}
     width = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
     if name == "bert":
-        return t.BertModel(t.BertConfig(vocab_size=100, **width)), text
+        return t.BertForSequenceClassification(t.BertConfig(vocab_size=100, **width)), text
     if name == "distilbert":
         config = t.DistilBertConfig(vocab_size=100, dim=64, hidden_dim=128, n_layers=2, n_heads=4)
-        return t.DistilBertModel(config), text
+        return t.DistilBertForSequenceClassification(config), text
     if name == "vit":
-        return t.ViTModel(t.ViTConfig(image_size=32, patch_size=8, **width)), {"pixel_values": _image(32)[0]}
+        config = t.ViTConfig(image_size=32, patch_size=8, **width)
+        return t.ViTForImageClassification(config), {"pixel_values": _image(32)[0]}
     if name == "llama":
         config = t.LlamaConfig(vocab_size=100, num_key_value_heads=2, use_cache=False, **width)
         return t.LlamaForCausalLM(config), text
@@ -263,6 +266,27 @@ def theirs(module: nn.Module, example: Inputs) -> dict[str, Any]:
     }
 
 
+def simplified(module: nn.Module, example: Inputs) -> dict[str, Any]:
+    """The same of simplify, which removes zeros where it finds them: those of extcon's groups."""
+    import simplify
+
+    channels = settle(module, analyse(module, trace(module, example)), example)
+    before = copy.deepcopy(module)
+    _halve(before, channels)
+    after = copy.deepcopy(before)
+    (image,) = example  # it takes one tensor
+    start = time.perf_counter()
+    simplify.simplify(after, torch.zeros(1, *image.shape[1:]))
+    seconds = time.perf_counter() - start
+    single = difference(before, after, random_batches(example))
+    return {
+        "seconds": seconds,
+        "gone": 1 - _parameters(after) / _parameters(module),
+        "single": single.relative,
+        "exact": single.relative <= 1e-5,
+    }
+
+
 def _keep_statistics(module: nn.Module, small: nn.Module, cut: nn.Module) -> None:
     """Batch norm's buffers of the kept channels, by the positions that its gamma says."""
     for name, child in cut.named_modules():
@@ -280,7 +304,7 @@ def _torch_pruning(module: nn.Module, example: Inputs) -> tuple[float, nn.Module
     for child in module.modules():
         count = getattr(child, "num_heads", getattr(child, "num_attention_heads", None))
         if isinstance(count, int):
-            heads |= {linear: count for linear in child.children() if isinstance(linear, nn.Linear)}
+            heads |= {linear: count for name, linear in child.named_children() if name in PROJECTIONS}
     start = time.perf_counter()
     pruner = tp.pruner.BasePruner(
         module,
@@ -311,7 +335,8 @@ def measure(name: str, alone: bool, limit: int = 300) -> dict[str, Any]:
     module, example = models()[name]()
     draw(module)
     found: dict[str, Any] = {"model": name, "parameters": _parameters(module)}
-    for key, run in (("extcon", ours), *(() if alone else (("torch_pruning", theirs),))):
+    others = {"torch_pruning": theirs, "simplify": simplified}
+    for key, run in {"extcon": ours, **{k: run for k, run in others.items() if not alone and _installed(k)}}.items():
         signal.signal(signal.SIGALRM, _late)
         signal.alarm(limit)
         try:
@@ -335,7 +360,7 @@ def warm_up(alone: bool) -> None:
     """Both libraries once on next to nothing: what they import on first use is nobody's time."""
     module, example = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(), nn.Conv2d(4, 4, 1)), _image(4)
     ours(module, example)
-    if not alone:
+    if not alone and _installed("torch_pruning"):
         _torch_pruning(module, example)
 
 
@@ -368,12 +393,16 @@ def line(found: dict[str, Any]) -> str:
         f"covers {mine['coverage']:6.1%}  {mine['single']:.0e} {double} {'exact' if mine['exact'] else 'WRONG'}"
     )
     if "error" in other:
-        return f"{text} | {other['error'][:80]}"
-    if other:
+        text += f" | {other['error'][:80]}"
+    elif other:
         text += (
             f" | x{spent / other['seconds']:.2f} covers {other['coverage']:6.1%} {other['single']:.0e} "
             f"{'exact' if other['exact'] else 'not exact'}"
         )
+    third = found.get("simplify", {})
+    if "gone" in third:
+        text += f" | simplify x{spent / third['seconds']:.2f} gone {third['gone']:.1%} of {mine['gone']:.1%}"
+        text += f" {third['single']:.0e}"
     return text
 
 
@@ -393,21 +422,22 @@ def summary(rows: list[dict[str, Any]]) -> Iterator[str]:
         exact = sum(row["torch_pruning"]["exact"] for row in both)
         yield f"Torch-Pruning: {exact} exact, {len(both)} run to the end, of {len(rows)}"
         less = [row["model"] for row in both if row["extcon"]["coverage"] < row["torch_pruning"]["coverage"] - 0.005]
+        third = [row["simplify"] for row in rows if "simplify" in row]
+        yield f"simplify: {sum(row.get('exact', False) for row in third)} exact of {len(third)}"
         yield f"covers less than Torch-Pruning: {', '.join(less) or 'none'}"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("patterns", nargs="*", default=["*"], help="models, e.g. 'torchvision:resnet*'")
-    parser.add_argument("--alone", action="store_true", help="without Torch-Pruning")
+    parser.add_argument("--alone", action="store_true", help="without the other libraries")
     parser.add_argument("--limit", type=int, default=300, help="seconds for one model and library")
     parser.add_argument("--json", type=Path, help="write all figures there")
     options = parser.parse_args()
-    alone = options.alone or not _installed("torch_pruning")
     names = [name for name in models() if any(fnmatch.fnmatch(name, pattern) for pattern in options.patterns)]
     rows = []
     for name in names:
-        rows.append(in_a_process(name, alone, options.limit))
+        rows.append(in_a_process(name, options.alone, options.limit))
         print(line(rows[-1]), flush=True)
         if options.json:
             options.json.write_text(json.dumps(rows, indent=1))
