@@ -2,28 +2,43 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
+import typer
+
 from extcon_cli.cli import options as o
 
 
 def inspect(
     checkpoint: o.Checkpoint,
+    data: Annotated[
+        bool,
+        typer.Option(
+            "--data", metavar=o.FLAG, help="Also train copies for a few steps: is it stalled, are units dead?"
+        ),
+    ] = False,
     recipe: o.RecipeOption = None,
     overrides: o.SetOption = None,
     as_json: o.JsonOption = False,
     quiet: o.QuietOption = False,
+    device: o.DeviceOption = None,
     report: o.ReportOption = None,
     trust_code: o.TrustCodeOption = False,
     trust_pickle: o.TrustPickleOption = False,
 ) -> None:
-    """Look into a checkpoint: its layers, widths, parameters and MACs, and which channels can go. Needs no data.
+    """Look into a checkpoint: its layers, widths, parameters and MACs, and which channels can go.
 
     Example: `extcon inspect model.pt`
 
     Example: `extcon inspect model.pruned.safetensors --json`
+
+    Example: `extcon inspect sample_models/digits_mlp_stalled.pt --data`
     """
     o.check_checkpoint(checkpoint)
     o.check_reports(report)
     resolved = o.find_recipe("inspect", recipe, checkpoint, overrides)
+    if data:
+        o.check_data(resolved.recipe, checkpoint)
 
     from extcon_cli.cli.console import listening
     from extcon_cli.cli.results import deliver
@@ -34,6 +49,8 @@ def inspect(
         document = run(
             checkpoint,
             resolved.recipe,
+            data=data,
+            device=device,
             trust_code=trust_code,
             trust_pickle=trust_pickle,
             trust_recipe=resolved.source == "argument",

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from extcon_cli.report.document import candidates, comparison, differences, exactness, widths
+from extcon_cli.report.document import candidates, comparison, differences, evidence, exactness, widths
 from extcon_cli.report.numbers import count, duration, figure, percent
 from extcon_cli.report.write import finite, summary, write
 
@@ -120,6 +120,8 @@ def _inspect(console: Console, document: Mapping[str, Any]) -> None:
             group["name"], str(group["channels"]), str(group["dead"]), count(group["params_per_channel"]), verdict
         )
     console.print(groups)
+    if sentence := evidence(document):
+        console.print(f"{sentence} (probed: {document['diagnosis']['probed']})")
     console.print(f"{percent(document['removable_share'])} of the parameters are in channels that can go")
 
 

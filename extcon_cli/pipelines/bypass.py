@@ -6,41 +6,27 @@ compared with and never chosen. `cycles` repeats all of it from the best so far.
 
 from __future__ import annotations
 
-import copy
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
 
 from extcon_cli import __version__
-from extcon_cli.bypass.extension import extend
 from extcon_cli.checkpoint.write import check_writable, write
-from extcon_cli.errors import DataError, GateError, Interrupted, UsageError
-from extcon_cli.events import Emit, Noted, RunStarted, Saved, ignore
-from extcon_cli.pipelines.diagnosis import diagnose, gradient_norm
+from extcon_cli.errors import DataError, GateError, Interrupted
+from extcon_cli.events import Emit, RunStarted, Saved, ignore
+from extcon_cli.pipelines.comparison import Comparison, way_of
 from extcon_cli.pipelines.output import SCHEMA, data_metadata, widths
-from extcon_cli.pipelines.phase import Metrics, run_phase, told
-from extcon_cli.pipelines.prepare import Prepared, prepare
-from extcon_cli.pipelines.train import measured
-from extcon_cli.pipelines.ways import CONTROLS, EXTENSIONS, WAYS, Given, Way
+from extcon_cli.pipelines.phase import told
+from extcon_cli.pipelines.prepare import prepare
+from extcon_cli.pipelines.ways import EXTENSIONS
 from extcon_cli.recipe.load import to_dict
-from extcon_cli.recipe.schema import BypassSpec, Recipe, TrainSpec
-from extcon_cli.report.document import evidence
-from extcon_cli.report.measure import latency, measure
-from extcon_cli.training.device import Accelerator, accelerator
-from extcon_cli.training.interrupt import Stop, graceful
-from extcon_cli.training.loop import Trainer
-from extcon_cli.training.objective import objective, prediction
-from extcon_cli.training.optim import total_steps
+from extcon_cli.recipe.schema import Recipe
+from extcon_cli.report.measure import latency
+from extcon_cli.training.device import accelerator
+from extcon_cli.training.interrupt import graceful
 from extcon_cli.training.run_directory import RunDirectory
-
-Kept = tuple[str, dict[str, Any]] | None
-GRADIENT_BATCHES = 20
-"""Training batches over which the gradient's norm, and the energy of widened units, are taken."""
 
 
 def bypass(
@@ -80,7 +66,7 @@ def bypass(
     emit = told(emit, run)
     emit(RunStarted("bypass", str(checkpoint), str(output), str(hardware.device), recipe.seed))
     with graceful() as stop:
-        job = _Job(ready, hardware, run, emit, stop)
+        job = Comparison(ready, hardware, run, emit, stop)
         try:
             job.compare(kept, go_on=go_on)
             kind = job.best()
@@ -89,7 +75,7 @@ def bypass(
             raise Interrupted(
                 f"interrupted; the state is kept in {run.path}: repeat the command with --resume to go on"
             ) from error
-    if require_gain and _way(kind) not in EXTENSIONS:
+    if require_gain and way_of(kind) not in EXTENSIONS:
         raise GateError(f"no gain: the best on the validation data is {kind}; nothing was written")
     done = {
         "command": "bypass",
@@ -118,177 +104,3 @@ def bypass(
         "history": {"phases": [branch["history"] for branch in job.branches.values()]},
         "seconds": {**job.seconds, "total": time.monotonic() - began},
     }
-
-
-def _way(name: str) -> str:
-    return name.partition(" ")[0]  # "diag 2": of the second cycle
-
-
-@dataclass
-class _Job:
-    """theta*, its diagnosis, and what became of it on each branch."""
-
-    ready: Prepared
-    hardware: Accelerator
-    run: RunDirectory
-    emit: Emit
-    stop: Stop
-    branches: dict[str, dict[str, Any]] = field(default_factory=dict)
-    diagnosis: dict[str, Any] = field(default_factory=dict)
-    losses: dict[str, float] = field(default_factory=dict)
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        self.spec: BypassSpec = self.ready.recipe.bypass
-        self.module = self.ready.module.to(self.hardware.device)
-        if self.spec.start == "initialisation":
-            _initialise(self.module, self.ready.recipe.seed)
-        self.example = (next(iter(self.ready.data.eval_loader("train", device=self.hardware.device)))[0][:2],)
-        self.input_shape = tuple(self.example[0].shape[1:])
-        self.theta = copy.deepcopy(self.module.state_dict())
-        self.loader = self.ready.data.train_loader(device=self.hardware.device, seed=self.ready.recipe.seed)
-        self.task = objective(self.ready.recipe.task)
-        self.losses["theta*"] = self.metrics(self.module, "validation")["loss"]
-
-    @property
-    def states(self) -> dict[str, Any]:
-        """theta*, and where each branch ended."""
-        ended = {name: branch["state"] for name, branch in self.branches.items() if branch["state"] is not None}
-        return {"theta*": self.theta, **ended}
-
-    def compare(self, kept: Kept, *, go_on: bool) -> None:
-        """Diagnose once; then every way of every cycle. What a resumed run has is taken from it."""
-        if kept is not None:
-            more = kept[1]["more"]
-            self.branches, self.diagnosis, self.losses = dict(more["branches"]), more["diagnosis"], dict(more["losses"])
-        else:
-            self.diagnosis = self.diagnose()
-        self.emit(Noted(evidence({"diagnosis": self.diagnosis})))
-        if not (go_on or self.diagnosis["predicted"]):
-            self.emit(Noted("no gain is to be expected: stopped (--go-on bypasses all the same)", warning=True))
-            return
-        for cycle in range(1, self.spec.cycles + 1):
-            start = self.best(before=cycle)
-            for way in self.ways():
-                name = way if cycle == 1 else f"{way} {cycle}"
-                if name not in self.branches:
-                    self._branch(name, start, kept[1] if kept is not None and kept[0] == name else None)
-
-    def ways(self) -> tuple[str, ...]:
-        """What the recipe asks for, in order."""
-        return (*(("baseline", *self.spec.controls) if self.spec.baseline else ()), *self.spec.extensions)
-
-    def best(self, before: int | None = None) -> str:
-        """The candidate with the least validation loss; of the cycles `before` one."""
-
-        def counts(name: str) -> bool:
-            cycle = int(name.partition(" ")[2] or 1)
-            return _way(name) not in CONTROLS and (before is None or name == "theta*" or cycle < before)
-
-        return min((name for name in self.losses if counts(name)), key=lambda name: self.losses[name])
-
-    def diagnose(self) -> dict[str, Any]:
-        """Probe from copies on the same batches, and look for dead units and the gradient."""
-        steps, given = max(4, self.spec.probe.steps), self.given("theta*")
-        extended = extend(given.model().eval(), self.example, form=self.spec.form, layers=self.spec.layers)
-        drop = self.spec.probe.lr_drop
-        model = given.model().eval()
-        return diagnose(
-            {
-                "baseline": lambda: self.trainer(given.model(), steps),
-                "extended": lambda: self.trainer(copy.deepcopy(extended), steps),
-                "lr_drop": lambda: self.trainer(given.model(), steps, drop),
-            },
-            extended,
-            lambda: (inputs for (inputs,) in given.data()),
-            lambda: gradient_norm(model, (given.loss(model, batch) for batch in given.batches())),
-            least_gain=self.spec.probe.gain,
-            check=self.stop.check,
-        )
-
-    def _branch(self, name: str, start: str, kept: Mapping[str, Any] | None) -> None:
-        """One way from `start` to its end; a way that cannot go, or is lost, leaves a note and no state."""
-        ended: dict[str, Any] = {"state": None, "history": {"phase": name, "steps": [], "loss": []}, "certificate": {}}
-        way: Way | None = None
-        try:
-            way = WAYS[_way(name)](self.given(start))
-            trainer = self.trainer(way.module, sum(self.given(start).lengths), way.rate, way.penalty)
-            if kept is not None:
-                way.load_state_dict(kept["more"]["way"])
-            outcome = run_phase(
-                name, way.title, trainer, emit=self.emit, stop=self.stop, run=self.run, kept=kept,
-                after_step=way.step,
-                more_state=lambda: {"branches": self.branches, "diagnosis": self.diagnosis, "losses": self.losses,
-                                    "way": way.state_dict() if way is not None else {}},
-            )  # fmt: skip
-            module, certificate = way.result()
-            self.seconds[name] = outcome.seconds
-            ended = {
-                "state": copy.deepcopy(module.state_dict()),
-                "history": {**outcome.history, **({"trace": way.trace} if hasattr(way, "trace") else {})},
-                "certificate": certificate,
-            }
-            self.losses[name] = self.metrics(module, "validation")["loss"]
-        except (GateError, UsageError) as error:
-            self.emit(Noted(f"{name}: {error}", warning=True))
-            ended["certificate"] = {"contracted": False, "reason": str(error)} if way is not None else {}
-        self.branches[name] = ended
-
-    def given(self, start: str) -> Given:
-        """What a way from this state is made from."""
-        parts = (self.spec.opt_1, self.spec.opt_2, self.spec.train_3)
-        opt_1, opt_2, train_3 = (total_steps(part, len(self.loader)) for part in parts)
-        batches = min(GRADIENT_BATCHES, len(self.loader))
-        return Given(
-            model=lambda: self.model(start),
-            example=self.example,
-            data=lambda: ((x,) for x, _ in self.ready.data.eval_loader("train", device=self.hardware.device)),
-            batches=lambda: (self.loader.batch(step) for step in range(batches)),
-            loss=lambda module, batch: self.task(prediction(module(batch[0])), batch[1]),
-            lengths=(opt_1, opt_2, train_3),
-            epoch=len(self.loader),
-            spec=self.spec,
-            bound=self.metrics(self.model(start), "train")["loss"] if self.spec.opt_2.method == "controlled" else 0.0,
-            seed=self.ready.recipe.seed,
-        )
-
-    def trainer(
-        self, module: nn.Module, steps: int, factor: float = 1.0, penalty: Callable[[], Tensor | None] | None = None
-    ) -> Trainer:
-        """The recipe's optimizer over `steps` steps, on the same batches each time."""
-        optimizer = self.spec.optimizer.model_copy(update={"lr": self.spec.optimizer.lr * factor})
-        spec = TrainSpec(
-            epochs=None, steps=steps, optimizer=optimizer, schedule=self.spec.schedule, clip_grad=self.spec.clip_grad
-        )
-        torch.manual_seed(self.ready.recipe.seed)
-        return Trainer(module, self.loader, spec, objective=self.task, accelerator=self.hardware, penalty=penalty)
-
-    def model(self, name: str) -> nn.Module:
-        """A new copy of the model in one of the states."""
-        module = copy.deepcopy(self.module)
-        module.load_state_dict(self.states[name])
-        return module.to(self.hardware.device)
-
-    def metrics(self, module: nn.Module, split: str) -> Metrics:
-        return measured(module, self.ready.data, split, self.hardware, self.stop) or {}
-
-    def figures(self, state: Mapping[str, Any]) -> dict[str, Any]:
-        """Test metrics and size of a state."""
-        module = copy.deepcopy(self.module)
-        module.load_state_dict(state)
-        size = measure(module, self.input_shape)
-        metrics = self.metrics(module, "test")
-        return {"metrics": metrics, "params": size.params, "macs": size.macs, "bytes": size.bytes}
-
-
-def _initialise(module: nn.Module, seed: int) -> None:
-    """New weights by each layer's own `reset_parameters` (UsageError: a layer has none)."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        for name, child in module.named_modules():
-            if not child._parameters and not child._buffers:
-                continue
-            reset = getattr(child, "reset_parameters", None)
-            if not callable(reset):
-                raise UsageError(f"bypass.start: initialisation: {name or 'the model'} says no way to draw its weights")
-            reset()

@@ -10,8 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from extcon_cli.bypass.extension import Extended
-from extcon_cli.bypass.plateau import dead_units, slope
+from extcon_cli.bypass.plateau import slope
 from extcon_cli.errors import GateError
 from extcon_cli.training.loop import Trainer
 
@@ -21,9 +20,8 @@ STALLED_T, STALLED_SLOPE = 2.0, 0.05
 
 def diagnose(
     ways: dict[str, Callable[[], Trainer]],
-    extended: Extended,
-    inputs: Callable[[], Iterable[Tensor]],
-    gradient: Callable[[], tuple[float, float]],
+    dead: dict[str, dict[str, int]],
+    gradient: tuple[float, float],
     *,
     least_gain: float,
     check: Callable[[], None],
@@ -32,6 +30,7 @@ def diagnose(
 
     Args:
         ways: trainers of "baseline", "extended" and "lr_drop" from copies, of equal length, on the same batches.
+        dead: of each layer its units, those dead, and those nearly so.
         gradient: ||g|| and ||theta|| of the training loss.
         least_gain: share of the loss, beyond twice its standard error, from which on a gain is predicted.
     """
@@ -43,8 +42,7 @@ def diagnose(
     gain, error = float(gaps.mean()) / scale, float(gaps.std()) / math.sqrt(window) / scale
     gain, error = (value if math.isfinite(value) else 0.0 for value in (gain, error))
     found = slope(losses["baseline"])
-    dead = dead_units(extended, inputs)
-    size, weights = gradient()
+    size, weights = gradient
     return {
         "slope": asdict(found),
         "stalled": found.t < STALLED_T or found.relative < STALLED_SLOPE,

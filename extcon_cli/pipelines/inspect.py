@@ -1,4 +1,4 @@
-"""`extcon inspect`: what a checkpoint holds, and for every channel group what could go and what stays. No data."""
+"""`extcon inspect`: what a checkpoint holds, and for every channel group what could go and what stays."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ import torch
 
 from extcon_cli import __version__
 from extcon_cli.channels import ChannelGroup, channel_groups, coverage, judge
+from extcon_cli.pipelines.comparison import diagnosis
 from extcon_cli.pipelines.open import open_model
 from extcon_cli.pipelines.output import SCHEMA
+from extcon_cli.pipelines.prepare import prepare
 from extcon_cli.recipe.schema import Recipe
 from extcon_cli.report.measure import layers, measure
 
@@ -19,12 +21,18 @@ def inspect(
     checkpoint: Path,
     recipe: Recipe,
     *,
+    data: bool = False,
+    device: str | None = None,
     trust_code: bool = False,
     trust_pickle: bool = False,
     trust_recipe: bool = False,
 ) -> dict[str, Any]:
-    """The result document of the command. Errors: of the checkpoint; TraceError where no graph can be had."""
-    opened = open_model(checkpoint, recipe, trust_code=trust_code, trust_pickle=trust_pickle, trust_recipe=trust_recipe)
+    """The result document of the command; with `data` also whether training is stalled (the recipe's `bypass`).
+
+    Errors: of the checkpoint and the data; TraceError where no graph can be had.
+    """
+    trust: dict[str, Any] = {"trust_code": trust_code, "trust_pickle": trust_pickle, "trust_recipe": trust_recipe}
+    opened = open_model(checkpoint, recipe, **trust)
     shape = opened.arch.input_shape or ()
     size = measure(opened.module, shape)
     channels = channel_groups(opened.module, (torch.zeros(2, *shape),))
@@ -66,6 +74,7 @@ def inspect(
             }
             for group in channels.groups
         ],
+        **({"diagnosis": diagnosis(prepare(recipe, checkpoint, **trust), device=device)} if data else {}),
         "metadata": metadata.model_dump(mode="json", exclude={"plan"}) if metadata is not None else None,
     }
 

@@ -40,3 +40,21 @@ def test_no_gain_is_said_and_can_fail_the_command(extcon: Extcon, stalled: Path)
     assert failed.code == 4
     assert "no gain" in failed.error
     assert not (stalled / "x.safetensors").exists()
+
+
+def test_inspect_with_data_gives_the_diagnosis(extcon: Extcon, stalled: Path) -> None:
+    done = extcon("inspect", "digits_mlp_stalled.pt", "--data", "--json")
+    assert done.code == 0, done.err
+    found = done.document["diagnosis"]
+    assert found["stalled"]
+    assert found["predicted"]
+    assert found["dead"]["layers_1"]["dead"] >= 10
+    assert "diagnosis" not in extcon("inspect", "digits_mlp_stalled.pt", "--json").document
+
+
+def test_go_on_and_force_are_two_things(extcon: Extcon, stalled: Path) -> None:
+    hopeless = ("--set", "bypass.probe.gain=0.999", "--set", "bypass.extensions=[revive]", "--json")
+    assert extcon("bypass", "digits_mlp_stalled.pt", *hopeless).document["verdict"] == "no gain expected"
+    assert extcon("bypass", "digits_mlp_stalled.pt", *hopeless, "--go-on").code == 2  # the output exists
+    assert extcon("bypass", "digits_mlp_stalled.pt", *hopeless, "--force").document["verdict"] == "no gain expected"
+    assert extcon("bypass", "digits_mlp_stalled.pt", *hopeless, "--force", "--go-on").document["verdict"] == "revive"

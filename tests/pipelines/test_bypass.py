@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 from typing import Any
 
@@ -126,3 +127,28 @@ def test_the_path_of_the_extended_model_is_recorded(stalled: Path, tmp_path: Pat
     assert norms[-1] == constraints[-1] == 0
     assert distances[-1] > distances[0] > 0
     assert 0 < angles[-1] < 90
+
+
+class Branching(torch.nn.Module):
+    """Its forward pass asks for the shape, which the diagonal extension's rewriting cannot follow."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = torch.nn.Linear(64, 12), torch.nn.Linear(12, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if x.shape[0] > 0:
+            x = x.flatten(1)
+        return self.second(torch.relu(self.first(x)))
+
+
+def test_what_cannot_be_rewritten_is_widened_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "net.py").write_text("import torch\n" + inspect.getsource(Branching))
+    model = {"model": {"arch": f"{tmp_path / 'net.py'}:Branching", "input_shape": [1, 8, 8]}}
+    recipe = from_dict({**RECIPE, **model})
+    stalled, output = tmp_path / "net.safetensors", tmp_path / "out.safetensors"
+    train(recipe, checkpoint=None, output=stalled, device="cpu", trust_code=True)
+    document = bypass(stalled, recipe, output=output, device="cpu", go_on=True, trust_code=True)
+    assert document["diagnosis"]["probed"] in ("revive", "widen")
+    assert "diag" not in document["validation"]
+    assert "widen" in document["validation"]
