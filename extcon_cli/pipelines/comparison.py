@@ -19,7 +19,7 @@ from extcon_cli.bypass.revive import constants_on
 from extcon_cli.bypass.units import units
 from extcon_cli.channels import channel_groups
 from extcon_cli.errors import GateError, TraceError, UsageError
-from extcon_cli.events import Emit, Noted
+from extcon_cli.events import Emit, Noted, ignore
 from extcon_cli.pipelines.diagnosis import diagnose, gradient_norm
 from extcon_cli.pipelines.phase import Metrics, run_phase
 from extcon_cli.pipelines.prepare import Prepared
@@ -28,7 +28,7 @@ from extcon_cli.pipelines.ways import CONTROLS, WAYS, Given, Way
 from extcon_cli.recipe.schema import BypassSpec, TrainSpec
 from extcon_cli.report.document import evidence
 from extcon_cli.report.measure import measure
-from extcon_cli.training.device import Accelerator
+from extcon_cli.training.device import Accelerator, accelerator
 from extcon_cli.training.interrupt import Stop
 from extcon_cli.training.loop import Trainer
 from extcon_cli.training.objective import objective, prediction
