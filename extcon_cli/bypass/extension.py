@@ -48,10 +48,11 @@ class Psi(nn.Module):
     def __init__(self, activation: nn.Module, width: int, axis: int, like: Tensor) -> None:
         super().__init__()
         self.activation, self.axis = activation, axis
+        self.writes = isinstance(activation, Applied) and activation.writes  # to what it is given
         self.delta = nn.Parameter(torch.zeros(width, dtype=like.dtype, device=like.device))  # (width,) diagonal of D
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.activation(x.clone())  # the activation may write to what it is given
+        y = self.activation(x.clone() if self.writes else x)
         shape = [1] * x.dim()
         shape[self.axis] = -1
         return torch.addcmul(y, self.delta.to(y.dtype).reshape(shape), x.to(y.dtype))
@@ -62,7 +63,11 @@ class Applied(nn.Module):
 
     def __init__(self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         super().__init__()
-        self.function, self.args, self.kwargs = function, args, kwargs
+        self.function, self.args, self.kwargs = function, args, {**kwargs}
+        if "inplace" in kwargs:
+            self.kwargs["inplace"] = False
+        name = function if isinstance(function, str) else getattr(function, "__name__", "_")
+        self.writes = bool(args) or name.endswith("_")
 
     def forward(self, x: Tensor) -> Tensor:
         if isinstance(self.function, str):
@@ -199,6 +204,8 @@ def _insert(graph: fx.GraphModule, sites: Sequence[Site], shared: dict[str, Psi]
         if site.name not in shared:
             if node.op == "call_module":
                 activation = copy.deepcopy(graph.get_submodule(str(node.target)))
+                if "inplace" in vars(activation):
+                    vars(activation)["inplace"] = False
             else:
                 activation = Applied(node.target, tuple(node.args[1:]), dict(node.kwargs))
             shared[site.name] = Psi(activation, site.width, site.axis, like)
