@@ -308,6 +308,15 @@ NETWORKS: Table = {
 }  # fmt: skip
 
 
+def kill_unequal_shares(module: nn.Module, channels: Any) -> None:
+    """A sixth, a third, a half ... of the groups, so that no two sizes stay equal by accident."""
+    generator = np.random.default_rng(1)
+    for group in channels.groups:
+        if group.prunable:
+            some = int(group.size * generator.choice([1 / 6, 1 / 4, 1 / 3, 1 / 2, 3 / 4]))
+            silence(module, group, np.sort(generator.permutation(group.size)[:some]))
+
+
 def kill_to_constants(module: nn.Module, channels: Any) -> None:
     """Half of every prunable group dead, but not zero."""
     generator = np.random.default_rng(0)
@@ -349,6 +358,12 @@ def test_zeros_go_and_the_rest_works_as_before(name: str, remove_exactly: Remove
 def test_constants_go_or_stay_and_no_output_moves(name: str, remove_exactly: Remove) -> None:
     module, example = ready(name)
     remove_exactly(module, example, kill_to_constants)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_groups_may_lose_different_shares(name: str, remove_exactly: Remove) -> None:
+    module, example = ready(name)
+    remove_exactly(module, example, kill_unequal_shares)
 
 
 class Deciding(nn.Module):
