@@ -62,6 +62,19 @@ def kill_halves(module: nn.Module, channels: Channels, seed: int = 0) -> None:
             silence(module, group, np.sort(generator.permutation(group.size)[: group.size // 2]))
 
 
+def kill_to_constants(module: nn.Module, channels: Channels) -> None:
+    """Half of every prunable group dead, but not zero: weights and gamma 0, bias and beta about 0.8."""
+    generator = np.random.default_rng(0)
+    tensors = dict(module.named_parameters(remove_duplicate=False))
+    for group in channels.groups:
+        if group.prunable:
+            half = np.sort(generator.permutation(group.size)[: group.size // 2])
+            silence(module, group, half)
+            for part in group.silencers:
+                if part.parameter.endswith("bias"):
+                    tensors[part.parameter].data[part.index[half].ravel()] = 0.8
+
+
 def remove_exactly(
     module: nn.Module,
     example: Example,
@@ -103,6 +116,11 @@ def _remove_exactly() -> Callable[..., Removal]:
 @pytest.fixture(scope="session", name="kill_halves")
 def _kill_halves() -> Kill:
     return kill_halves
+
+
+@pytest.fixture(scope="session", name="kill_to_constants")
+def _kill_to_constants() -> Kill:
+    return kill_to_constants
 
 
 @pytest.fixture(scope="session", autouse=True)

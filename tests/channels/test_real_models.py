@@ -132,6 +132,15 @@ def test_it_exports_again(shrunk: Any) -> None:
     torch.testing.assert_close(program.module()(x), shrunk.after(x), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v3_small", "densenet121", "swin_t", "shufflenet_v2_x0_5"])
+def test_channels_that_died_with_a_constant_go_as_exactly(
+    name: str, remove_exactly: Remove, kill_to_constants: Callable[..., None]
+) -> None:
+    removal = remove_exactly(build(name), images(32), kill_to_constants)
+    assert removal.gone > 0.3 * sum(parameter.numel() for parameter in removal.before.parameters())
+    assert len(removal.plan.folds) + len(removal.plan.merges) > 10
+
+
 @pytest.mark.parametrize("name", ["resnet18", "shufflenet_v2_x0_5"])
 def test_what_was_shrunk_shrinks_again(name: str, remove_exactly: Remove) -> None:
     example = (torch.randn(2, 3, 32, 32),)

@@ -20,6 +20,7 @@ from extcon_cli.channels import channel_groups, judge, plan, remove, silence
 from extcon_cli.errors import TraceError
 
 Remove = Callable[..., Any]
+Kill = Callable[[nn.Module, Any], None]
 C = 8
 EXAMPLE = (2, 3, 10, 10)
 HALF = (3 * 9 + 1) * C // 2 + 6 * C // 2 * 9  # parameters that halving conv and reader removes
@@ -53,19 +54,6 @@ class Trap(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y = self.middle(self, F.relu(self.norm(self.conv(x))))
         return self.head(F.relu(self.reader(y)).mean((2, 3)))
-
-
-def kill_to_constants(module: nn.Module, channels: Any) -> None:
-    """Half of every prunable group dead, but not zero: weights and gamma 0, bias and beta about 0.8."""
-    generator = np.random.default_rng(0)
-    tensors = dict(module.named_parameters(remove_duplicate=False))
-    for group in channels.groups:
-        if group.prunable:
-            half = np.sort(generator.permutation(group.size)[: group.size // 2])
-            silence(module, group, half)
-            for part in group.silencers:
-                if part.parameter.endswith("bias"):
-                    tensors[part.parameter].data[part.index[half].ravel()] = 0.8
 
 
 def shuffled(model: Trap, y: Tensor) -> Tensor:
@@ -351,13 +339,13 @@ def test_zeros_go(name: str, remove_exactly: Remove) -> None:
 
 
 @pytest.mark.parametrize("name", FOLLOWED)
-def test_other_constants_go_exactly_or_stay(name: str, remove_exactly: Remove) -> None:
+def test_other_constants_go_exactly_or_stay(name: str, remove_exactly: Remove, kill_to_constants: Kill) -> None:
     removal = remove_exactly(trap(*FOLLOWED[name]), (torch.randn(EXAMPLE),), kill_to_constants)
     assert removal.gone > 0  # the neurons before the head, whatever stands in between
 
 
 @pytest.mark.parametrize("name", FROZEN)
-def test_what_is_not_understood_stays_and_says_why(name: str, remove_exactly: Remove) -> None:
+def test_what_is_not_understood_stays_and_says_why(name: str, remove_exactly: Remove, kill_to_constants: Kill) -> None:
     middle, extra, reason = FROZEN[name]
     for kill in ({}, {"kill": kill_to_constants}):
         removal = remove_exactly(trap(middle, extra), (torch.randn(EXAMPLE),), sizes=(2,), **kill)
@@ -386,7 +374,7 @@ def test_autocast_inside_the_forward_is_not_seen_through() -> None:
 
 
 @pytest.mark.parametrize("start", [0.0, 1.0])
-def test_a_buffer_that_the_forward_changes_is_no_constant(start: float) -> None:
+def test_a_buffer_that_the_forward_changes_is_no_constant(kill_to_constants: Kill, start: float) -> None:
     def middle(model: Trap, y: Tensor) -> Tensor:
         z = y * model.buffer
         model.buffer[:4].add_(1.0)
@@ -402,7 +390,7 @@ def test_a_buffer_that_the_forward_changes_is_no_constant(start: float) -> None:
         torch.testing.assert_close(after(x), before(x), rtol=1e-5, atol=1e-5)
 
 
-def test_tied_weights_and_biases(remove_exactly: Remove) -> None:
+def test_tied_weights_and_biases(remove_exactly: Remove, kill_to_constants: Kill) -> None:
     for tie in ("weight", "bias"):
         for bias in (True, False) if tie == "weight" else (True,):
             module = trap(
@@ -414,7 +402,7 @@ def test_tied_weights_and_biases(remove_exactly: Remove) -> None:
                 assert getattr(after.b, tie) is getattr(after.a, tie)
 
 
-def test_a_tied_weight_gets_its_bias_where_it_is_called(remove_exactly: Remove) -> None:
+def test_a_tied_weight_gets_its_bias_where_it_is_called(remove_exactly: Remove, kill_to_constants: Kill) -> None:
     module = trap(lambda m, y: m.b(y), {"a": lambda: point(False), "b": lambda: point(False)})
     module.b.weight = module.a.weight  # known under the name of a, which is never called
     remove_exactly(module, (torch.randn(EXAMPLE),), kill_to_constants)
