@@ -43,6 +43,10 @@ class GateError(ExtconError):
     exit_code = 4
 
 
+class DivergedError(GateError):
+    """The loss is not finite; training may be tried again with smaller steps."""
+
+
 class Interrupted(ExtconError):
     """The user stopped the run; what was done is kept and can be resumed."""
 

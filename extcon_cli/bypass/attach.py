@@ -9,7 +9,8 @@
         optimizer.zero_grad()
     bypass.contract()                                        # model gives what bypass.model gave
 
-It trains nothing itself. Wrap `bypass.model` for DDP or torch.compile.
+It trains nothing itself. Wrap `bypass.model` for torch.compile, or for DDP with `find_unused_parameters=True`: D is
+trained no more once it is back.
 """
 
 from __future__ import annotations

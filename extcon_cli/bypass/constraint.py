@@ -97,7 +97,8 @@ class Contraction:
             site = self.extended.sites[index]
             delta = self.extended.psi(site).delta
             self._shrink(delta, self.start[index], lr)
-            exact = not bool(delta.any())
+            # radius knows when it ends; to ask the tensor would make a GPU wait at every step
+            exact = self.done >= self.steps if self.method == "radius" else not bool(delta.any())
             if exact or (self.method == "penalty" and float(comeback(self.extended, site)) < self.epsilon):
                 before = self._outputs()
                 project(self.extended, site)
@@ -115,15 +116,12 @@ class Contraction:
     def _shrink(self, delta: Tensor, start: float, lr: float) -> None:
         if self.method == "penalty":
             return
-        norm = float(delta.norm())
+        norm = delta.norm()
         if self.method == "radius":
-            allowed = start * max(0.0, 1 - self.done / self.steps)
+            allowed = torch.full_like(norm, start * max(0.0, 1 - self.done / self.steps))
         else:
-            allowed = max(0.0, norm - lr * self.weight)  # the proximal step of lr gamma ||D||
-        if allowed == 0.0:
-            delta.zero_()
-        elif norm > allowed:
-            delta.mul_(allowed / norm)
+            allowed = (norm - lr * self.weight).clamp_min(0.0)  # the proximal step of lr gamma ||D||
+        delta.mul_((allowed / norm.clamp_min(torch.finfo(norm.dtype).tiny)).clamp_max(1.0))
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed contraction needs."""

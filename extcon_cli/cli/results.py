@@ -121,7 +121,7 @@ def _inspect(console: Console, document: Mapping[str, Any]) -> None:
         )
     console.print(groups)
     if sentence := evidence(document):
-        console.print(f"{sentence} (probed: {document['diagnosis']['probed']})")
+        console.print(sentence)
     console.print(f"{percent(document['removable_share'])} of the parameters are in channels that can go")
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -18,26 +18,28 @@ from extcon_cli.bypass.plateau import dead_units
 from extcon_cli.bypass.revive import constants_on
 from extcon_cli.bypass.units import units
 from extcon_cli.channels import channel_groups
-from extcon_cli.errors import GateError, TraceError, UsageError
+from extcon_cli.errors import DivergedError, GateError, TraceError, UsageError
 from extcon_cli.events import Emit, Noted, ignore
-from extcon_cli.pipelines.diagnosis import diagnose, gradient_norm
+from extcon_cli.pipelines.diagnosis import Trial, diagnose, gradient_norm
 from extcon_cli.pipelines.phase import Metrics, run_phase
 from extcon_cli.pipelines.prepare import Prepared
 from extcon_cli.pipelines.train import measured
-from extcon_cli.pipelines.ways import CONTROLS, WAYS, Given, Way
-from extcon_cli.recipe.schema import BypassSpec, TrainSpec
+from extcon_cli.pipelines.ways import CONTROLS, EXTENSIONS, WAYS, Given, Way
+from extcon_cli.recipe.schema import BypassSpec, OptimizerSpec, TrainSpec
 from extcon_cli.report.document import evidence
 from extcon_cli.report.measure import measure
 from extcon_cli.training.device import Accelerator, accelerator
 from extcon_cli.training.interrupt import Stop
-from extcon_cli.training.loop import Trainer
-from extcon_cli.training.objective import objective, prediction
+from extcon_cli.training.loop import Step, Trainer
+from extcon_cli.training.objective import each, objective, prediction
 from extcon_cli.training.optim import total_steps
 from extcon_cli.training.run_directory import RunDirectory
 
 Kept = tuple[str, dict[str, Any]] | None
 GRADIENT_BATCHES = 20
 """Training batches over which the gradient's norm, and the energy of widened units, are taken."""
+ATTEMPTS = 4
+"""How often a way whose loss is not finite begins again where it began, each time at half the learning rate."""
 
 
 def way_of(name: str) -> str:
@@ -81,9 +83,12 @@ class Comparison:
         """Diagnose once; then every way of every cycle. What a resumed run has is taken from it."""
         if kept is not None:
             more = kept[1]["more"]
-            self.branches, self.diagnosis, self.losses = dict(more["branches"]), more["diagnosis"], dict(more["losses"])
+            self.branches, self.losses = dict(more["branches"]), dict(more["losses"])
+            self.diagnosis, self.seconds = more["diagnosis"], dict(more["seconds"])
         else:
             self.diagnosis = self.diagnose()
+            if self.run is not None:
+                self.run.save("diagnosis", {"more": self._kept()})
         self.emit(Noted(evidence({"diagnosis": self.diagnosis})))
         if not (go_on or self.diagnosis["predicted"]):
             self.emit(Noted("no gain is to be expected: stopped (--go-on bypasses all the same)", warning=True))
@@ -109,31 +114,39 @@ class Comparison:
         return min((name for name in self.losses if counts(name)), key=lambda name: self.losses[name])
 
     def diagnose(self) -> dict[str, Any]:
-        """Probe from copies on the same batches, and look for dead units and the gradient."""
-        steps, given = max(4, self.spec.probe.steps), self.given("theta*")
-        name, way = self._extension(given)
+        """The whole run in miniature, on copies and the same batches; dead units and the gradient at theta*."""
+        given = self.given("theta*")
         model = given.model().eval()
-        return {"probed": name} | diagnose(
-            {
-                "baseline": lambda: self.trainer(given.model(), steps),
-                "extended": lambda: self.trainer(way.module, steps),
-                "lr_drop": lambda: self.trainer(given.model(), steps, self.spec.probe.lr_drop),
-            },
+        names = ("baseline", "lr_drop", *self.spec.extensions)
+        return diagnose(
+            {name: lambda name=name: self._trial(name, given) for name in names},  # type: ignore[misc]
             self._dead(given),
             gradient_norm(model, (given.loss(model, batch) for batch in given.batches())),
             least_gain=self.spec.probe.gain,
-            check=self.stop.check,
         )
 
-    def _extension(self, given: Given) -> tuple[str, Way]:
-        """The first extension of the recipe that this model allows (UsageError: none)."""
-        reasons = []
-        for name in self.spec.extensions:
-            try:
-                return name, WAYS[name](given)
-            except (GateError, TraceError, UsageError) as error:
-                reasons.append(f"{name}: {error}")
-        raise UsageError(f"no extension of this model: {'; '.join(reasons)}")
+    def _trial(self, name: str, given: Given) -> Trial | str:
+        """A short run of a way; why there is none. `radius` contracts, as it needs no time to find its way."""
+        quarter = self.spec.probe.steps // 4
+        radius = self.spec.opt_2.model_copy(update={"method": "radius"})
+        short = replace(
+            given,
+            lengths=(self.spec.probe.steps - 2 * quarter, quarter, quarter),
+            spec=self.spec.model_copy(update={"opt_2": radius}),
+        )
+        try:
+            way = WAYS[name](short)
+            trainer, after = self._training(name, way, short)
+            losses = []
+            for step in trainer:
+                self.stop.check()
+                after(step)
+                losses.append(step.loss)
+            module, _ = way.result()
+        except (GateError, TraceError, UsageError) as error:
+            return str(error)
+        loader = self.ready.data.eval_loader("validation", device=self.hardware.device)
+        return Trial(torch.stack(losses).tolist(), each(module.eval(), loader, self.ready.recipe.task))
 
     def _dead(self, given: Given) -> dict[str, dict[str, int]]:
         """Dead units by activation; by channel group where the model's forward pass cannot be rewritten."""
@@ -151,35 +164,75 @@ class Comparison:
         return dead_units(extended, lambda: (inputs for (inputs,) in given.data()))
 
     def _branch(self, name: str, start: str, kept: Mapping[str, Any] | None) -> None:
-        """One way from `start` to its end; a way that cannot go, or is lost, leaves a note and no state."""
+        """One way from `start` to its end; a way that cannot go, or is lost, leaves a note and no state.
+
+        Where the loss is not finite it goes back to `start`, the last good state, and takes half the learning rate.
+        """
         ended: dict[str, Any] = {"state": None, "history": {"phase": name, "steps": [], "loss": []}, "certificate": {}}
-        way: Way | None = None
-        try:
-            way = WAYS[way_of(name)](self.given(start))
-            trainer = self.trainer(way.module, sum(self.given(start).lengths), way.rate, way.penalty)
-            if kept is not None:
-                way.load_state_dict(kept["more"]["way"])
-            outcome = run_phase(
-                name, way.title, trainer, emit=self.emit, stop=self.stop, run=self.run, kept=kept,
-                after_step=way.step,
-                more_state=lambda: {"branches": self.branches, "diagnosis": self.diagnosis, "losses": self.losses,
-                                    "way": way.state_dict() if way is not None else {}},
-            )  # fmt: skip
-            module, certificate = way.result()
-            self.seconds[name] = outcome.seconds
-            ended = {
-                "state": copy.deepcopy(module.state_dict()),
-                "history": {**outcome.history, **({"trace": way.trace} if hasattr(way, "trace") else {})},
-                "certificate": certificate,
-            }
-            self.losses[name] = self.metrics(module, "validation")["loss"]
-        except (GateError, TraceError, UsageError) as error:
-            self.emit(Noted(f"{name}: {error}", warning=True))
-            ended["certificate"] = {"contracted": False, "reason": str(error)} if way is not None else {}
+        given = self.given(start, int(name.partition(" ")[2] or 1))
+        for attempt in range(kept["more"]["attempt"] if kept is not None else 0, ATTEMPTS):
+            way = None
+            try:
+                way = WAYS[way_of(name)](given)
+                self._walk(name, way, given, attempt, kept)
+                return
+            except DivergedError as error:
+                kept = None
+                self.emit(Noted(f"{name}: {error}; back to its start, at half the rate", warning=True))
+                ended["certificate"] = {"contracted": False, "reason": str(error)}
+            except (GateError, TraceError, UsageError) as error:
+                self.emit(Noted(f"{name}: {error}", warning=True))
+                ended["certificate"] = {"contracted": False, "reason": str(error)} if way is not None else {}
+                break
         self.branches[name] = ended
 
-    def given(self, start: str) -> Given:
-        """What a way from this state is made from."""
+    def _walk(self, name: str, way: Way, given: Given, attempt: int, kept: Mapping[str, Any] | None) -> None:
+        """Train a way to its end and keep what it leaves."""
+        trainer, after = self._training(way_of(name), way, given, 0.5**attempt, kept["trainer"]["done"] if kept else 0)
+        if kept is not None:
+            way.load_state_dict(kept["more"]["way"])
+        outcome = run_phase(
+            name, way.title, trainer, emit=self.emit, stop=self.stop, run=self.run, kept=kept, after_step=after,
+            more_state=lambda: self._kept() | {"way": way.state_dict(), "attempt": attempt},
+        )  # fmt: skip
+        module, certificate = way.result()
+        self.losses[name] = self.metrics(module, "validation")["loss"]
+        self.seconds[name] = outcome.seconds
+        self.branches[name] = {
+            "state": copy.deepcopy(module.state_dict()),
+            "history": {**outcome.history, "trace": way.trace.rows},
+            "certificate": {**certificate, **({"restarts": attempt} if attempt else {})},
+        }
+
+    def _kept(self) -> dict[str, Any]:
+        """What a resumed run takes over."""
+        names = ("branches", "diagnosis", "losses", "seconds")
+        return {name: getattr(self, name) for name in names}
+
+    def _training(
+        self, name: str, way: Way, given: Given, factor: float = 1.0, done: int = 0
+    ) -> tuple[Trainer, Callable[[Step], dict[str, float]]]:
+        """The trainer of a way, and what to do after each step: the phases of an extension may have optimizers."""
+        opt_1, opt_2, _ = given.lengths
+        phases = (given.spec.opt_1, given.spec.opt_2, given.spec.train_3)
+        wanted = [(phase.optimizer if name in EXTENSIONS else None) or given.spec.optimizer for phase in phases]
+        specs = {
+            at: spec.model_copy(update={"lr": spec.lr * way.rate * factor})
+            for at, spec in zip((0, opt_1, opt_1 + opt_2), wanted, strict=True)
+        }
+        running = max(at for at in specs if at <= done)
+        trainer = self.trainer(way.module, sum(given.lengths), specs[running], way.penalty)
+
+        def after(step: Step) -> dict[str, float]:
+            shown = way.step(step)
+            if not step.last and step.index + 1 in specs:
+                trainer.switch(specs[step.index + 1])
+            return shown
+
+        return trainer, after
+
+    def given(self, start: str, cycle: int = 1) -> Given:
+        """What a way from this state is made from; each cycle draws other new units."""
         parts = (self.spec.opt_1, self.spec.opt_2, self.spec.train_3)
         opt_1, opt_2, train_3 = (total_steps(part, len(self.loader)) for part in parts)
         batches = min(GRADIENT_BATCHES, len(self.loader))
@@ -193,14 +246,13 @@ class Comparison:
             epoch=len(self.loader),
             spec=self.spec,
             bound=self.metrics(self.model(start), "train")["loss"] if self.spec.opt_2.method == "controlled" else 0.0,
-            seed=self.ready.recipe.seed,
+            seed=self.ready.recipe.seed + cycle - 1,
         )
 
     def trainer(
-        self, module: nn.Module, steps: int, factor: float = 1.0, penalty: Callable[[], Tensor | None] | None = None
+        self, module: nn.Module, steps: int, optimizer: OptimizerSpec, penalty: Callable[[], Tensor | None]
     ) -> Trainer:
-        """The recipe's optimizer over `steps` steps, on the same batches each time."""
-        optimizer = self.spec.optimizer.model_copy(update={"lr": self.spec.optimizer.lr * factor})
+        """Training over `steps` steps, on the same batches each time."""
         spec = TrainSpec(
             epochs=None, steps=steps, optimizer=optimizer, schedule=self.spec.schedule, clip_grad=self.spec.clip_grad
         )

@@ -1,58 +1,84 @@
-"""Is a model stalled, and would an extension help? Evidence, a probe on copies, and a verdict. Nothing is kept."""
+"""Is a model stalled, and would an extension help? Evidence, a probe on copies, and a verdict. Nothing is kept.
+
+The probe is the run in miniature, contraction included, judged on the validation data. What the extended copy gains
+before it is contracted tells nothing: it gained 14 to 45 % on ten seeds, of which contraction left 4 nothing at all.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
-from dataclasses import asdict
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from extcon_cli.bypass.plateau import slope
-from extcon_cli.errors import GateError
-from extcon_cli.training.loop import Trainer
+from extcon_cli.errors import UsageError
 
 STALLED_T, STALLED_SLOPE = 2.0, 0.05
 """Of a window of losses: a t statistic, or a share of the loss in 1000 steps, under which it counts as stalled."""
 
 
+@dataclass(frozen=True)
+class Trial:
+    """A short run of one way."""
+
+    training: list[float]  # the loss of each step
+    validation: Tensor  # (N,) the loss of each sample at its end, back in the original architecture
+
+
 def diagnose(
-    ways: dict[str, Callable[[], Trainer]],
+    trials: Mapping[str, Callable[[], Trial | str]],
     dead: dict[str, dict[str, int]],
     gradient: tuple[float, float],
     *,
     least_gain: float,
-    check: Callable[[], None],
 ) -> dict[str, Any]:
-    """Slope of going on, dead units, gradient norm, and what the extended copy gains over it in a few steps.
+    """Slope of going on, dead units, gradient norm, and what each extension gains over going on in a few steps.
 
     Args:
-        ways: trainers of "baseline", "extended" and "lr_drop" from copies, of equal length, on the same batches.
+        trials: "baseline", "lr_drop" and the extensions, of equal length, on the same batches; a text says why one
+            cannot be made.
         dead: of each layer its units, those dead, and those nearly so.
         gradient: ||g|| and ||theta|| of the training loss.
-        least_gain: share of the loss, beyond twice its standard error, from which on a gain is predicted.
+        least_gain: share of the loss, and at least twice its standard error, from which on a gain is predicted.
+
+    Raises: UsageError (no extension of this model).
     """
-    losses = {name: _run(make(), check) for name, make in ways.items()}
-    window = max(2, len(losses["baseline"]) // 4)
-    ends = {name: sum(seen[-window:]) / window for name, seen in losses.items()}
-    gaps = torch.tensor(losses["baseline"][-window:]) - torch.tensor(losses["extended"][-window:])
-    scale = max(abs(ends["baseline"]), 1e-30)
-    gain, error = float(gaps.mean()) / scale, float(gaps.std()) / math.sqrt(window) / scale
-    gain, error = (value if math.isfinite(value) else 0.0 for value in (gain, error))
-    found = slope(losses["baseline"])
+    ended = {name: make() for name, make in trials.items()}
+    base = ended["baseline"]
+    if isinstance(base, str):
+        raise UsageError(f"the model cannot be trained on: {base}")
+    probe = {name: _against(base, trial) for name, trial in ended.items() if isinstance(trial, Trial)}
+    refused = {name: trial for name, trial in ended.items() if isinstance(trial, str)}
+    extensions = [name for name in probe if name not in ("baseline", "lr_drop")]
+    if not extensions:
+        raise UsageError(f"no extension of this model: {'; '.join(f'{k}: {v}' for k, v in refused.items())}")
+    sure = [name for name in extensions if probe[name]["gain"] > 2 * probe[name]["error"]]
+    best = max(sure or extensions, key=lambda name: probe[name]["gain"])
+    found = slope(base.training)
     size, weights = gradient
     return {
         "slope": asdict(found),
         "stalled": found.t < STALLED_T or found.relative < STALLED_SLOPE,
         "dead": dead,
         "gradient": {"norm": size, "of_weights": size / max(weights, 1e-30)},
-        "probe": ends,
-        "gain": gain,
-        "gain_error": error,
-        "predicted": gain >= least_gain and gain > 2 * error,
+        "probe": probe,
+        "refused": refused,
+        "probed": best,
+        "gain": probe[best]["gain"],
+        "gain_error": probe[best]["error"],
+        "predicted": best in sure and probe[best]["gain"] >= least_gain,
     }
+
+
+def _against(base: Trial, trial: Trial) -> dict[str, float]:
+    """Validation loss, relative gain over the baseline, and its standard error over the samples, taken in pairs."""
+    gaps, scale = base.validation - trial.validation, float(base.validation.mean().abs().clamp_min(1e-30))
+    error = float(gaps.std()) / math.sqrt(len(gaps)) / scale if len(gaps) > 1 else math.inf
+    return {"loss": float(trial.validation.mean()), "gain": float(gaps.mean()) / scale, "error": error}
 
 
 def gradient_norm(module: nn.Module, losses: Iterable[Tensor]) -> tuple[float, float]:
@@ -68,14 +94,3 @@ def gradient_norm(module: nn.Module, losses: Iterable[Tensor]) -> tuple[float, f
         number += 1
     size = torch.stack([held.norm() for held in total]).norm() / max(number, 1)
     return float(size), float(torch.stack([p.detach().norm() for p in weights]).norm())
-
-
-def _run(trainer: Trainer, check: Callable[[], None]) -> list[float]:
-    seen: list[float] = []
-    try:
-        for step in trainer:
-            check()
-            seen.append(float(step.loss))
-    except GateError:  # not finite
-        return [*seen, *[1e30] * (trainer.total - len(seen))]
-    return seen

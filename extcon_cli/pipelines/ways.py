@@ -21,6 +21,7 @@ from extcon_cli.bypass.widen import Narrowing, widen
 from extcon_cli.channels import channel_groups, difference
 from extcon_cli.channels.verify import EXACT, random_batches
 from extcon_cli.errors import GateError, UsageError
+from extcon_cli.pipelines.trace import Trace
 from extcon_cli.recipe.schema import BypassSpec
 from extcon_cli.training.loop import Step
 from extcon_cli.training.optim import total_steps
@@ -53,9 +54,14 @@ class Way:
     def __init__(self, given: Given) -> None:
         self.given = given
         self.module = given.model()
+        self.trace = self._trace()
+
+    def _trace(self) -> Trace:
+        return Trace(self.module.parameters())
 
     def step(self, step: Step) -> dict[str, float]:
         """After each optimizer step; figures to show."""
+        self.trace.note(step)
         return {}
 
     def penalty(self) -> Tensor | None:
@@ -68,10 +74,11 @@ class Way:
 
     def state_dict(self) -> Mapping[str, Any]:
         """What a resumed way needs besides its module."""
-        return {}
+        return {"trace": self.trace.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on where another one stopped."""
+        self.trace.load_state_dict(state["trace"])
 
 
 class Lowered(Way):
@@ -96,6 +103,7 @@ class Perturbed(Way):
         for tensor in self.module.parameters():
             noise = torch.randn(tensor.shape, generator=generator).to(tensor)
             tensor.add_(given.spec.perturbation * tensor.square().mean().sqrt() * noise)
+        self.trace = self._trace()
 
 
 class Diagonal(Way):
@@ -109,8 +117,7 @@ class Diagonal(Way):
         self.module: Extended = extend(self.original, given.example, form=given.spec.form, layers=given.spec.layers)
         self.contraction: Contraction | None = None
         self.embedding = difference(self.original, self.module, random_batches(given.example))
-        self.start = [p.detach().clone() for p in self.original.parameters()]
-        self.trace: list[list[float]] = []
+        self.trace = self._trace()
 
     @property
     def met(self) -> bool:
@@ -125,20 +132,14 @@ class Diagonal(Way):
             self.contraction.step(step.lr, task)
         if step.index + 1 == opt_1 + opt_2 and not self.met:
             raise GateError("opt_2 did not meet its constraint within its steps: raise opt_2.steps or opt_2.gamma")
-        norm = float(torch.stack([d.detach().norm() for d in self.module.deltas]).norm())
-        if step.index % max(1, step.total // 200) == 0 or step.last:
-            self._note(step, norm)
-        return {"D": norm}
-
-    @torch.no_grad()
-    def _note(self, step: Step, norm: float) -> None:
-        """Step, ||D||, ||A D W|| (of strict sites), distance from theta* and its growth: Fig. 3 to 5 of the paper."""
-        strict = [comeback(self.module, site).item() for site in self.module.sites if site.strict]
-        moved = torch.cat([(p - q).flatten() for p, q in zip(self.original.parameters(), self.start, strict=True)])
-        where = torch.cat([p.flatten() for p in self.start])
-        distance = float(moved.norm())
-        angle = float(torch.rad2deg(torch.atan2(moved.norm(), where.norm().clamp_min(1e-30))))
-        self.trace.append([step.index + 1, norm, sum(strict), distance, angle])
+        if self.trace.due(step):
+            with torch.no_grad():
+                norm = float(torch.stack([delta.norm() for delta in self.module.deltas]).norm())
+                strict = sum(float(comeback(self.module, site)) for site in self.module.sites if site.strict)
+            self.trace.note(step, norm, strict)
+        else:
+            self.trace.note(step)
+        return {"D": self.trace.rows[-1][1]}
 
     def penalty(self) -> Tensor | None:
         if self.given.spec.opt_2.method != "penalty":
@@ -173,10 +174,10 @@ class Diagonal(Way):
         }
 
     def state_dict(self) -> Mapping[str, Any]:
-        return {"contraction": self.contraction and self.contraction.state_dict(), "trace": self.trace}
+        return {**super().state_dict(), "contraction": self.contraction and self.contraction.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.trace = list(state["trace"])
+        super().load_state_dict(state)
         if state["contraction"] is not None:
             self.contraction = self._begin()
             self.contraction.load_state_dict(state["contraction"])
@@ -199,6 +200,7 @@ class Widened(Way):
             raise GateError(f"widening changes the outputs by {self.embedding.relative:.1e} of the largest")
         self.narrowing = Narrowing(self.module, given.example, added, steps=given.lengths[1])
         self.added = added
+        self.trace = self._trace()
 
     def step(self, step: Step) -> dict[str, float]:
         opt_1 = self.given.lengths[0]
@@ -206,6 +208,7 @@ class Widened(Way):
             self.narrowing.decide(self.given.batches(), lambda batch: self.given.loss(self.module, batch))
         elif step.index >= opt_1:
             self.narrowing.step()
+        super().step(step)
         return {"added": sum(self.added.values())}
 
     def result(self) -> tuple[nn.Module, dict[str, Any]]:
@@ -222,10 +225,11 @@ class Widened(Way):
         }
 
     def state_dict(self) -> Mapping[str, Any]:
-        return self.narrowing.state_dict()
+        return {**super().state_dict(), "narrowing": self.narrowing.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.narrowing.load_state_dict(state)
+        super().load_state_dict(state)
+        self.narrowing.load_state_dict(state["narrowing"])
 
 
 class Revived(Way):
@@ -241,6 +245,7 @@ class Revived(Way):
         if not self.revived:
             raise UsageError("no unit is dead on the training data: there is nothing to revive")
         self.moved = difference(before, self.module, given.data())
+        self.trace = self._trace()
 
     def result(self) -> tuple[nn.Module, dict[str, Any]]:
         return self.module, {"revived": self.revived, "embed_difference": self.moved.relative}

@@ -13,13 +13,15 @@ Extension = Literal["diag", "revive", "widen"]
 
 
 class ProbeSpec(Section):
-    """A few steps from copies, on the same batches: extended, not extended, and with a lowered learning rate."""
+    """The whole run in miniature, from copies on the same batches: each extension with its contraction, going on,
+    and a lowered learning rate."""
 
-    steps: PositiveInt = 100
-    """Steps of each copy; at least 3 are made."""
+    steps: Annotated[int, Field(ge=8)] = 100
+    """Steps of each copy: half of them opt_1, a quarter opt_2 (by `radius`), a quarter train_3."""
 
-    gain: ShareBelowOne = 0.1
-    """Share of the loss that the extended copy has to gain over the one not extended, else the run stops."""
+    gain: ShareBelowOne = 0.05
+    """Share of the validation loss that an extension has to gain over going on, and twice the standard error of that
+    gain, else the run stops."""
 
     lr_drop: ShareInside = 0.1
     """Factor of the learning rate of the control."""
@@ -30,6 +32,16 @@ class Opt1Spec(Duration):
 
     epochs: PositiveFloat | None = 20.0
     """Length in passes over the training data; fractions are allowed. Or give `steps`."""
+
+    optimizer: OptimizerSpec | None = None
+    """What moves the parameters in this phase. null: the common one."""
+
+
+class Train3Spec(Duration):
+    """Training in the original space again."""
+
+    optimizer: OptimizerSpec | None = None
+    """What moves the parameters in this phase. null: the common one."""
 
 
 class RaisedSpec(Duration):
@@ -58,6 +70,9 @@ class Opt2Spec(Duration):
 
     epochs: PositiveFloat | None = 10.0
     """Length T in passes over the training data; fractions are allowed. Or give `steps`."""
+
+    optimizer: OptimizerSpec | None = None
+    """What moves the parameters in this phase. null: the common one."""
 
 
 class WidenSpec(Section):
@@ -101,11 +116,12 @@ class BypassSpec(Section):
     opt_2: Opt2Spec = Opt2Spec()
     """The way back."""
 
-    train_3: Duration = Duration()
+    train_3: Train3Spec = Train3Spec()
     """Training in the original space again."""
 
     optimizer: OptimizerSpec = OptimizerSpec(name="adam", lr=0.001)
-    """What moves the parameters, in every phase and in the baseline."""
+    """What moves the parameters in the baseline, and in every phase that names no other. Moments are carried from
+    phase to phase where the kind stays."""
 
     schedule: ScheduleSpec = ScheduleSpec(name="constant")
     """How the learning rate changes, over all phases together."""

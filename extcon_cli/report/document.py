@@ -66,7 +66,12 @@ def evidence(document: Document) -> str:
         f"{'stalled' if found['stalled'] else 'not stalled'}: the loss falls {percent(found['slope']['relative'])} in "
         f"1000 steps (t {found['slope']['t']:.1f}), {dead} of {units} units are dead, {rare} nearly, "
         f"the gradient's norm is {found['gradient']['norm']:.2g}; "
-        f"predicted gain {percent(found['gain'])} +- {percent(found['gain_error'])}"
+        "probed in miniature, gain over going on: "
+        + ", ".join(
+            f"{name} {percent(row['gain'])} +- {percent(row['error'])}"
+            for name, row in found["probe"].items()
+            if name != "baseline"
+        )
     )
 
 

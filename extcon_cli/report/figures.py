@@ -71,18 +71,30 @@ def branches(phases: Sequence[Mapping[str, Any]]) -> str:
     return _svg(figure)
 
 
-def path(trace: Sequence[Sequence[float]]) -> str:
-    """||D|| and ||A D W||, and the distance and angle from theta* (Jung & Lee, Fig. 3 to 5), over the steps."""
-    steps, norms, constraints, distances, angles = np.asarray(trace, float).T
-    figure, (left, right) = _figure(2)
-    left.plot(steps, norms, color=ALIVE, lw=1.2, label="‖D‖")
+def comeback(trace: Sequence[Sequence[float]]) -> str:
+    """||D|| and ||A D W|| of an extended model over the steps (Jung & Lee, Fig. 3b, 4c)."""
+    steps, norms, constraints = np.asarray(trace, float).T[:3]
+    figure, (axes,) = _figure(1)
+    axes.plot(steps, norms, color=ALIVE, lw=1.2, label="‖D‖")
     if constraints.any():
-        left.plot(steps, constraints, color=DEAD, lw=1.2, label="‖ADW‖")
-    right.plot(steps, distances, color=ALIVE, lw=1.2, label="distance from theta*")
-    right.plot(steps, angles, color=DEAD, lw=1.2, label="angle (degrees)")
-    for axes in (left, right):
-        axes.set(xlabel="step from theta*")
-        _legend(axes)
+        axes.plot(steps, constraints, color=DEAD, lw=1.2, label="‖ADW‖")
+    axes.set(xlabel="step from theta*")
+    _legend(axes)
+    return _svg(figure)
+
+
+def paths(phases: Sequence[Mapping[str, Any]]) -> str:
+    """Distance and angle of every way from its start, and its step sizes (Jung & Lee, Fig. 3c, 3d, 5)."""
+    figure, every = _figure(3)
+    labels = ("distance", "angle (degrees)", "step size")
+    for axes, column, label in zip(every, (3, 4, 5), labels, strict=True):
+        for phase in phases:
+            rows = np.asarray(phase["trace"], float).T
+            axes.plot(rows[0], rows[column], lw=1.1, label=phase["phase"])
+        axes.set(xlabel="step from theta*", ylabel=label)
+    every[-1].set_yscale("log")
+    every[-1].yaxis.set_minor_formatter(NullFormatter())
+    _legend(every[0])
     return _svg(figure)
 
 

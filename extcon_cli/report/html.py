@@ -63,10 +63,14 @@ def _figures(document: Document) -> list[dict[str, Any]]:
         )
     if phases and document["command"] == "bypass":
         drawn.append(("Loss", "Of each way from theta*, on training batches.", figures.branches(phases)))
-        for phase in phases:
-            if phase.get("trace"):
-                said = "What opt_2 brings back to zero, and how far the parameters have gone."
-                drawn.append((f"The path of {phase['phase']}", said, figures.path(phase["trace"])))
+        traced = [phase for phase in phases if phase.get("trace")]
+        for phase in traced:
+            if any(row[1] for row in phase["trace"]):
+                said = "opt_1 lets D grow; opt_2 brings it back to zero."
+                drawn.append((f"The way back of {phase['phase']}", said, figures.comeback(phase["trace"])))
+        if traced:
+            said = "From the parameters at its start, the extension's among them; the angle is seen from the origin."
+            drawn.append(("How far each way goes", said, figures.paths(traced)))
     elif phases:
         drawn.append(("Loss", "All phases behind each other; averaged over a few steps.", figures.losses(phases)))
         drawn.append(("Accuracy", "On the validation data, which are never trained on.", figures.accuracy(phases)))

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from extcon_cli.errors import GateError
+from extcon_cli.errors import DivergedError, GateError
 from extcon_cli.recipe.schema import OptimizerSpec, ScheduleSpec
 from extcon_cli.training.device import Accelerator
 from extcon_cli.training.objective import Objective, prediction
@@ -86,7 +86,7 @@ class Trainer:
         teacher: its outputs guide the objective's distillation; kept in eval mode. None: no teacher.
         penalty: a term added to each step's loss, such as a regulariser. None: nothing.
 
-    Raises (while iterating): GateError where the loss is not finite.
+    Raises (while iterating): DivergedError where the loss is not finite.
     """
 
     def __init__(
@@ -104,6 +104,8 @@ class Trainer:
         self.objective, self.accelerator, self.penalty = objective, accelerator, penalty
         self.teacher = teacher.eval() if teacher is not None and objective.distill else None
         self.optimizer = optimizer(spec.optimizer, (p for p in model.parameters() if p.requires_grad))
+        self.lr = spec.optimizer.lr
+        """At the top of the schedule."""
         self.total = total_steps(spec, len(loader))
         self.done = 0
         """Steps that are over."""
@@ -114,8 +116,15 @@ class Trainer:
         while self.done < self.total:
             yield self._step()
 
+    def switch(self, spec: OptimizerSpec) -> None:
+        """Go on with another optimizer; one of the same kind carries the moments."""
+        old, self.lr = self.optimizer, spec.lr
+        self.optimizer = optimizer(spec, (p for group in old.param_groups for p in group["params"]))
+        if type(old) is type(self.optimizer):
+            self.optimizer.state.update(old.state)
+
     def _step(self) -> Step:
-        lr = self.spec.optimizer.lr * rate(self.spec.schedule, self.done, self.total)
+        lr = self.lr * rate(self.spec.schedule, self.done, self.total)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         x, y = self.loader.batch(self.done)
@@ -158,9 +167,9 @@ class Trainer:
             self.check()
 
     def check(self) -> None:
-        """GateError if a loss so far was not finite. Waits for the device; call it before keeping a state."""
+        """DivergedError if a loss so far was not finite. Waits for the device; call it before keeping a state."""
         if self._infinite is not None and bool(self._infinite):
-            raise GateError(
+            raise DivergedError(
                 f"the loss is not finite by step {self.done} of {self.total}: "
                 "lower optimizer.lr, add schedule.warmup, or set clip_grad"
             )

@@ -116,6 +116,19 @@ def _regression(model: nn.Module, loader: Iterable[tuple[Tensor, Tensor]]) -> di
     return {"loss": float(squared.mean()), "r2": float(r2.mean())}
 
 
+@torch.no_grad()
+def each(model: nn.Module, loader: Iterable[tuple[Tensor, Tensor]], task: Task) -> Tensor:
+    """The plain loss of every sample (N,), in the model's mode."""
+    found = []
+    for x, y in loader:
+        z = prediction(model(x)).float()
+        if task == "regression":
+            found.append((z.reshape(y.shape) - y).square().reshape(len(y), -1).mean(1))
+        else:
+            found.append(functional.cross_entropy(z, y, reduction="none"))
+    return torch.cat(found).double().cpu()
+
+
 def better(task: Task, new: Mapping[str, float], old: Mapping[str, float] | None) -> bool:
     """Is `new` the better measurement: higher accuracy, then lower loss; regression: lower loss."""
     if old is None:

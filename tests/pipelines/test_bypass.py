@@ -15,6 +15,7 @@ from extcon_cli.events import Event, Progress
 from extcon_cli.pipelines.bypass import bypass
 from extcon_cli.pipelines.train import train
 from extcon_cli.recipe.load import from_dict
+from extcon_cli.training.loop import Trainer
 from extcon_cli.training.run_directory import RunDirectory
 
 RECIPE = {
@@ -113,6 +114,9 @@ def test_it_may_begin_at_new_weights(stalled: Path, tmp_path: Path) -> None:
 def test_the_diagnosis_gives_its_evidence(stalled: Path, tmp_path: Path) -> None:
     found = run(stalled, tmp_path / "out.safetensors", overrides=["bypass.probe.gain=0.999"], go_on=False)["diagnosis"]
     assert set(found) >= {"slope", "stalled", "dead", "gradient", "gain", "gain_error", "predicted"}
+    assert set(found["probe"]) == {"baseline", "lr_drop", "diag", "revive", "widen"}
+    assert found["probe"]["baseline"]["gain"] == 0
+    assert found["gain"] == max(found["probe"][name]["gain"] for name in ("diag", "revive", "widen"))
     assert not found["predicted"]
     assert found["gradient"]["norm"] > 0
     assert all(row["dead"] + row["nearly"] <= row["units"] for row in found["dead"].values())
@@ -121,12 +125,57 @@ def test_the_diagnosis_gives_its_evidence(stalled: Path, tmp_path: Path) -> None
 def test_the_path_of_the_extended_model_is_recorded(stalled: Path, tmp_path: Path) -> None:
     document = run(stalled, tmp_path / "out.safetensors", overrides=["bypass.extensions=[diag]"])
     trace = next(phase["trace"] for phase in document["history"]["phases"] if phase["phase"] == "diag")
-    steps, norms, constraints, distances, angles = zip(*trace, strict=True)
+    steps, norms, constraints, distances, angles, sizes = zip(*trace, strict=True)
     assert list(steps) == sorted(steps)
     assert max(norms) > 0
     assert norms[-1] == constraints[-1] == 0
-    assert distances[-1] > distances[0] > 0
+    assert distances[-1] > distances[0] == sizes[0] > 0
     assert 0 < angles[-1] < 90
+    assert min(sizes) > 0
+    assert sum(sizes) >= distances[-1] * (
+        1 - 1e-6
+    )  # every step is recorded: the path is no shorter than its end is far
+
+
+def test_phases_may_have_optimizers_of_their_own(stalled: Path, tmp_path: Path) -> None:
+    still = ["bypass.opt_1.optimizer={name: sgd, lr: 1e-12}", "bypass.opt_2.optimizer={name: adam, lr: 1e-12}"]
+    phases = run(stalled, tmp_path / "out.safetensors", overrides=still)["history"]["phases"]
+    sizes = {phase["phase"]: [row[5] for row in phase["trace"]] for phase in phases}
+    opt_1, opt_2, train_3 = sizes["diag"][:30], sizes["diag"][30:60], sizes["diag"][60:]
+    assert max(opt_1 + opt_2) < 1e-6 < min(train_3)
+    assert min(sizes["baseline"]) > 1e-6
+
+
+def test_an_infinite_loss_begins_again_with_smaller_steps(
+    stalled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watch = Trainer._watch
+
+    def poisoned(self: Trainer, loss: torch.Tensor) -> None:
+        far = self.done == 40 and len(list(self.model.parameters())) > 4 and self.lr > 3e-4  # D among them
+        watch(self, loss * float("nan") if far else loss)
+
+    monkeypatch.setattr(Trainer, "_watch", poisoned)
+    document = run(stalled, tmp_path / "out.safetensors", overrides=["bypass.extensions=[diag]"])
+    assert document["certificate"]["diag"]["restarts"] == 2
+    assert document["certificate"]["diag"]["contracted"]
+    assert "diag" in document["validation"]
+
+
+def test_a_loss_that_stays_infinite_loses_its_way_and_no_other(
+    stalled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watch = Trainer._watch
+    monkeypatch.setattr(
+        Trainer,
+        "_watch",
+        lambda self, loss: watch(
+            self, loss / 0 if self.done == 40 and len(list(self.model.parameters())) > 4 else loss
+        ),
+    )
+    document = run(stalled, tmp_path / "out.safetensors", overrides=["bypass.extensions=[diag]"])
+    assert "not finite" in document["certificate"]["diag"]["reason"]
+    assert set(document["validation"]) == {"theta*", "baseline", "lr_drop"}
 
 
 class Branching(torch.nn.Module):

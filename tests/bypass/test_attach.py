@@ -1,0 +1,107 @@
+"""`Bypass` in other people's loops: optimizers, autocast, torch.compile, DistributedDataParallel."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from extcon_cli import Bypass
+from extcon_cli.errors import GateError
+
+Forward = Callable[[Tensor], Tensor]
+
+
+def network() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(inplace=True), nn.Flatten(),
+        nn.Linear(64, 8), nn.GELU(), nn.Linear(8, 3),
+    )  # fmt: skip
+
+
+def images(number: int = 16) -> Tensor:
+    return torch.randn(number, 1, 4, 4, generator=torch.Generator().manual_seed(1))
+
+
+def bypassed(
+    model: nn.Module, optimizer: torch.optim.Optimizer, wrap: Callable[[nn.Module], Forward], *, autocast: bool = False
+) -> Bypass:
+    """Six steps of opt_1, six of opt_2 and four after them; what was learnt in the extended space counts."""
+    x, y = images(), torch.arange(16) % 3
+    bypass = Bypass(model, (x,), opt_1=6, opt_2=6)
+    optimizer.add_param_group({"params": bypass.deltas})
+    forward = wrap(bypass.model)
+    for step in range(16):
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
+            loss = nn.functional.cross_entropy(forward(x).float(), y)
+        loss.backward()
+        optimizer.step()
+        bypass.step()
+        optimizer.zero_grad()
+        if step == 5:
+            assert all(bool(delta.any()) for delta in bypass.deltas)
+    assert bypass.done
+    assert bypass.contract().largest == 0
+    return bypass
+
+
+OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
+    "sgd": lambda p: torch.optim.SGD(p, lr=0.05, momentum=0.9, weight_decay=1e-2, nesterov=True),
+    "adam": lambda p: torch.optim.Adam(p, lr=0.01, amsgrad=True),
+    "adamw": lambda p: torch.optim.AdamW(p, lr=0.01, fused=True),
+    "rmsprop": lambda p: torch.optim.RMSprop(p, lr=0.01, momentum=0.9),
+    "adagrad": lambda p: torch.optim.Adagrad(p, lr=0.01),
+    "radam": lambda p: torch.optim.RAdam(p, lr=0.01),
+}
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("autocast", [False, True])
+def test_any_optimizer_with_and_without_autocast(name: str, autocast: bool) -> None:
+    model = network()
+    optimizer = OPTIMIZERS[name](model.parameters())
+    nn.functional.cross_entropy(model(images()), torch.arange(16) % 3).backward()
+    optimizer.step()  # theta has moments before D comes
+    before = [parameter.detach().clone() for parameter in model.parameters()]
+    bypassed(model, optimizer, lambda extended: extended, autocast=autocast)
+    assert all(bool((p != q).any()) for p, q in zip(model.parameters(), before, strict=True))
+
+
+@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
+def test_compiled(backend: str) -> None:
+    torch._dynamo.reset()
+    model = network()
+    bypassed(model, torch.optim.Adam(model.parameters(), lr=0.01), lambda m: torch.compile(m, backend=backend))
+
+
+def test_distributed(tmp_path: Path) -> None:
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path / 'meet'}", rank=0, world_size=1)
+    try:
+        plain, wrapped = network(), network()
+        bypassed(plain, torch.optim.SGD(plain.parameters(), lr=0.05), lambda m: m)
+        bypassed(
+            wrapped,
+            torch.optim.SGD(wrapped.parameters(), lr=0.05),
+            lambda m: DistributedDataParallel(m, find_unused_parameters=True),  # D is trained no more once it is back
+        )
+    finally:
+        torch.distributed.destroy_process_group()
+    assert all(
+        torch.equal(p, q) for p, q in zip(plain.state_dict().values(), wrapped.state_dict().values(), strict=True)
+    )
+
+
+def test_a_model_that_was_changed_behind_its_back_is_not_contracted() -> None:
+    model = network()
+    bypass = Bypass(model, (images(),), opt_1=1, opt_2=1)
+    bypass.step()
+    bypass.step()
+    with torch.no_grad():
+        bypass.deltas[0].fill_(1.0)
+    with pytest.raises(GateError, match="outputs differ"):
+        bypass.contract()
