@@ -6,6 +6,7 @@ Candidates are chosen from by validation loss; controls are compared with and ne
 from __future__ import annotations
 
 import copy
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -19,15 +20,16 @@ from extcon_cli.bypass.revive import constants_on
 from extcon_cli.bypass.units import units
 from extcon_cli.channels import channel_groups
 from extcon_cli.errors import DivergedError, GateError, TraceError, UsageError
-from extcon_cli.events import Emit, Noted, ignore
+from extcon_cli.events import Emit, Noted, PhaseEnded, PhaseStarted, Progress, ignore
 from extcon_cli.pipelines.diagnosis import Trial, diagnose, gradient_norm
-from extcon_cli.pipelines.phase import Metrics, run_phase
+from extcon_cli.pipelines.phase import PROGRESS_EVERY, Metrics, run_phase
 from extcon_cli.pipelines.prepare import Prepared
 from extcon_cli.pipelines.train import measured
 from extcon_cli.pipelines.ways import CONTROLS, EXTENSIONS, WAYS, Given, Way
 from extcon_cli.recipe.schema import BypassSpec, OptimizerSpec, TrainSpec
 from extcon_cli.report.document import evidence
 from extcon_cli.report.measure import measure
+from extcon_cli.report.numbers import percent
 from extcon_cli.training.device import Accelerator, accelerator
 from extcon_cli.training.interrupt import Stop
 from extcon_cli.training.loop import Step, Trainer
@@ -91,7 +93,9 @@ class Comparison:
                 self.run.save("diagnosis", {"more": self._kept()})
         self.emit(Noted(evidence({"diagnosis": self.diagnosis})))
         if not (go_on or self.diagnosis["predicted"]):
-            self.emit(Noted("no gain is to be expected: stopped (--go-on bypasses all the same)", warning=True))
+            self.emit(
+                Noted(f"no gain is to be expected: stopped (--go-on bypasses all the same){self._else()}", warning=True)
+            )
             return
         for cycle in range(1, self.spec.cycles + 1):
             start = self.best(before=cycle)
@@ -99,6 +103,13 @@ class Comparison:
                 name = way if cycle == 1 else f"{way} {cycle}"
                 if name not in self.branches:
                     self._branch(name, start, kept[1] if kept is not None and kept[0] == name else None)
+
+    def _else(self) -> str:
+        """What the probe found to help instead."""
+        lowered = self.diagnosis["probe"].get("lr_drop")
+        if lowered is None or lowered["gain"] < max(self.spec.probe.gain, 2 * lowered["error"]):
+            return ""
+        return f"; {self.spec.probe.lr_drop:g} of the learning rate would gain {percent(lowered['gain'])}"
 
     def ways(self) -> tuple[str, ...]:
         """What the recipe asks for, in order."""
@@ -118,14 +129,19 @@ class Comparison:
         given = self.given("theta*")
         model = given.model().eval()
         names = ("baseline", "lr_drop", *self.spec.extensions)
-        return diagnose(
-            {name: lambda name=name: self._trial(name, given) for name in names},  # type: ignore[misc]
+        self.emit(PhaseStarted("probe", "Probing in miniature", len(names) * self.spec.probe.steps))
+        began = time.monotonic()
+        found = diagnose(
+            {name: lambda name=name, i=i: self._trial(name, given, i) for i, name in enumerate(names)},  # type: ignore[misc]
             self._dead(given),
             gradient_norm(model, (given.loss(model, batch) for batch in given.batches())),
             least_gain=self.spec.probe.gain,
         )
+        self.seconds["probe"] = time.monotonic() - began
+        self.emit(PhaseEnded("probe", self.seconds["probe"]))
+        return found
 
-    def _trial(self, name: str, given: Given) -> Trial | str:
+    def _trial(self, name: str, given: Given, number: int) -> Trial | str:
         """A short run of a way; why there is none. `radius` contracts, as it needs no time to find its way."""
         quarter = self.spec.probe.steps // 4
         radius = self.spec.opt_2.model_copy(update={"method": "radius"})
@@ -137,11 +153,14 @@ class Comparison:
         try:
             way = WAYS[name](short)
             trainer, after = self._training(name, way, short)
-            losses = []
+            losses, shown = [], 0.0
             for step in trainer:
                 self.stop.check()
                 after(step)
                 losses.append(step.loss)
+                if step.last or time.monotonic() - shown >= PROGRESS_EVERY:
+                    self.emit(Progress("probe", number * step.total + trainer.done))
+                    shown = time.monotonic()
             module, _ = way.result()
         except (GateError, TraceError, UsageError) as error:
             return str(error)

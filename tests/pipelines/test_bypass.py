@@ -80,7 +80,7 @@ def test_a_resumed_run_ends_with_the_same_bytes(
     monkeypatch.setattr(RunDirectory, "due", lambda self: True)
     monkeypatch.setattr("extcon_cli.pipelines.phase.PROGRESS_EVERY", 0)
     whole, broken = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
-    cycles = [f"bypass.cycles={phase.partition(' ')[2] or 1}"]
+    cycles = [f"bypass.cycles={phase.partition(' ')[2] or 1}", "bypass.opt_2.optimizer={name: sgd, lr: 0.01}"]
     run(stalled, whole, overrides=cycles)
 
     def kill(event: Event) -> None:

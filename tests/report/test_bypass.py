@@ -1,0 +1,68 @@
+"""What a report says of a bypass: every way, the diagnosis, how far each has gone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from extcon_cli.report.write import write
+
+
+def bypassed() -> dict[str, Any]:
+    side = {"metrics": {"loss": 0.3, "accuracy": 0.9}, "params": 10, "macs": 10, "bytes": 40, "latency": {"1": 1e-3}}
+    losses = {"theta*": 1.0, "baseline": 0.8, "lr_drop": 0.9, "diag": 0.6}
+    row = {"loss": 0.7, "gain": 0.123, "error": 0.01}
+    return {
+        "schema": "extcon/1",
+        "command": "bypass",
+        "version": "0",
+        "checkpoint": "net.pt",
+        "output": "net.bypassed.safetensors",
+        "seed": 0,
+        "device": "cpu",
+        "recipe": {},
+        "before": side,
+        "after": side,
+        "verdict": "diag",
+        "validation": losses,
+        "certificate": {},
+        "diagnosis": {
+            "slope": {"relative": 0.01, "t": 0.5},
+            "stalled": True,
+            "dead": {"relu": {"dead": 3, "nearly": 1, "units": 8}},
+            "gradient": {"norm": 0.1, "of_weights": 0.01},
+            "probe": {"baseline": {**row, "gain": 0.0}, "diag": row},
+        },
+        "layers": [],
+        "history": {
+            "phases": [
+                {
+                    "phase": name,
+                    "steps": [1, 2],
+                    "loss": [1.0, 0.7],
+                    "trace": [[1, d, d, 0.1, 1.0, 0.1], [2, 0, 0, 0.2, 2.0, 0.1]],
+                }
+                for name, d in (("baseline", 0.0), ("diag", 0.5))
+            ]
+        },
+        "seconds": {"total": 1.0},
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("ending", ["html", "md"])
+def test_every_way_and_the_diagnosis_are_shown(tmp_path: Path, ending: str) -> None:
+    write(bypassed(), tmp_path / f"r.{ending}")
+    text = (tmp_path / f"r.{ending}").read_text()
+    for said in ("diag (the best)", "lr_drop", "25.00 %", "3 of 8 units are dead, 1 nearly", "diag 12.30 % +- 1.00 %"):
+        assert said in text
+
+
+def test_the_paths_are_drawn_and_the_way_back_only_of_what_was_extended(tmp_path: Path) -> None:
+    write(bypassed(), tmp_path / "r.html")
+    text = (tmp_path / "r.html").read_text()
+    assert text.count("<svg") == 3
+    assert "The way back of diag" in text
+    assert "The way back of baseline" not in text
+    assert all(label in text for label in ("distance", "angle (degrees)", "step size", "‖ADW‖"))
