@@ -51,7 +51,8 @@ class Contraction:
 
     Args:
         steps: T of `radius`; the cap of the others.
-        gamma: growth k of the weight gamma(t) = k t (not `radius`).
+        gamma: growth k of the weight gamma(t) = k t (not `radius`). None: 0.005 for `penalty`; for `proximal` and
+            `controlled` as much as takes D to zero in half of the steps where the loss does not pull.
         raised: (step, growth from then on); None: it stays.
         epsilon: `penalty` projects below it; the others at zero.
         bound: loss at theta*; `controlled` lets the weight grow only while the task loss is under it.
@@ -65,7 +66,7 @@ class Contraction:
         method: Method = "radius",
         *,
         steps: int,
-        gamma: float = 0.005,
+        gamma: float | None = None,
         raised: tuple[int, float] | None = None,
         epsilon: float = 1e-4,
         bound: float = float("inf"),
@@ -89,6 +90,8 @@ class Contraction:
     @torch.no_grad()
     def step(self, lr: float, loss: float = 0.0) -> None:
         """After an optimizer step with learning rate `lr`; `loss` is the task's."""
+        if self.gamma is None:  # lr k (1 + ... + T/2) = r0
+            self.gamma = 0.005 if self.method == "penalty" else 8 * max(self.start) / (lr * self.steps**2)
         self.done += 1
         if self.method != "controlled" or loss <= self.bound:
             late = self.raised is not None and self.done > self.raised[0]
@@ -125,12 +128,12 @@ class Contraction:
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed contraction needs."""
-        names = ("done", "weight", "jump", "start", "open")
+        names = ("done", "weight", "jump", "start", "open", "gamma")
         return {name: getattr(self, name) for name in names}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on where another one stopped."""
         self.done, self.weight, self.jump = state["done"], state["weight"], state["jump"]
-        self.start, self.open = list(state["start"]), list(state["open"])
+        self.start, self.open, self.gamma = list(state["start"]), list(state["open"]), state["gamma"]
         for index, delta in enumerate(self.extended.deltas):
             delta.requires_grad_(index in self.open)

@@ -59,8 +59,9 @@ class Opt2Spec(Duration):
     `penalty`: the paper's, in the loss. `controlled`: proximal, its weight held while the loss is above the
     loss at theta*. Those that have not come back at the end give no result."""
 
-    gamma: PositiveFloat = 0.005
-    """Growth k of the weight gamma(t) = k t (not radius)."""
+    gamma: PositiveFloat | None = None
+    """Growth k of the weight gamma(t) = k t (not radius). null: 0.005 for `penalty`; for `proximal` and `controlled` as
+    much as takes D to zero in half of the steps where the loss does not pull."""
 
     raised: RaisedSpec | None = None
     """After how many epochs or steps of opt_2 gamma grows faster, and how fast (paper, section VI-C). null: never."""

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from extcon_cli.bypass.attach import Bypass
-from extcon_cli.bypass.constraint import Contraction, comeback, project
+from extcon_cli.bypass.constraint import Contraction, Method, comeback, project
 from extcon_cli.bypass.extension import extend
 from extcon_cli.bypass.plateau import dead_units, slope
 from extcon_cli.errors import TraceError, UsageError
@@ -106,6 +106,21 @@ def test_a_contraction_ends_exact_or_says_that_it_did_not(method: str) -> None:
         assert torch.equal(extended(x), model(x))
     else:
         assert any(bool(delta.any()) for delta in extended.deltas)
+
+
+@pytest.mark.parametrize("lr", [1e-4, 1e-2, 1.0])
+@pytest.mark.parametrize("method", ["proximal", "controlled"])
+def test_the_weight_that_is_not_given_fits_the_rate_and_the_steps(method: Method, lr: float) -> None:
+    extended = extend(mlp(), (torch.randn(2, 6),))
+    with torch.no_grad():
+        for delta in extended.deltas:
+            delta.normal_()
+    contraction = Contraction(extended, method, steps=40)
+    for _ in range(40):
+        if not contraction.met:
+            contraction.step(lr)
+    assert contraction.met
+    assert 18 <= contraction.done <= 21
 
 
 def test_in_your_own_loop_with_carried_optimizer_state() -> None:
