@@ -63,9 +63,10 @@ def judge(module: nn.Module, channels: Channels, readings: Readings | None = Non
                 unfolded.append((consumer, roots, values))
     verdicts = []
     tensors = named_tensors(module)
+    whole = _whole(tensors)
     for group in channels.groups:
         members = channels.ids(group)
-        dead = seen[members] & ~alive[members] & _finite(tensors, group)
+        dead = seen[members] & ~alive[members] & _finite(tensors, whole, group)
         free = dead & ~stays[members] & group.prunable
         removable, carrier = free & ~carried[members], -1
         if (free & carried[members]).sum() > 1:
@@ -185,13 +186,19 @@ def _mergeable(consumer: Consumer, readers: Mapping[str, int]) -> bool:
     return not consumer.counted and readers[consumer.weight] == 1
 
 
-def _finite(tensors: Mapping[str, Tensor], group: ChannelGroup) -> np.ndarray[Any, np.dtype[np.bool_]]:
+def _whole(tensors: Mapping[str, Tensor]) -> set[str]:
+    """The tensors that hold numbers only."""
+    return {name for name, tensor in tensors.items() if bool(tensor.detach().isfinite().all())}
+
+
+def _finite(tensors: Mapping[str, Tensor], whole: set[str], group: ChannelGroup) -> np.ndarray[Any, np.dtype[np.bool_]]:
     """Which channels hold numbers only: zero times NaN is NaN. (channels,)"""
     finite = np.ones(group.size, bool)
     for part in group.slices:
-        tensor = tensors[part.parameter].detach()
-        held = tensor.isfinite().movedim(part.dim, 0).reshape(tensor.shape[part.dim], -1).all(1).cpu().numpy()
-        finite &= held[part.index].all(1)
+        if part.parameter not in whole:
+            tensor = tensors[part.parameter].detach()
+            held = tensor.isfinite().movedim(part.dim, 0).reshape(tensor.shape[part.dim], -1).all(1).cpu().numpy()
+            finite &= held[part.index].all(1)
     return finite
 
 
@@ -210,5 +217,6 @@ def _bias_name(weight: str) -> str:
 
 def _ranges(positions: Iterable[int]) -> tuple[tuple[int, int], ...]:
     ordered = np.unique(np.fromiter(positions, dtype=np.int64))
-    breaks = np.flatnonzero(np.diff(ordered) != 1) + 1
-    return tuple((int(run[0]), int(run[-1]) + 1) for run in np.split(ordered, breaks))
+    ends = np.flatnonzero(np.diff(ordered, append=ordered[-1] + 2) != 1)
+    starts = np.concatenate([[0], ends[:-1] + 1])
+    return tuple(zip(ordered[starts].tolist(), (ordered[ends] + 1).tolist(), strict=True))

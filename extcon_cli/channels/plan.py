@@ -30,8 +30,10 @@ class Cut:
 
     def kept(self) -> list[int]:
         """The positions that stay, in order."""
-        gone = {position for start, stop in self.removed for position in range(start, stop)}
-        return [position for position in range(self.size) if position not in gone]
+        edges = [0, *(edge for run in self.removed for edge in run), self.size]
+        return [
+            position for start, stop in zip(edges[::2], edges[1::2], strict=True) for position in range(start, stop)
+        ]
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,9 @@ came to be.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
+from io import StringIO
 from typing import Any
 
 import torch
@@ -44,7 +45,8 @@ def trace(module: nn.Module, inputs: tuple[Any, ...] | Mapping[str, Any]) -> Gra
     with evaluating(module), torch.no_grad():
         try:
             args, named = ((), dict(inputs)) if isinstance(inputs, Mapping) else (inputs, {})
-            program = torch.export.export(module, args, named, strict=False)
+            with redirect_stderr(StringIO()):  # on a refusal torch prints its whole graph there
+                program = torch.export.export(module, args, named, strict=False)
             seen_later, written = _mutations(program.graph)
             if seen_later:
                 program = program.run_decompositions({})

@@ -1,6 +1,7 @@
-"""Find out by running: silence half of every group on a copy, remove it, compare. What fails is frozen.
+"""Find out by running: silence a part of every group on a copy, remove it, compare. What fails is frozen.
 
-Sizes that stand in the model's code (`x.view(-1, 320)`) are seen by no analysis; they show here.
+Sizes that stand in the model's code (`x.view(-1, 320)`) are seen by no analysis; they show here. Each group loses
+another share, so that two widths which have to be equal do not stay so by accident.
 """
 
 from __future__ import annotations
@@ -34,16 +35,16 @@ def channel_groups(module: nn.Module, example: Inputs) -> Channels:
 def settle(module: nn.Module, channels: Channels, example: Inputs, seed: int = 0) -> Channels:
     """Freeze the groups whose removal does not work out on this module, with the reason."""
     generator = np.random.default_rng(seed)
-    halves = {
-        id(group): np.sort(generator.permutation(group.size)[: group.size // 2])
+    parts = {
+        id(group): np.sort(generator.permutation(group.size)[: max(1, int(group.size * generator.uniform(0.25, 0.75)))])
         for group in channels.groups
         if group.prunable and group.size > 1
     }
-    tried = [group for group in channels.groups if id(group) in halves]
-    reasons = _failures(module, channels, tried, halves, example)
+    tried = [group for group in channels.groups if id(group) in parts]
+    reasons = _failures(module, channels, tried, parts, example)
     sound = [group for group in tried if id(group) not in reasons]
     if reasons and sound:  # each goes by itself, or in the company it was tried in: do they all together?
-        reasons |= _attempt(module, channels, sound, halves, example)
+        reasons |= _attempt(module, channels, sound, parts, example)
     frozen = tuple(
         replace(group, reason=reasons.get(id(group), group.reason)) if group.size > 1 or group.reason
         else replace(group, reason="a single channel")
@@ -56,38 +57,41 @@ def _failures(
     module: nn.Module,
     channels: Channels,
     groups: Sequence[ChannelGroup],
-    halves: dict[int, Any],
+    parts: dict[int, Any],
     example: Inputs,
 ) -> dict[int, str]:
     """The groups that cannot be removed, and why, by halving the suspects."""
-    found = _attempt(module, channels, groups, halves, example) if groups else {}
+    found = _attempt(module, channels, groups, parts, example) if groups else {}
     if len(found) < len(groups):  # none, or those that show by themselves
         rest = [group for group in groups if id(group) not in found]
-        return found | (_failures(module, channels, rest, halves, example) if found else {})
+        return found | (_failures(module, channels, rest, parts, example) if found else {})
     if len(groups) < 2:
         return found
     middle = len(groups) // 2
-    parts = (groups[:middle], groups[middle:])
-    return {key: why for part in parts for key, why in _failures(module, channels, part, halves, example).items()}
+    return {
+        key: why
+        for half in (groups[:middle], groups[middle:])
+        for key, why in _failures(module, channels, half, parts, example).items()
+    }
 
 
 def _attempt(
     module: nn.Module,
     channels: Channels,
     groups: Sequence[ChannelGroup],
-    halves: dict[int, Any],
+    parts: dict[int, Any],
     example: Inputs,
 ) -> dict[int, str]:
-    """Remove these groups' halves from a copy: the groups that are stuck, or all of them where outputs change."""
+    """Remove these groups' parts from a copy: the groups that are stuck, or all of them where outputs change."""
     trial = copy.deepcopy(module)
     for group in groups:
-        silence(trial, group, halves[id(group)])
+        silence(trial, group, parts[id(group)])
     names = {id(group) for group in groups}
     kept = tuple(group if id(group) in names else replace(group, reason="-") for group in channels.groups)
     only = replace(channels, groups=kept)
     readings = read(trial, only)
     verdicts = {id(verdict.group): verdict for verdict in judge(trial, only, readings)}
-    if stuck := {key: why for key in names if (why := _stuck(verdicts[key], halves[key]))}:
+    if stuck := {key: why for key in names if (why := _stuck(verdicts[key], parts[key]))}:
         return stuck
     batch = next(random_batches(example, sizes=(batch_size(example),)))
     expected = outputs(trial, batch)
@@ -107,10 +111,10 @@ def _attempt(
     return {}
 
 
-def _stuck(verdict: Verdict, half: Any) -> str:
+def _stuck(verdict: Verdict, part: Any) -> str:
     """Why silenced channels cannot go: they emit a constant that nothing can take over. Empty: they can."""
-    if (~verdict.removable[half]).sum() <= (verdict.carrier >= 0):
+    if (~verdict.removable[part]).sum() <= (verdict.carrier >= 0):
         return ""
-    if verdict.dead[half].all():
+    if verdict.dead[part].all():
         return "a silenced channel emits a constant that is read through zero padding"
     return "a silenced channel does not become constant for all that read it"

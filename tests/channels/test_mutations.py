@@ -126,6 +126,7 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "cast": lambda: Image(lambda m, y: y.to(torch.float64).float()),
     "sum": lambda: Image(lambda m, y: F.relu(y + m.other(y)) * m.scale, other=nn.Conv2d(C, C, 1), scale=vector()),
     "gate": lambda: Image(lambda m, y: y * torch.sigmoid(m.g(y.mean((2, 3), keepdim=True))), g=nn.Conv2d(C, C, 1)),
+    "glu": lambda: Image(lambda m, y: F.glu(m.a(y), 1), a=nn.Conv2d(C, 2 * C, 1)),
     "maxima": lambda: Image(lambda m, y: y * y.amax((2, 3), keepdim=True)),
     "where": lambda: Image(lambda m, y: torch.where(y > 0.5, m.a(y), m.b(y)), a=nn.Conv2d(C, C, 1),
                            b=nn.Conv2d(C, C, 1)),

@@ -366,6 +366,28 @@ def test_groups_may_lose_different_shares(name: str, remove_exactly: Remove) -> 
     remove_exactly(module, example, kill_unequal_shares)
 
 
+class Laid(nn.Module):
+    """Heads laid side by side by the width of the stream, which is the same by accident."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.qkv = nn.Linear(6, 16), nn.Linear(16, 48)
+        self.proj, self.head = nn.Linear(16, 16), nn.Linear(16, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.stem(x)
+        n, length, width = y.shape
+        q, k, v = self.qkv(y).reshape(n, length, 3, 4, -1).permute(2, 0, 3, 1, 4).unbind(0)
+        z = ((q @ k.transpose(-2, -1)).softmax(-1) @ v).transpose(1, 2).reshape(n, length, width)
+        return self.head(torch.relu(y + self.proj(z)))
+
+
+def test_widths_that_agree_by_accident_are_found_out() -> None:
+    groups = {group.name: group for group in channel_groups(Laid(), (torch.randn(2, 5, 6),)).groups}
+    assert "fails on the smaller width" in groups["stem"].reason
+    assert "fails on the smaller width" in groups["qkv"].reason
+
+
 class Deciding(nn.Module):
     """A forward pass whose way depends on a value."""
 

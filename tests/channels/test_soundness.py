@@ -118,6 +118,7 @@ FOLLOWED: dict[str, tuple[Callable[..., Tensor], dict[str, Callable[[], Any]]]] 
         lambda m, y: F.pad(y, (0, 0, 0, 0, 2, 1))[:, :, 1:],
         {"reader": lambda: nn.Conv2d(C + 3, 6, 3)},
     ),
+    "glu": (lambda m, y: F.glu(m.a(y), 1), {"a": lambda: nn.Conv2d(C, 2 * C, 1)}),
     "stacked": (lambda m, y: torch.stack([y, 2 * y], 2).flatten(2, 3), {}),
     "a choice": (lambda m, y: torch.where(y > 0.5, y, 0.1 * y), {}),
     "a mask": (lambda m, y: y.masked_fill(y > 1.0, 0.0), {}),

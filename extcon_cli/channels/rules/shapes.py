@@ -287,6 +287,28 @@ def cut(analysis: Analysis, node: fx.Node) -> tuple[Value, ...]:
     return tuple((*value[:dim], part, *value[dim + 1 :]) for part in taken)
 
 
+@flow("glu")
+def gate(analysis: Analysis, node: fx.Node) -> Value:
+    """The first half times the sigmoid of the second: both lose the same positions; zero where the first is."""
+    value = value_of(analysis, node.args[0])
+    dim = int(argument(node, "dim", -1)) % len(value)
+    axis = value[dim]
+    if axis is None:
+        return value
+    first, second = (axis.take(half) for half in np.arange(len(axis.atoms)).reshape(2, -1))
+    analysis.tie(first.atoms, second.atoms)
+    return (*value[:dim], first, *value[dim + 1 :])
+
+
+@constants("glu")
+def gated(known: Known, node: fx.Node) -> Tensor:
+    """Run the operator itself on what is known; zero where the first half is."""
+    full = known[node.args[0]].expand(shape(node.args[0])).double()  # type: ignore[index,arg-type]
+    first = full.chunk(2, int(argument(node, "dim", -1)))[0]
+    result: Tensor = node.target(full, *node.args[1:], **node.kwargs)  # type: ignore[operator]
+    return compact(torch.where(first == 0, 0.0, result))
+
+
 @flow("getitem")
 def pick(analysis: Analysis, node: fx.Node) -> Value:
     """One of the results of an operator that returns several."""
