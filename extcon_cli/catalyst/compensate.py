@@ -99,7 +99,8 @@ def handover(
                 chosen[name] = columns
     grams = _grams(model, list(chosen), batches, forward)
     readers = []
-    for name, columns in chosen.items():
+    for name in grams:  # a map that is not called as a module, such as an attention's out_proj, is left as it is
+        columns = chosen[name]
         gone = (columns >= 0) & decided.cpu()[columns.clamp_min(0)]
         removed, kept = gone.nonzero().flatten(), (~gone).nonzero().flatten()
         gram = grams[name].double().cpu()

@@ -205,3 +205,44 @@ def test_a_regression_is_pruned_as_well(tmp_path: Path) -> None:
     assert document["certificate"]["exact"]
     assert set(document["after"]["metrics"]) == {"loss", "r2"}
     assert document["removal"]["filters"] == 11
+
+
+TRANSFORMER = """
+from torch import nn
+from torchvision.models import VisionTransformer
+
+class Small(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.net = VisionTransformer(8, 2, 2, 4, 32, 64, num_classes=10)
+
+    def forward(self, x):
+        return self.net(x.expand(-1, 3, -1, -1))
+"""
+
+
+def test_a_transformer_loses_heads_neurons_and_width_and_comes_back(tmp_path: Path) -> None:
+    (tmp_path / "net.py").write_text(TRANSFORMER)
+    model = {"arch": f"{tmp_path / 'net.py'}:Small", "input_shape": [1, 8, 8]}
+    values = {"model": model, "data": {"dataset": "digits", "batch_size": 100}}
+    adam = {"optimizer": {"name": "adam", "lr": 1e-3}}
+    trained, output = tmp_path / "net.safetensors", tmp_path / "small.safetensors"
+    train(from_dict({**values, "train": {"epochs": 2, **adam}}), checkpoint=None, output=trained, device="cpu",
+          trust_code=True)  # fmt: skip
+    short = {
+        "ratio": 0.4,
+        "score": {"batches": 4},
+        "bifurcate": {"steps": 20, **adam},
+        "finetune": {"steps": 10, **adam},
+    }
+    document = run(trained, output, from_dict({**values, "prune": short}), trust_code=True)
+    assert document["certificate"]["exact"]
+    assert document["removal"]["ratio"] == pytest.approx(0.4, abs=0.01)
+    small = extcon_cli.load(output, trust_code=True)
+    layer = small.net.encoder.layers[0]
+    width, heads = layer.ln_1.normalized_shape[0], layer.self_attention.num_heads
+    assert width < 32
+    assert layer.self_attention.in_proj_weight.shape == (3 * 8 * heads, width)
+    assert layer.mlp[0].out_features < 64
+    metrics = evaluate(output, from_dict(values), device="cpu", trust_code=True)["metrics"]
+    assert metrics == document["after"]["metrics"]
