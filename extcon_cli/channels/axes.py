@@ -30,10 +30,13 @@ class Axis:
     atoms: Index  # (size,)
     sites: tuple[tuple[Site, Index], ...] = ()  # rows[i]: the site's slice that feeds position i, -1: none
     split: fx.Node | None = None  # the view that laid longer channels out along this dimension
+    zero: bool = True  # the sites at zero make it zero; False: a constant, such as sigmoid(0)
 
     def take(self, positions: Index) -> Axis:
         """The axis after an operator has picked, repeated or reordered its positions."""
-        return Axis(self.atoms[positions], tuple((site, rows[positions]) for site, rows in self.sites), self.split)
+        return Axis(
+            self.atoms[positions], tuple((site, rows[positions]) for site, rows in self.sites), self.split, self.zero
+        )
 
 
 Value = tuple["Axis | None", ...]  # one entry a dimension; None: it carries no channels
@@ -125,7 +128,8 @@ class Analysis:
 
 def joined(axes: Sequence[Axis]) -> Axis:
     """The axis of several that are tied position by position; a channel is zero only where it is in each of them."""
-    return Axis(axes[0].atoms, merge_sites(axes), next((axis.split for axis in axes if axis.split is not None), None))
+    split = next((axis.split for axis in axes if axis.split is not None), None)
+    return Axis(axes[0].atoms, merge_sites(axes), split, all(axis.zero for axis in axes))
 
 
 def merge_sites(axes: Iterable[Axis]) -> tuple[tuple[Site, Index], ...]:

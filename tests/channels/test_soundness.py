@@ -118,6 +118,10 @@ FOLLOWED: dict[str, tuple[Callable[..., Tensor], dict[str, Callable[[], Any]]]] 
         lambda m, y: F.pad(y, (0, 0, 0, 0, 2, 1))[:, :, 1:],
         {"reader": lambda: nn.Conv2d(C + 3, 6, 3)},
     ),
+    "a gate that is easier to silence, and not zero then": (
+        lambda m, y: F.relu(m.b(y) + m.c(y)) * torch.sigmoid(m.a(y)),
+        {"a": lambda: nn.Conv2d(C, C, 1, bias=False), "b": lambda: nn.Conv2d(C, C, 1), "c": lambda: nn.Conv2d(C, C, 1)},
+    ),
     "glu": (lambda m, y: F.glu(m.a(y), 1), {"a": lambda: nn.Conv2d(C, 2 * C, 1)}),
     "stacked": (lambda m, y: torch.stack([y, 2 * y], 2).flatten(2, 3), {}),
     "a choice": (lambda m, y: torch.where(y > 0.5, y, 0.1 * y), {}),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, fx
@@ -35,7 +36,18 @@ def keep(analysis: Analysis, node: fx.Node) -> Value:
     value = value_of(analysis, node.args[0])
     if _draws(node):
         analysis.freeze(value, f"{operator(node)} draws a random number for each position in {source(node)}")
+    if operator(node) in UNARY and not _keeps_zero(node):
+        return tuple(axis and replace(axis, zero=False) for axis in value)
     return value
+
+
+def _keeps_zero(node: fx.Node) -> bool:
+    """Whether the operator gives zero for zero."""
+    try:
+        result: Tensor = getattr(torch.ops.aten, operator(node))(torch.zeros(1), *node.args[1:], **node.kwargs)
+    except (RuntimeError, TypeError):  # a bound that is a tensor
+        return False
+    return bool(result == 0)
 
 
 @flow("_assert_tensor_metadata")
@@ -126,10 +138,12 @@ def tied(analysis: Analysis, node: fx.Node, axes: Sequence[Axis | None]) -> list
 
 
 def easiest(factors: Sequence[Axis]) -> Axis:
-    """One factor at zero is enough: that with the fewest parameters to silence, of those that can be silenced."""
-    silent = [axis for axis in factors if axis.sites] or factors
+    """One factor at zero is enough: that with the fewest parameters to silence, of those that become zero."""
+    silent = (
+        [axis for axis in factors if axis.sites and axis.zero] or [axis for axis in factors if axis.sites] or factors
+    )
     chosen = min(silent, key=lambda axis: sum(len(site.parts) for site, _ in axis.sites))
-    return Axis(chosen.atoms, chosen.sites, joined(factors).split)
+    return replace(chosen, split=joined(factors).split)
 
 
 @constants(*UNARY, *SAME, *MEETING)
