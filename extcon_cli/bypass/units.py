@@ -87,3 +87,26 @@ def taken(module: nn.Module, parts: tuple[Slice, ...]) -> Iterator[tuple[Slice, 
     tensors = named_tensors(module)
     for part in parts:
         yield part, tensors[part.parameter]
+
+
+def covers(module: nn.Module, group: Units) -> bool:
+    """Whether each slice is a whole dimension in order, so that new units can stand at its end."""
+    tensors = named_tensors(module)
+    return all(
+        np.array_equal(part.index.ravel(), np.arange(tensors[part.parameter].shape[part.dim]))
+        for part in group.group.slices
+    )
+
+
+@torch.no_grad()
+def append(module: nn.Module, name: str, dim: int, slices: Tensor, repeat: int = 1) -> None:
+    """Put further slices at the end of a parameter or buffer, in every place that holds it."""
+    old = named_tensors(module)[name]
+    new = torch.cat([old.detach(), *[slices] * repeat], dim)
+    if isinstance(old, nn.Parameter):
+        new = nn.Parameter(new, requires_grad=old.requires_grad)
+    for child in module.modules():
+        for store in (child._parameters, child._buffers):
+            for key, tensor in list(store.items()):
+                if tensor is old:
+                    store[key] = new  # type: ignore[assignment]

@@ -11,17 +11,15 @@ from dataclasses import replace
 from fnmatch import fnmatchcase
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from extcon_cli.bypass.units import Units, draw, neutral, taken, units
+from extcon_cli.bypass.units import append, covers, draw, neutral, taken, units
 from extcon_cli.catalyst.bifurcation import Flow
 from extcon_cli.catalyst.filters import Filters
 from extcon_cli.catalyst.scores import energy
 from extcon_cli.channels import Channels, channel_groups, judge, plan, remove
 from extcon_cli.channels.apply import tell_the_truth
-from extcon_cli.channels.trace import named_tensors
 from extcon_cli.errors import GateError, UsageError
 
 
@@ -36,15 +34,16 @@ def widen(
     generator = torch.Generator().manual_seed(seed)
     added = {}
     for group in units(wide, channels):
-        if not _covers(wide, group) or not any(fnmatchcase(group.name, pattern) for pattern in layers):
+        if not covers(wide, group) or not any(fnmatchcase(group.name, pattern) for pattern in layers):
             continue
         number = max(1, round(share * group.group.size))
         for part, tensor in taken(wide, group.writers):
-            _append(wide, part.parameter, part.dim, draw(tensor, part.dim, number, generator))
+            append(wide, part.parameter, part.dim, draw(tensor, part.dim, number, generator))
         for part, tensor in taken(wide, group.readers):
-            _append(wide, part.parameter, part.dim, torch.zeros_like(tensor.narrow(part.dim, 0, 1)), number)
+            read = torch.zeros_like(tensor.narrow(part.dim, 0, 1))
+            append(wide, part.parameter, part.dim, read, number * part.index.shape[1])
         for part, tensor in taken(wide, group.others):
-            _append(wide, part.parameter, 0, torch.full_like(tensor[:1], neutral(part.parameter)), number)
+            append(wide, part.parameter, 0, torch.full_like(tensor[:1], neutral(part.parameter)), number)
         added[group.name] = number
     if not added:
         raise UsageError(
@@ -116,26 +115,3 @@ class Narrowing:
         if state:
             self.flow = Flow(self.wide, self.filters, state["decided"], steps=self.steps)
             self.flow.load_state_dict(state["flow"])
-
-
-def _covers(module: nn.Module, group: Units) -> bool:
-    """Whether each slice is a whole dimension in order, so that new units can stand at its end."""
-    tensors = named_tensors(module)
-    return all(
-        np.array_equal(part.index, np.arange(tensors[part.parameter].shape[part.dim])[:, None])
-        for part in group.group.slices
-    )
-
-
-@torch.no_grad()
-def _append(module: nn.Module, name: str, dim: int, slices: Tensor, repeat: int = 1) -> None:
-    """Put further slices at the end of a parameter or buffer, in every place that holds it."""
-    old = named_tensors(module)[name]
-    new = torch.cat([old.detach(), *[slices] * repeat], dim)
-    if isinstance(old, nn.Parameter):
-        new = nn.Parameter(new, requires_grad=old.requires_grad)
-    for child in module.modules():
-        for store in (child._parameters, child._buffers):
-            for key, tensor in list(store.items()):
-                if tensor is old:
-                    store[key] = new  # type: ignore[assignment]

@@ -22,7 +22,7 @@ def bypass(
     resume: o.ResumeOption = False,
     force: o.ForceOption = False,
     go_on: Annotated[
-        bool, typer.Option("--go-on", metavar=o.FLAG, help="Bypass though the probe predicts no gain.")
+        bool, typer.Option("--go-on", metavar=o.FLAG, help="Bypass whatever the probe predicts, by every extension.")
     ] = False,
     as_json: o.JsonOption = False,
     quiet: o.QuietOption = False,

@@ -93,15 +93,17 @@ class Comparison:
                 self.run.save("diagnosis", {"more": self._kept()})
         self.emit(Noted(evidence({"diagnosis": self.diagnosis})))
         if not (go_on or self.diagnosis["predicted"]):
-            self.emit(
-                Noted(f"no gain is to be expected: stopped (--go-on bypasses all the same){self._else()}", warning=True)
-            )
+            text = f"no gain is to be expected: stopped (--go-on bypasses all the same){self._else()}"
+            self.emit(Noted(text, warning=True))
             return
+        behind = () if go_on else self.diagnosis["behind"]
+        if behind:
+            self.emit(Noted(f"left out, far behind in the probe: {', '.join(behind)} (--go-on tries them all)"))
         for cycle in range(1, self.spec.cycles + 1):
             start = self.best(before=cycle)
             for way in self.ways():
                 name = way if cycle == 1 else f"{way} {cycle}"
-                if name not in self.branches:
+                if name not in self.branches and way not in behind:
                     self._branch(name, start, kept[1] if kept is not None and kept[0] == name else None)
 
     def _else(self) -> str:
@@ -207,9 +209,7 @@ class Comparison:
 
     def _walk(self, name: str, way: Way, given: Given, attempt: int, kept: Mapping[str, Any] | None) -> None:
         """Train a way to its end and keep what it leaves."""
-        trainer, after = self._training(way_of(name), way, given, 0.5**attempt, kept["trainer"]["done"] if kept else 0)
-        if kept is not None:
-            way.load_state_dict(kept["more"]["way"])
+        trainer, after = self._training(way_of(name), way, given, 0.5**attempt, kept)
         outcome = run_phase(
             name, way.title, trainer, emit=self.emit, stop=self.stop, run=self.run, kept=kept, after_step=after,
             more_state=lambda: self._kept() | {"way": way.state_dict(), "attempt": attempt},
@@ -229,7 +229,7 @@ class Comparison:
         return {name: getattr(self, name) for name in names}
 
     def _training(
-        self, name: str, way: Way, given: Given, factor: float = 1.0, done: int = 0
+        self, name: str, way: Way, given: Given, factor: float = 1.0, kept: Mapping[str, Any] | None = None
     ) -> tuple[Trainer, Callable[[Step], dict[str, float]]]:
         """The trainer of a way, and what to do after each step: the phases of an extension may have optimizers."""
         opt_1, opt_2, _ = given.lengths
@@ -239,13 +239,16 @@ class Comparison:
             at: spec.model_copy(update={"lr": spec.lr * way.rate * factor})
             for at, spec in zip((0, opt_1, opt_1 + opt_2), wanted, strict=True)
         }
-        running = max(at for at in specs if at <= done)
-        trainer = self.trainer(way.module, sum(given.lengths), specs[running], way.penalty)
+        running = specs[max(at for at in specs if at <= (kept["trainer"]["done"] if kept is not None else 0))]
+        trainer = self.trainer(way.module, sum(given.lengths), running, way.penalty)
+        if kept is not None:
+            way.load_state_dict(kept["more"]["way"])
+            trainer.switch(running, way.module)
 
         def after(step: Step) -> dict[str, float]:
             shown = way.step(step)
             if not step.last and step.index + 1 in specs:
-                trainer.switch(specs[step.index + 1])
+                trainer.switch(specs[step.index + 1], way.module)
             return shown
 
         return trainer, after

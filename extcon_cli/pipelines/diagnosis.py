@@ -45,6 +45,8 @@ def diagnose(
         gradient: ||g|| and ||theta|| of the training loss.
         least_gain: share of the loss, and at least twice its standard error, from which on a gain is predicted.
 
+    Returns the evidence; `behind` are the extensions that the best leaves behind by more than their errors.
+
     Raises: UsageError (no extension of this model).
     """
     ended = {name: make() for name, make in trials.items()}
@@ -58,6 +60,7 @@ def diagnose(
         raise UsageError(f"no extension of this model: {'; '.join(f'{k}: {v}' for k, v in refused.items())}")
     sure = [name for name in extensions if probe[name]["gain"] > 2 * probe[name]["error"]]
     best = max(sure or extensions, key=lambda name: probe[name]["gain"])
+    reach = probe[best]["gain"] - 2 * probe[best]["error"]
     found = slope(base.training)
     size, weights = gradient
     return {
@@ -71,6 +74,7 @@ def diagnose(
         "gain": probe[best]["gain"],
         "gain_error": probe[best]["error"],
         "predicted": best in sure and probe[best]["gain"] >= least_gain,
+        "behind": [name for name in extensions if probe[name]["gain"] + 2 * probe[name]["error"] < reach],
     }
 
 

@@ -20,13 +20,22 @@ class Trace:
 
     Distance and angle (degrees, seen from the origin) are those to the parameters at the start; the step size is
     ||omega_(t+1) - omega_t||.
+
+    Args:
+        start: where the parameters were; None: where they are.
+        rows: those of the steps before.
     """
 
-    def __init__(self, parameters: Iterable[nn.Parameter]) -> None:
+    def __init__(
+        self,
+        parameters: Iterable[nn.Parameter],
+        start: Iterable[nn.Parameter] | None = None,
+        rows: Iterable[list[float]] = (),
+    ) -> None:
         self.parameters = list(parameters)
-        self.start = self._copy()
-        self.last: list[Tensor] | None = self.start
-        self.rows: list[list[float]] = []
+        self.last: list[Tensor] | None = _copy(self.parameters)
+        self.start = self.last if start is None else _copy(start)
+        self.rows = list(rows)
 
     def due(self, step: Step) -> bool:
         """Whether this step gets a row."""
@@ -39,16 +48,17 @@ class Trace:
             distance, angle = _apart(self.parameters, self.start)
             size = _apart(self.parameters, self.last)[0] if self.last is not None else math.nan
             self.rows.append([step.index + 1, norm, constraint, distance, angle, size])
-        self.last = self._copy() if _noted(step.index + 1, step.total) else None
-
-    def _copy(self) -> list[Tensor]:
-        return [parameter.detach().clone() for parameter in self.parameters]
+        self.last = _copy(self.parameters) if _noted(step.index + 1, step.total) else None
 
     def state_dict(self) -> dict[str, Any]:
         return {"rows": self.rows, "last": self.last}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.rows, self.last = list(state["rows"]), state["last"]
+
+
+def _copy(parameters: Iterable[nn.Parameter]) -> list[Tensor]:
+    return [parameter.detach().clone() for parameter in parameters]
 
 
 def _noted(index: int, total: int) -> bool:

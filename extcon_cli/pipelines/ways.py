@@ -15,10 +15,11 @@ from torch import Tensor, nn
 
 from extcon_cli.bypass.constraint import Contraction, comeback
 from extcon_cli.bypass.extension import Extended, extend
+from extcon_cli.bypass.mirror import mirror, mirrors
 from extcon_cli.bypass.revive import constants_on, revive
 from extcon_cli.bypass.units import units
 from extcon_cli.bypass.widen import Narrowing, widen
-from extcon_cli.channels import channel_groups, difference
+from extcon_cli.channels import Difference, channel_groups, difference
 from extcon_cli.channels.verify import EXACT, random_batches
 from extcon_cli.errors import GateError, UsageError
 from extcon_cli.pipelines.trace import Trace
@@ -183,35 +184,29 @@ class Diagonal(Way):
             self.contraction.load_state_dict(state["contraction"])
 
 
-class Widened(Way):
-    """New units with zero outgoing weights; Catalyst's score, flow and exact removal bring the width back."""
+class Narrowed(Way):
+    """A module with more units; Catalyst's score, flow and exact removal bring the width back."""
 
-    title = "Widening"
-
-    def __init__(self, given: Given) -> None:
-        self.given = given
-        original = given.model().eval()
-        channels = channel_groups(original, given.example)
-        self.module, added = widen(
-            original, channels, given.spec.widen.share, layers=given.spec.widen.layers, seed=given.seed
-        )
-        self.embedding = difference(original, self.module, random_batches(given.example))
-        if self.embedding.relative > EXACT:
-            raise GateError(f"widening changes the outputs by {self.embedding.relative:.1e} of the largest")
-        self.narrowing = Narrowing(self.module, given.example, added, steps=given.lengths[1])
-        self.added = added
-        self.trace = self._trace()
+    embedding: Difference
+    added: dict[str, int]
+    narrowing: Narrowing | None = None
 
     def step(self, step: Step) -> dict[str, float]:
         opt_1 = self.given.lengths[0]
         if step.index + 1 == opt_1:
-            self.narrowing.decide(self.given.batches(), lambda batch: self.given.loss(self.module, batch))
-        elif step.index >= opt_1:
+            self._open().decide(self.given.batches(), lambda batch: self.given.loss(self.module, batch))
+        elif step.index >= opt_1 and self.narrowing is not None:
             self.narrowing.step()
         super().step(step)
         return {"added": sum(self.added.values())}
 
+    def _open(self) -> Narrowing:
+        """What will be contracted, at the end of opt_1."""
+        self.narrowing = Narrowing(self.module, self.given.example, self.added, steps=self.given.lengths[1])
+        return self.narrowing
+
     def result(self) -> tuple[nn.Module, dict[str, Any]]:
+        assert self.narrowing is not None
         narrow = self.narrowing.narrow()
         measured = difference(self.module, narrow, random_batches(self.given.example))
         if measured.relative > EXACT:
@@ -225,11 +220,79 @@ class Widened(Way):
         }
 
     def state_dict(self) -> Mapping[str, Any]:
-        return {**super().state_dict(), "narrowing": self.narrowing.state_dict()}
+        return {**super().state_dict(), "narrowing": self.narrowing and self.narrowing.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        if state["narrowing"] is not None:
+            self._open().load_state_dict(state["narrowing"])
+        super().load_state_dict(state)
+
+
+class Widened(Narrowed):
+    """New units with zero outgoing weights."""
+
+    title = "Widening"
+
+    def __init__(self, given: Given) -> None:
+        self.given = given
+        original = given.model().eval()
+        channels = channel_groups(original, given.example)
+        self.module, self.added = widen(
+            original, channels, given.spec.widen.share, layers=given.spec.widen.layers, seed=given.seed
+        )
+        self.embedding = difference(original, self.module, random_batches(given.example))
+        if self.embedding.relative > EXACT:
+            raise GateError(f"widening changes the outputs by {self.embedding.relative:.1e} of the largest")
+        self.trace = self._trace()
+
+
+class Mirrored(Narrowed):
+    """The paper's D in opt_1; then every extended unit becomes itself and its mirror image, and half of these go."""
+
+    title = "Mirroring"
+
+    def __init__(self, given: Given) -> None:
+        self.given = given
+        self.original = given.model().eval()  # shares its parameters with the extended model
+        channels = channel_groups(self.original, given.example)
+        self.module: nn.Module = extend(self.original, given.example, form="relaxed", layers=given.spec.layers)
+        self.chosen = mirrors(self.original, channels, self.module)
+        if not self.chosen:
+            raise UsageError("no activation can be mirrored: of none is it known that sigma(x) - sigma(-x) = k x, that "
+                             "one map writes it and that only linear maps read it")  # fmt: skip
+        names = tuple(item.site.name for item in self.chosen)
+        self.extended = self.module = extend(self.original, given.example, form="relaxed", layers=names)
+        self.embedding = difference(self.original, self.module, random_batches(given.example))
+        self.added = {item.units.name: item.units.group.size for item in self.chosen}
+        self.difference = 0.0
+        self.trace = self._trace()
+
+    def step(self, step: Step) -> dict[str, float]:
+        before = self.module
+        shown = super().step(step)
+        if self.module is not before:
+            self.difference = difference(before, self.module, random_batches(self.given.example)).relative
+            if self.difference > EXACT:
+                raise GateError(f"mirroring changes the outputs by {self.difference:.1e} of the largest")
+        return shown
+
+    def _open(self) -> Narrowing:
+        deltas = {site: self.extended.psi(site).delta.detach() for site in self.extended.sites}
+        self.module, _ = mirror(self.original, self.chosen, deltas)
+        start, _ = mirror(self.given.model(), self.chosen, {site: torch.zeros_like(d) for site, d in deltas.items()})
+        self.trace = Trace(self.module.parameters(), start.parameters(), self.trace.rows)
+        return super()._open()
+
+    def result(self) -> tuple[nn.Module, dict[str, Any]]:
+        module, measured = super().result()
+        return module, {**measured, "mirror_difference": self.difference}
+
+    def state_dict(self) -> Mapping[str, Any]:
+        return {**super().state_dict(), "difference": self.difference}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         super().load_state_dict(state)
-        self.narrowing.load_state_dict(state["narrowing"])
+        self.difference = state["difference"]
 
 
 class Revived(Way):
@@ -256,9 +319,10 @@ WAYS: dict[str, type[Way]] = {
     "lr_drop": Lowered,
     "perturbed": Perturbed,
     "diag": Diagonal,
+    "mirror": Mirrored,
     "widen": Widened,
     "revive": Revived,
 }
 CONTROLS = ("lr_drop", "perturbed")
 """Ways that are compared with and never chosen."""
-EXTENSIONS = ("diag", "widen", "revive")
+EXTENSIONS = ("diag", "mirror", "widen", "revive")

@@ -9,7 +9,7 @@ from pydantic import Field, PositiveFloat, PositiveInt, Strict
 from extcon_cli.recipe.base import Duration, Names, Section, ShareAboveZero, ShareBelowOne, ShareInside
 from extcon_cli.recipe.train_schema import OptimizerSpec, ScheduleSpec
 
-Extension = Literal["diag", "revive", "widen"]
+Extension = Literal["diag", "mirror", "revive", "widen"]
 
 
 class ProbeSpec(Section):
@@ -89,9 +89,12 @@ class WidenSpec(Section):
 class BypassSpec(Section):
     """How `extcon bypass` leaves a plateau."""
 
-    extensions: Annotated[tuple[Extension, ...], Strict(False), Field(min_length=1)] = ("diag", "revive", "widen")
-    """Which are tried, each for as many steps: `diag` adds D x to activations (the paper's), `revive` gives dead units
-    new weights, `widen` adds units and contracts them away again. The best on the validation data is kept."""
+    extensions: Annotated[tuple[Extension, ...], Strict(False), Field(min_length=1)] = (
+        "diag", "mirror", "revive", "widen",
+    )  # fmt: skip
+    """Which are tried, each for as many steps: `diag` adds D x to activations and lets D vanish (the paper's), `mirror`
+    turns D into mirror images of the units and lets as many units vanish, `revive` gives dead units new weights,
+    `widen` adds units and contracts them away again. The best on the validation data is kept."""
 
     start: Literal["checkpoint", "initialisation"] = "checkpoint"
     """Where theta* is: the checkpoint, or new weights drawn by `seed` in their place (paper, section VI-B)."""

@@ -42,7 +42,8 @@ def check(document: Document) -> Recipe:
     except ValidationError as error:
         for found in error.errors(include_url=False):
             key = _key(found["loc"], document.values, found["type"])
-            if key not in noted:
+            emptied = found["type"] == "too_short" and found["input"]  # by what is wrong in it, which is told itself
+            if key not in noted and not emptied:
                 problems.append(Problem(document.place(key), key, _explain(found, key)))
     if problems:
         problems.sort(key=lambda problem: problem.place.line or math.inf)

@@ -116,12 +116,16 @@ class Trainer:
         while self.done < self.total:
             yield self._step()
 
-    def switch(self, spec: OptimizerSpec) -> None:
-        """Go on with another optimizer; one of the same kind carries the moments."""
+    def switch(self, spec: OptimizerSpec, model: nn.Module) -> None:
+        """Go on with another optimizer, and perhaps another model; one of the same kind carries the moments."""
         old, self.lr = self.optimizer, spec.lr
-        self.optimizer = optimizer(spec, (p for group in old.param_groups for p in group["params"]))
+        trained = [p for group in old.param_groups for p in group["params"]]
+        if model is not self.model:
+            self.model = model.train()
+            trained = [p for p in model.parameters() if p.requires_grad]
+        self.optimizer = optimizer(spec, trained)
         if type(old) is type(self.optimizer):
-            self.optimizer.state.update(old.state)
+            self.optimizer.state.update({p: old.state[p] for p in trained if p in old.state})
 
     def _step(self) -> Step:
         lr = self.lr * rate(self.spec.schedule, self.done, self.total)

@@ -13,6 +13,7 @@ import extcon_cli
 from extcon_cli.errors import GateError, Interrupted
 from extcon_cli.events import Event, Progress
 from extcon_cli.pipelines.bypass import bypass
+from extcon_cli.pipelines.comparison import Comparison
 from extcon_cli.pipelines.train import train
 from extcon_cli.recipe.load import from_dict
 from extcon_cli.training.loop import Trainer
@@ -41,15 +42,18 @@ def run(stalled: Path, output: Path, **more: Any) -> dict[str, Any]:
 def test_the_result_is_never_worse_on_validation(stalled: Path, tmp_path: Path) -> None:
     document = run(stalled, tmp_path / "out.safetensors")
     losses = document["validation"]
-    assert set(losses) == {"theta*", "baseline", "lr_drop", "diag", "revive", "widen"}
+    assert set(losses) == {"theta*", "baseline", "lr_drop", "diag", "mirror", "revive", "widen"}
     assert losses[document["verdict"]] == min(losses[name] for name in losses if name != "lr_drop")
     certificate = document["certificate"]
     assert certificate["diag"]["contracted"]
-    assert certificate["widen"]["contracted"]
+    for way in ("mirror", "widen"):
+        assert certificate[way]["contracted"]
+        assert certificate[way]["embed_difference"] < 1e-6
+        assert certificate[way]["difference_after_contraction"] < 1e-6
+    assert certificate["mirror"]["embed_difference"] == 0
+    assert 0 < certificate["mirror"]["mirror_difference"] < 1e-6
     for gap in ("embed_difference", "projection_difference", "difference_after_contraction"):
         assert certificate["diag"][gap] == 0
-    assert certificate["widen"]["embed_difference"] < 1e-6
-    assert certificate["widen"]["difference_after_contraction"] < 1e-6
     assert sum(certificate["revive"]["revived"].values()) > 0
     assert certificate["revive"]["embed_difference"] < 1e-6
     assert document["before"]["params"] == document["after"]["params"]
@@ -73,24 +77,27 @@ def test_the_probe_stops_a_run_that_would_gain_nothing(stalled: Path, tmp_path: 
     assert document["before"] == document["after"] | {"latency": document["before"]["latency"]}
 
 
-@pytest.mark.parametrize("phase", ["baseline", "diag", "revive", "widen", "widen 2"])
+@pytest.mark.parametrize("done", [20, 45, 70], ids=["opt_1", "opt_2", "train_3"])
+@pytest.mark.parametrize("phase", ["baseline", "diag", "mirror", "revive", "widen", "widen 2"])
 def test_a_resumed_run_ends_with_the_same_bytes(
-    stalled: Path, tmp_path: Path, phase: str, monkeypatch: pytest.MonkeyPatch
+    stalled: Path, tmp_path: Path, phase: str, done: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(RunDirectory, "due", lambda self: True)
     monkeypatch.setattr("extcon_cli.pipelines.phase.PROGRESS_EVERY", 0)
     whole, broken = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
-    cycles = [f"bypass.cycles={phase.partition(' ')[2] or 1}", "bypass.opt_2.optimizer={name: sgd, lr: 0.01}"]
-    run(stalled, whole, overrides=cycles)
+    way, _, cycle = phase.partition(" ")
+    overrides = [f"bypass.cycles={cycle or 1}", "bypass.opt_2.optimizer={name: sgd, lr: 0.01}",
+                 f"bypass.extensions=[{'diag' if way == 'baseline' else way}]"]  # fmt: skip
+    run(stalled, whole, overrides=overrides)
 
     def kill(event: Event) -> None:
-        if isinstance(event, Progress) and event.phase == phase and event.done == 45:  # in opt_2
+        if isinstance(event, Progress) and event.phase == phase and event.done == done:
             raise KeyboardInterrupt
 
     with pytest.raises(Interrupted, match="--resume"):
-        run(stalled, broken, overrides=cycles, emit=kill)
+        run(stalled, broken, overrides=overrides, emit=kill)
     seen: list[Event] = []
-    run(stalled, broken, overrides=cycles, resume=True, emit=seen.append)
+    run(stalled, broken, overrides=overrides, resume=True, emit=seen.append)
     assert whole.read_bytes() == broken.read_bytes()
     assert (
         next(event.phase for event in seen if isinstance(event, Progress)) == phase
@@ -114,9 +121,9 @@ def test_it_may_begin_at_new_weights(stalled: Path, tmp_path: Path) -> None:
 def test_the_diagnosis_gives_its_evidence(stalled: Path, tmp_path: Path) -> None:
     found = run(stalled, tmp_path / "out.safetensors", overrides=["bypass.probe.gain=0.999"], go_on=False)["diagnosis"]
     assert set(found) >= {"slope", "stalled", "dead", "gradient", "gain", "gain_error", "predicted"}
-    assert set(found["probe"]) == {"baseline", "lr_drop", "diag", "revive", "widen"}
+    assert set(found["probe"]) == {"baseline", "lr_drop", "diag", "mirror", "revive", "widen"}
     assert found["probe"]["baseline"]["gain"] == 0
-    assert found["gain"] == max(found["probe"][name]["gain"] for name in ("diag", "revive", "widen"))
+    assert found["gain"] == max(found["probe"][name]["gain"] for name in ("diag", "mirror", "revive", "widen"))
     assert not found["predicted"]
     assert found["gradient"]["norm"] > 0
     assert all(row["dead"] + row["nearly"] <= row["units"] for row in found["dead"].values())
@@ -201,3 +208,14 @@ def test_what_cannot_be_rewritten_is_widened_all_the_same(tmp_path: Path, monkey
     assert document["diagnosis"]["probed"] in ("revive", "widen")
     assert "diag" not in document["validation"]
     assert "widen" in document["validation"]
+
+
+def test_what_the_probe_sees_far_behind_is_left_out(
+    stalled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = {"predicted": True, "behind": ["widen"]}
+    kept = Comparison.diagnose
+    monkeypatch.setattr(Comparison, "diagnose", lambda self: kept(self) | found)
+    few = ["bypass.extensions=[revive,widen]"]
+    assert "widen" not in run(stalled, tmp_path / "a.safetensors", overrides=few, go_on=False)["validation"]
+    assert "widen" in run(stalled, tmp_path / "b.safetensors", overrides=few)["validation"]

@@ -44,6 +44,11 @@ def test_the_surest_extension_speaks_for_all_and_controls_do_not() -> None:
     assert not verdict(lr_drop=trial(0.1), diag=trial(1.0))["predicted"]
 
 
+def test_an_extension_far_behind_the_best_is_told() -> None:
+    assert verdict(diag=trial(0.95, noise=0.1), widen=trial(0.5, noise=0.1), mirror=trial(0.501))["behind"] == ["diag"]
+    assert verdict(diag=trial(0.95, noise=9.0), widen=trial(0.5, noise=0.1))["behind"] == []
+
+
 def test_no_extension_at_all_is_refused_with_the_reasons() -> None:
     with pytest.raises(UsageError, match="diag: cannot be traced; revive: no unit is dead"):
         verdict(diag="cannot be traced", revive="no unit is dead")

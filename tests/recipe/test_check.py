@@ -90,6 +90,11 @@ def test_where_nothing_is_near_the_known_keys_are_listed() -> None:
         ("data: {dataset: digits, validation: 1.5}", "data.validation: should be less than 1, not 1.5"),
         ("data: {dataset: digits, workers: -1}", "data.workers: should be at least 0, not -1"),
         ("data: {dataset: ''}", "data.dataset: should not be empty"),
+        ("bypass: {extensions: []}", "bypass.extensions: should not be empty"),
+        (
+            "bypass: {extensions: [wide]}",
+            "bypass.extensions.0: should be 'diag', 'mirror', 'revive' or 'widen', not 'wide' (did you mean 'widen'?)",
+        ),
         ("data: {dataset: 5}", "data.dataset: should be text, not 5 (put it in quotes)"),
         ("data: {root: x}", "data.dataset: is missing"),
         ("data: digits", "data: should be a section of keys, not 'digits'"),

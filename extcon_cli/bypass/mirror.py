@@ -1,0 +1,133 @@
+"""Contraction of D that keeps what D has learnt: each extended unit becomes two, and Catalyst takes as many away again.
+
+Where sigma(x) - sigma(-x) = k x, as with ReLU, leaky ReLU, GELU, SiLU and softplus,
+
+    D x + sigma(x) = (1 + D / k) sigma(x) - D / k sigma(-x)
+
+so that an extended layer *is* an ordinary layer of twice the width: its units and their mirror images. A unit that is
+dead has all of its function in its image, one that is always active in itself: of these two one goes for nothing.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, fx, nn
+
+from extcon_cli.bypass.extension import TRANSPARENT, Extended, Site
+from extcon_cli.bypass.units import Units, append, covers, taken, units
+from extcon_cli.channels import Channels
+from extcon_cli.channels.apply import tell_the_truth
+
+MAPS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+LINEAR = (*TRANSPARENT, nn.Flatten, nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d, nn.AdaptiveAvgPool1d,
+          nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d)  # fmt: skip
+LINEAR_NAMES = ("flatten", "mean", "contiguous", "dropout", "avg_pool2d", "adaptive_avg_pool2d")
+"""What may stand between an activation and the maps that read it."""
+
+
+@dataclass(frozen=True)
+class Mirror:
+    """A site whose units have mirror images: one map writes them, and only linear maps read them."""
+
+    site: Site
+    units: Units
+    slope: float  # k
+
+
+def mirrors(module: nn.Module, channels: Channels, extended: Extended) -> list[Mirror]:
+    """The sites of an extended module that `mirror` can contract."""
+    written = {part.parameter: group for group in units(module, channels) for part in group.writers}
+    nodes = {node.target: node for node in extended.infer.graph.nodes if node.op == "call_module"}
+    found = []
+    for site in extended.sites:
+        node = nodes[f"psi_{site.name}"]
+        slope = odd_slope(extended.psi(site).activation)
+        writer, readers = _writer(node, extended.infer), _readers(node, extended.infer)
+        group = written.get(f"{writer[0]}.weight") if writer and readers else None
+        if slope is not None and group is not None and _is(group, writer, readers) and covers(module, group):
+            found.append(Mirror(site, group, slope))
+    return found
+
+
+@torch.no_grad()
+def mirror(
+    module: nn.Module, chosen: Sequence[Mirror], deltas: Mapping[Site, Tensor]
+) -> tuple[nn.Module, dict[str, int]]:
+    """A copy of the module, not extended, that gives what the extended one gives, and how many units it has more.
+
+    Args:
+        deltas: the diagonal of D of each site: (width,).
+    """
+    wide = copy.deepcopy(module)
+    for item in chosen:
+        image = -deltas[item.site] / item.slope  # weight of sigma(-x)
+        for part, tensor in taken(wide, item.units.writers):
+            append(wide, part.parameter, part.dim, -tensor)
+        for part, tensor in taken(wide, item.units.others):
+            turned = part.parameter.rpartition(".")[2] in ("bias", "running_mean")
+            append(wide, part.parameter, 0, -tensor if turned else tensor)
+        for part, tensor in taken(wide, item.units.readers):
+            weight = image.to(tensor).repeat_interleave(part.index.shape[1])
+            weight = weight.reshape([-1 if dim == part.dim else 1 for dim in range(tensor.dim())])
+            images = tensor * weight
+            tensor.mul_(1 - weight)
+            append(wide, part.parameter, part.dim, images)
+    for child in wide.modules():
+        tell_the_truth(child)
+    return wide, {item.units.name: item.units.group.size for item in chosen}
+
+
+@torch.no_grad()
+def odd_slope(activation: nn.Module) -> float | None:
+    """k where sigma(x) - sigma(-x) = k x, measured; None where it is not so."""
+    x = torch.linspace(1 / 64, 16, 1024, dtype=torch.float64)
+    slopes = (activation(x.clone()) - activation(-x)) / x
+    k = float(slopes.mean())
+    return k if k > 0 and float((slopes - k).abs().max()) < 1e-9 else None
+
+
+def _is(group: Units, writer: Sequence[str], readers: Sequence[str]) -> bool:
+    """Whether the group is written, normalised and read by these modules and no others."""
+    tensors = [(group.writers, writer[:1]), (group.others, writer), (group.readers, readers)]
+    return all({part.parameter.rpartition(".")[0] for part in parts} <= set(names) for parts, names in tensors)
+
+
+def _writer(node: fx.Node, graph: fx.GraphModule) -> list[str]:
+    """The map before an activation, and the batch norms between; empty: there is none, or others read it too."""
+    path: list[str] = []
+    while True:
+        node = node.all_input_nodes[0]
+        if node.op != "call_module" or len(node.users) > 1 or not _once(node, graph):
+            return []
+        child = graph.get_submodule(str(node.target))
+        path.insert(0, str(node.target))
+        if isinstance(child, MAPS):
+            return path
+        if not isinstance(child, (*NORMS, *TRANSPARENT)):
+            return []
+
+
+def _readers(node: fx.Node, graph: fx.GraphModule) -> list[str]:
+    """The maps that read an activation, through what is linear; empty: something else reads it too."""
+    found: list[str] = []
+    waiting = list(node.users)
+    while waiting:
+        node = waiting.pop()
+        child = graph.get_submodule(str(node.target)) if node.op == "call_module" else None
+        name = node.target if node.op == "call_method" else getattr(node.target, "__name__", "")
+        if isinstance(child, MAPS) and _once(node, graph):
+            found.append(str(node.target))
+        elif isinstance(child, LINEAR) or (child is None and name in LINEAR_NAMES):
+            waiting.extend(node.users)
+        else:
+            return []
+    return found
+
+
+def _once(node: fx.Node, graph: fx.GraphModule) -> bool:
+    return sum(other.target == node.target for other in graph.graph.nodes) == 1
