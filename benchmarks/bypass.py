@@ -1,9 +1,10 @@
 """Bypass against going on, a lowered learning rate and moved weights, over seeds.
 
-    python benchmarks/bypass.py PROBLEM [SEEDS] [--opt-2 METHOD] [--plot FILE.png]
+    python benchmarks/bypass.py PROBLEM [SEEDS] [--stacked] [--set KEY=VALUE] [--plot FILE.png]
 
 PROBLEM: mlp (dead units), cnn (an ordinary plateau), eggholder. Each seed trains the stalled model anew by
 recipes/train and runs `extcon bypass --go-on` on it with the sample's recipe, every extension and both controls.
+`--stacked` trains all seeds in one (torch.func), about ten times as fast, without the probe; for mlp and eggholder.
 Prints one JSON document: of each way the relative gain in validation loss over going on and over the lowered learning
 rate (mean, standard deviation, wins and losses beyond 0.05 %), misses, what embedding and projecting did to the
 outputs, and in how many runs the result was worse than theta*. `--plot` draws loss, ||D|| and ||A D W||, distance and
@@ -20,25 +21,39 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import stack
+
 from extcon_cli.events import ignore
 from extcon_cli.pipelines.bypass import bypass
 from extcon_cli.pipelines.train import train
 from extcon_cli.recipe.load import load, resolve
+from extcon_cli.recipe.schema import Recipe
 
 SAMPLES = Path(__file__).parents[1] / "sample_models"
 PROBLEMS = {"mlp": "digits_mlp_stalled", "cnn": "digits_cnn_stalled", "eggholder": "eggholder_stalled"}
 EVEN = 5e-4  # of the loss: neither won nor lost
 
 
+def recipes(problem: str, seed: int, overrides: Sequence[str]) -> tuple[Recipe, Recipe]:
+    """How the stalled model is made, and how it is bypassed."""
+    name = PROBLEMS[problem]
+    made = resolve("train", recipe=f"train/{name}", overrides=[f"seed={seed}"]).recipe
+    both = ["bypass.controls=[lr_drop,perturbed]", f"seed={seed}", *overrides]
+    return made, load(SAMPLES / f"{name}.yaml", overrides=both)
+
+
 def one(problem: str, seed: int, folder: Path, overrides: Sequence[str]) -> dict[str, Any]:
     """The document of one seed."""
-    name = PROBLEMS[problem]
+    made, recipe = recipes(problem, seed, overrides)
     stalled, output = folder / f"{seed}.safetensors", folder / f"{seed}.out.safetensors"
-    made = resolve("train", recipe=f"train/{name}", overrides=[f"seed={seed}"]).recipe
     train(made, checkpoint=None, output=stalled, device="cpu", emit=ignore)
-    both = ["bypass.controls=[lr_drop,perturbed]", f"seed={seed}", *overrides]
-    recipe = load(SAMPLES / f"{name}.yaml", overrides=both)
     return bypass(stalled, recipe, output=output, device="cpu", go_on=True)
+
+
+def stacked(problem: str, seeds: int, overrides: Sequence[str]) -> list[dict[str, Any]]:
+    """The documents of all seeds."""
+    made, recipe = recipes(problem, 0, overrides)
+    return stack.compare(recipe, stack.stalled(made, seeds))
 
 
 def gains(documents: Sequence[Mapping[str, Any]], way: str, against: str) -> dict[str, Any] | None:
@@ -61,22 +76,26 @@ def gains(documents: Sequence[Mapping[str, Any]], way: str, against: str) -> dic
 
 def summary(documents: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """What the runs of one problem say together."""
-    ways = ("diag", "revive", "widen", "perturbed", "lr_drop")
-    certificates = {way: [d["certificate"][way] for d in documents if way in d["certificate"]] for way in ways[:3]}
+    extensions = ("diag", "mirror", "revive", "widen")
+    ways = (*extensions, "perturbed", "lr_drop")
+    certificates = {way: [d["certificate"][way] for d in documents if way in d["certificate"]] for way in extensions}
 
     def worst(way: str, figure: str) -> float:
         return max((c.get(figure, 0.0) for c in certificates[way]), default=0.0)
 
     return {
         "against going on": {way: gains(documents, way, "baseline") for way in ways},
-        "against the lowered learning rate": {way: gains(documents, way, "lr_drop") for way in ways[:3]},
+        "against the lowered learning rate": {way: gains(documents, way, "lr_drop") for way in extensions},
         "chosen": [document["verdict"] for document in documents],
-        "predicted": [document["diagnosis"]["predicted"] for document in documents],
+        "predicted": [d["diagnosis"]["predicted"] for d in documents if "diagnosis" in d],
         "worse than theta*": sum(d["validation"][d["verdict"]] > d["validation"]["theta*"] for d in documents),
         "missed": {way: sum(not c.get("contracted", True) for c in found) for way, found in certificates.items()},
         "embed difference": {way: worst(way, "embed_difference") for way in certificates},
         "proj difference": worst("diag", "projection_difference"),
-        "difference after contraction": {way: worst(way, "difference_after_contraction") for way in ("diag", "widen")},
+        "mirror difference": worst("mirror", "mirror_difference"),
+        "difference after contraction": {
+            way: worst(way, "difference_after_contraction") for way in ("diag", "mirror", "widen")
+        },
         "steps to contract": [c.get("steps_to_contract") for c in certificates["diag"]],
         "accuracy": [[d[side]["metrics"].get("accuracy") for side in ("before", "after")] for d in documents],
     }
@@ -108,13 +127,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("problem", choices=PROBLEMS)
     parser.add_argument("seeds", nargs="?", type=int, default=10)
-    parser.add_argument("--opt-2", default="radius", choices=("radius", "proximal", "penalty", "controlled"))
+    parser.add_argument("--stacked", action="store_true")
     parser.add_argument("--set", action="append", default=[], dest="overrides")
     parser.add_argument("--plot", type=Path)
     given = parser.parse_args()
-    overrides = [f"bypass.opt_2.method={given.opt_2}", *given.overrides]
-    with tempfile.TemporaryDirectory() as folder:
-        documents = [one(given.problem, seed, Path(folder), overrides) for seed in range(given.seeds)]
+    if given.stacked:
+        documents = stacked(given.problem, given.seeds, given.overrides)
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            documents = [one(given.problem, seed, Path(folder), given.overrides) for seed in range(given.seeds)]
     if given.plot:
         plot(documents, given.plot)
     print(json.dumps(summary(documents), indent=1))

@@ -1,0 +1,193 @@
+"""Many seeds of a small net at once: their parameters are stacked, and one step moves all of them (torch.func).
+
+The modules of the seeds hold views of the stacked tensors, so that all else of a way, its contraction, its trace and
+its removal, is extcon's own code and acts on each seed by itself. For nets without buffers and without dropout, at a
+constant learning rate.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, vmap
+
+from extcon_cli.errors import GateError, UsageError
+from extcon_cli.events import ignore
+from extcon_cli.pipelines.comparison import Comparison
+from extcon_cli.pipelines.prepare import prepare
+from extcon_cli.pipelines.ways import WAYS, Way
+from extcon_cli.recipe.schema import OptimizerSpec, Recipe
+from extcon_cli.training.device import accelerator
+from extcon_cli.training.interrupt import Stop
+from extcon_cli.training.loop import Batches, Step
+from extcon_cli.training.objective import Objective, objective, prediction
+from extcon_cli.training.optim import optimizer, rate, total_steps
+
+
+class Stack:
+    """The parameters of equal modules, stacked: (S, ...). The modules' own become views of them."""
+
+    def __init__(self, modules: Sequence[nn.Module], task: Objective) -> None:
+        if any(True for _ in modules[0].buffers()):
+            raise UsageError("a module with buffers cannot be stacked")
+        base = copy.deepcopy(modules[0]).train()
+        held = [dict(module.named_parameters()) for module in modules]
+        self.own = [p for own in held for p in own.values()]
+        self.stacked = {name: torch.stack([own[name].detach() for own in held]).requires_grad_() for name in held[0]}
+        for name, whole in self.stacked.items():
+            whole.grad = torch.zeros_like(whole)
+            for own, values, gradient in zip(held, whole.data, whole.grad, strict=True):
+                own[name].grad = None
+                own[name].data = values
+                if own[name].requires_grad:
+                    own[name].grad = gradient
+        self.losses = vmap(lambda p, x, y: task(prediction(functional_call(base, p, (x,))), y))
+
+    def backward(self, x: Tensor, y: Tensor) -> Tensor:
+        """The loss of each seed, its gradient added: (S,)."""
+        losses: Tensor = self.losses(self.stacked, x, y)
+        losses.sum().backward()
+        return losses.detach()
+
+    @torch.no_grad()
+    def move(self, optimizer: torch.optim.Optimizer) -> None:
+        """One optimizer step of all; what a contraction has projected stays where it is."""
+        still = [(p, p.clone()) for p in self.own if not p.requires_grad]
+        optimizer.step()
+        for parameter, value in still:
+            parameter.copy_(value)
+        for whole in self.stacked.values():
+            assert whole.grad is not None
+            whole.grad.zero_()
+
+
+def steps(
+    modules: Callable[[], Sequence[nn.Module]],
+    loaders: Sequence[Batches],
+    task: Objective,
+    spec: OptimizerSpec,
+    factors: Sequence[float],
+    penalty: Callable[[], Sequence[Tensor]] = lambda: (),
+) -> Iterator[tuple[int, Tensor]]:
+    """Train each module on its own batches; after every step its number and the losses, (S,).
+
+    Args:
+        modules: as they are; where others have come in their places the optimizer begins anew.
+        factors: of the learning rate, one a step.
+        penalty: what is added to the loss, of some of the seeds.
+    """
+    whole = [loader.batch(0) if len(loader) == 1 else None for loader in loaders]  # all data at once: in any order
+    now: list[nn.Module] = []
+    for index, factor in enumerate(factors):
+        if any(old is not new for old, new in zip(now, modules(), strict=False)) or not now:
+            now = list(modules())
+            stack = Stack(now, task)
+            moving = optimizer(spec, stack.stacked.values())
+        for group in moving.param_groups:
+            group["lr"] = spec.lr * factor
+        batches = [all_of or loader.batch(index) for all_of, loader in zip(whole, loaders, strict=True)]
+        losses = stack.backward(*(torch.stack(parts) for parts in zip(*batches, strict=True)))
+        if added := penalty():
+            torch.stack(list(added)).sum().backward()
+        stack.move(moving)
+        yield index, losses
+
+
+def stalled(recipe: Recipe, seeds: int) -> list[nn.Module]:
+    """The recipe's model, trained anew by each seed, all of them in one go: `extcon train` with `keep: last`."""
+    ready = []
+    for seed in range(seeds):
+        torch.manual_seed(seed)
+        ready.append(prepare(recipe.model_copy(update={"seed": seed}), None))
+    modules = [item.module for item in ready]
+    loaders = [item.data.train_loader(device="cpu", seed=seed) for seed, item in enumerate(ready)]
+    spec = recipe.train
+    total = total_steps(spec, len(loaders[0]))
+    factors = [rate(spec.schedule, step, total) for step in range(total)]
+    for _ in steps(lambda: modules, loaders, objective(recipe.task), spec.optimizer, factors):
+        pass
+    return modules
+
+
+def compare(recipe: Recipe, modules: Sequence[nn.Module]) -> list[dict[str, Any]]:
+    """Every way of the recipe from each of these, as `extcon bypass --go-on` does, without the probe.
+
+    Returns of each seed what its document would hold: before, after, validation, certificate, verdict, history.
+    """
+    jobs = []
+    for seed, module in enumerate(modules):
+        ready = prepare(recipe.model_copy(update={"seed": seed}), None)
+        jobs.append(Comparison(replace(ready, module=module.eval()), accelerator("cpu", "no"), None, ignore, Stop()))
+    documents: list[dict[str, Any]] = [{"certificate": {}, "history": {"phases": []}} for _ in jobs]
+    ended = [{"theta*": module} for module in modules]
+    for name in jobs[0].ways():
+        for seed, (module, measured, history) in enumerate(_walk(name, jobs)):
+            documents[seed]["certificate"][name] = measured
+            documents[seed]["history"]["phases"].append(history)
+            if module is not None:
+                ended[seed][name] = module
+                jobs[seed].losses[name] = jobs[seed].metrics(module, "validation")["loss"]
+    for job, document in zip(jobs, documents, strict=True):
+        document["validation"], document["verdict"] = job.losses, job.best()
+        for side, name in (("before", "theta*"), ("after", document["verdict"])):
+            document[side] = {"metrics": job.metrics(ended[job.ready.recipe.seed][name], "test")}
+    return documents
+
+
+def _walk(name: str, jobs: Sequence[Comparison]) -> list[tuple[nn.Module | None, dict[str, Any], dict[str, Any]]]:
+    """One way of all seeds: the contracted module (None: there is none), what was measured, the history."""
+    ways: dict[int, Way] = {}
+    lost: dict[int, str] = {}
+    for seed, job in enumerate(jobs):
+        try:
+            ways[seed] = WAYS[name](job.given("theta*"))
+        except (GateError, UsageError) as error:
+            lost[seed] = str(error)
+    losses: dict[int, list[float]] = {seed: [] for seed in range(len(jobs))}
+    if ways:
+        _together(ways, {seed: jobs[seed] for seed in ways}, losses, lost)
+    found = []
+    for seed in range(len(jobs)):
+        module, measured = None, {"contracted": False, "reason": lost.get(seed)}
+        if seed not in lost:
+            module, measured = ways[seed].result()
+        trace = ways[seed].trace.rows if seed in ways else []
+        at = list(range(1, len(losses[seed]) + 1))
+        found.append((module, measured, {"phase": name, "steps": at, "loss": losses[seed], "trace": trace}))
+    return found
+
+
+def _together(
+    ways: Mapping[int, Way], jobs: Mapping[int, Comparison], losses: dict[int, list[float]], lost: dict[int, str]
+) -> None:
+    first = next(iter(jobs.values()))
+    spec = first.spec
+    total = sum(next(iter(ways.values())).given.lengths)
+    if spec.schedule.name != "constant" or any(p.optimizer for p in (spec.opt_1, spec.opt_2, spec.train_3)):
+        raise UsageError("stacked seeds take a constant learning rate and one optimizer")
+    factors = [next(iter(ways.values())).rate] * total
+
+    def penalty() -> list[Tensor]:
+        return [term for seed, way in ways.items() if seed not in lost and (term := way.penalty()) is not None]
+
+    loaders = [job.loader for job in jobs.values()]
+    nothing = torch.empty(0)
+    for index, now in steps(
+        lambda: [way.module for way in ways.values()], loaders, first.task, spec.optimizer, factors, penalty
+    ):
+        for (seed, way), loss in zip(ways.items(), now, strict=True):
+            if seed in lost:
+                continue
+            lr = spec.optimizer.lr * way.rate
+            try:
+                way.step(Step(index, total, (index + 1) / len(loaders[0]), lr, loss, nothing, nothing))
+            except GateError as error:
+                lost[seed] = str(error)
+        if index % max(1, total // 1000) == 0:
+            for seed, loss in zip(ways, now.tolist(), strict=True):
+                losses[seed].append(loss)
