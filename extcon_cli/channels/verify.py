@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from extcon_cli.channels.trace import evaluating
@@ -48,9 +50,10 @@ def difference(first: nn.Module, second: nn.Module, batches: Iterable[Inputs]) -
 def outputs(module: nn.Module, inputs: Inputs) -> list[Tensor]:
     """All output tensors of a forward pass in eval mode.
 
-    Random numbers are the same each time, and none are taken from the user's generator.
+    Random numbers are the same each time, and none are taken from the user's generator. A module in float64 computes
+    in it throughout: what its own code casts to float32 (the norms of Llama and T5, RAFT) would hide behind rounding.
     """
-    with evaluating(module), torch.random.fork_rng(devices=[]):
+    with evaluating(module), _throughout(module), torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)
         return tensors_in(call(module, inputs))
 
@@ -86,13 +89,27 @@ def batch_size(inputs: Inputs) -> int:
 
 def runs(module: nn.Module, inputs: Inputs, *, training: bool = False) -> bool:
     """Whether a forward pass goes through; in training mode it may move the batch statistics of the module."""
-    with evaluating(module), torch.no_grad(), torch.random.fork_rng():
+    with evaluating(module), _throughout(module), torch.no_grad(), torch.random.fork_rng():
         module.train(training)
         try:
             call(module, inputs)
         except Exception:  # whatever the model's own code raises
             return False
     return True
+
+
+class _Double(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Every cast to float32 becomes one to float64."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        return func(*args, **(kwargs | {"dtype": torch.float64} if kwargs.get("dtype") == torch.float32 else kwargs))
+
+
+def _throughout(module: nn.Module) -> AbstractContextManager[Any]:
+    """The context in which a module in float64 computes in nothing less."""
+    wide = any(parameter.dtype == torch.float64 for parameter in module.parameters())
+    return _Double() if wide else nullcontext()  # type: ignore[no-untyped-call]
 
 
 def random_batches(

@@ -14,13 +14,16 @@ from extcon_cli.channels.certificate import weights_hash
 
 
 class Net(nn.Module):
-    """conv-BN-ReLU-linear; `cast` makes it a model that runs in float32 alone."""
+    """conv-BN-ReLU-linear; `cast` makes it a model that casts to float32, `single` one that runs in nothing else."""
 
-    def __init__(self, cast: bool = False) -> None:
+    def __init__(self, cast: bool = False, single: bool = False) -> None:
         super().__init__()
-        self.conv, self.bn, self.fc, self.cast = nn.Conv2d(1, 6, 3), nn.BatchNorm2d(6), nn.Linear(6, 3), cast
+        self.conv, self.bn, self.fc = nn.Conv2d(1, 6, 3), nn.BatchNorm2d(6), nn.Linear(6, 3)
+        self.cast, self.single = cast, single
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.single and x.dtype != torch.float32:
+            raise TypeError("float32 only")
         x = torch.relu(self.bn(self.conv(x))).mean((2, 3))
         return self.fc(x.float() if self.cast else x)
 
@@ -57,8 +60,16 @@ def test_a_removal_that_changes_outputs_is_not_certified() -> None:
     assert not certify(net, small, removal, example).exact
 
 
-def test_a_model_that_runs_in_float32_alone_is_measured_there() -> None:
+def test_a_model_that_casts_to_float32_is_measured_in_float64_all_the_same() -> None:
     net, example = Net(cast=True), (torch.randn(2, 1, 8, 8),)
+    small, removal = halved(net, example)
+    certificate = certify(net, small, removal, example)
+    assert certificate.double is not None
+    assert certificate.double.relative < 1e-14
+
+
+def test_a_model_that_runs_in_float32_alone_is_measured_there() -> None:
+    net, example = Net(single=True), (torch.randn(2, 1, 8, 8),)
     small, removal = halved(net, example)
     certificate = certify(net, small, removal, example)
     assert certificate.exact
