@@ -96,10 +96,11 @@ class Contraction:
         if self.method != "controlled" or loss <= self.bound:
             late = self.raised is not None and self.done > self.raised[0]
             self.weight += self.raised[1] if late and self.raised is not None else self.gamma
+        if self.method != "penalty":
+            self._shrink(lr)
         for index in list(self.open):
             site = self.extended.sites[index]
             delta = self.extended.psi(site).delta
-            self._shrink(delta, self.start[index], lr)
             # radius knows when it ends; to ask the tensor would make a GPU wait at every step
             exact = self.done >= self.steps if self.method == "radius" else not bool(delta.any())
             if exact or (self.method == "penalty" and float(comeback(self.extended, site)) < self.epsilon):
@@ -116,15 +117,18 @@ class Contraction:
         with evaluating(self.extended):
             return tensors_in(self.extended(*self.example))
 
-    def _shrink(self, delta: Tensor, start: float, lr: float) -> None:
-        if self.method == "penalty":
-            return
-        norm = delta.norm()
+    def _shrink(self, lr: float) -> None:
+        """Scale the diagonals of the open sites to the norms that they may have."""
+        every = self.extended.deltas
+        deltas: list[Tensor] = [every[index] for index in self.open]
+        norms = torch.stack(torch._foreach_norm(deltas))
         if self.method == "radius":
-            allowed = torch.full_like(norm, start * max(0.0, 1 - self.done / self.steps))
+            start = torch.tensor([self.start[index] for index in self.open]).to(norms)
+            allowed = start * max(0.0, 1 - self.done / self.steps)
         else:
-            allowed = (norm - lr * self.weight).clamp_min(0.0)  # the proximal step of lr gamma ||D||
-        delta.mul_((allowed / norm.clamp_min(torch.finfo(norm.dtype).tiny)).clamp_max(1.0))
+            allowed = (norms - lr * self.weight).clamp_min(0.0)  # the proximal step of lr gamma ||D||
+        factors = (allowed / norms.clamp_min(torch.finfo(norms.dtype).tiny)).clamp_max(1.0)
+        torch._foreach_mul_(deltas, [*factors.unbind()])
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed contraction needs."""

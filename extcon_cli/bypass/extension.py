@@ -49,13 +49,55 @@ class Psi(nn.Module):
         super().__init__()
         self.activation, self.axis = activation, axis
         self.writes = isinstance(activation, Applied) and activation.writes  # to what it is given
+        self.rectifies = type(activation) is nn.ReLU or getattr(activation, "name", "") in ("relu", "relu_")
         self.delta = nn.Parameter(torch.zeros(width, dtype=like.dtype, device=like.device))  # (width,) diagonal of D
 
     def forward(self, x: Tensor) -> Tensor:
+        delta = self.delta.reshape([-1 if dim == self.axis else 1 for dim in range(x.dim())])
+        if self.rectifies:
+            y: Tensor = Rectified.apply(x, delta.to(x.dtype))
+            return y
         y = self.activation(x.clone() if self.writes else x)
-        shape = [1] * x.dim()
-        shape[self.axis] = -1
-        return torch.addcmul(y, self.delta.to(y.dtype).reshape(shape), x.to(y.dtype))
+        return torch.addcmul(y, delta.to(y.dtype), x.to(y.dtype))
+
+
+class Rectified(torch.autograd.Function):
+    """D x + max(x, 0) for a D that is broadcast to x, and its gradients in as few passes over memory as there can be.
+
+    By torch's own operators a step of ResNet-18 took 12 % longer, most of it for pages of memory asked for anew.
+    """
+
+    @staticmethod
+    def forward(x: Tensor, delta: Tensor) -> Tensor:
+        return torch.relu(x).addcmul_(delta, x)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor]:
+        (x, delta), (y,) = ctx.saved_tensors, gradients
+        along_x = torch.ops.aten.threshold_backward(y, x, 0).addcmul_(delta, y)
+        return along_x, _summed_product(y, x, delta.shape)
+
+    @staticmethod
+    def vmap(info: Any, dims: tuple[int | None, int | None], *held: Tensor) -> tuple[Tensor, int]:
+        batched = (t[None] if dim is None else t.movedim(dim, 0) for t, dim in zip(held, dims, strict=True))
+        return Rectified.apply(*batched), 0
+
+
+def _summed_product(y: Tensor, x: Tensor, shape: torch.Size) -> Tensor:
+    """y x, summed to the shape."""
+    maps = x.dim() == 4 and shape == (1, x.shape[1], 1, 1) and x.shape[2:].numel() >= 16
+    if not (maps and x.device.type == "cpu" and x.dtype is y.dtype is torch.float32):
+        return (y * x).sum_to_size(shape)
+    # what a batch norm of mean 0 and variance 1 gives for gamma, and without the product in memory
+    zero, one = x.new_zeros(x.shape[1]), x.new_ones(x.shape[1])
+    found = torch.ops.aten.native_batch_norm_backward(
+        y, x, one, zero, one, None, None, False, 0.0, [False, True, False]
+    )
+    return found[1].reshape(shape)
 
 
 class Applied(nn.Module):
@@ -66,8 +108,8 @@ class Applied(nn.Module):
         self.function, self.args, self.kwargs = function, args, {**kwargs}
         if "inplace" in kwargs:
             self.kwargs["inplace"] = False
-        name = function if isinstance(function, str) else getattr(function, "__name__", "_")
-        self.writes = bool(args) or name.endswith("_")
+        self.name = function if isinstance(function, str) else getattr(function, "__name__", "_")
+        self.writes = bool(args) or self.name.endswith("_")
 
     def forward(self, x: Tensor) -> Tensor:
         if isinstance(self.function, str):

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from extcon_cli.bypass.attach import Bypass
 from extcon_cli.bypass.constraint import Contraction, Method, comeback, project
-from extcon_cli.bypass.extension import extend
+from extcon_cli.bypass.extension import Rectified, extend
 from extcon_cli.bypass.plateau import dead_units, slope
 from extcon_cli.errors import TraceError, UsageError
 
@@ -179,3 +179,26 @@ def test_dead_units_are_counted_and_those_that_hardly_fire() -> None:
     found = dead_units(extended, lambda: [x])
     assert found["_1"] == {"dead": 3, "nearly": 1, "units": 8}
     assert found["_3"]["dead"] == 0
+
+
+@pytest.mark.parametrize("shape", [(5, 8), (3, 8, 6, 7), (3, 8, 2, 2), (2, 8, 9)])
+def test_the_fused_rectifier_has_the_gradients_of_its_formula(shape: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    broadcast = (1, 8, *(1,) * (len(shape) - 2))
+    x, delta = torch.randn(shape, requires_grad=True), torch.randn(broadcast, requires_grad=True)
+    weight = torch.randn(shape)
+    found = torch.autograd.grad((Rectified.apply(x, delta) * weight).sum(), (x, delta))
+    wanted = torch.autograd.grad(((delta * x + x.relu()) * weight).sum(), (x, delta))
+    for got, right in zip(found, wanted, strict=True):
+        assert torch.allclose(got, right, rtol=1e-4, atol=1e-5)
+    doubled = x.detach().double().requires_grad_(), delta.detach().double().requires_grad_()
+    assert torch.autograd.gradcheck(Rectified.apply, doubled)
+    assert torch.autograd.gradgradcheck(Rectified.apply, doubled)
+
+
+def test_the_fused_rectifier_stacks() -> None:
+    torch.manual_seed(0)
+    x, delta = torch.randn(4, 3, 8), torch.randn(4, 1, 8)
+    together = torch.func.vmap(Rectified.apply)(x, delta)
+    assert torch.equal(together, torch.stack([Rectified.apply(one, own) for one, own in zip(x, delta, strict=True)]))
+    assert torch.equal(torch.func.vmap(Rectified.apply, (0, None))(x, delta[0])[2], Rectified.apply(x[2], delta[0]))
