@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from extcon_cli.channels.axes import Index
 from extcon_cli.channels.groups import ChannelGroup
 from extcon_cli.channels.narrow import is_norm, narrow_attention, narrow_norm
-from extcon_cli.channels.plan import Fold, Merge, RemovalPlan
+from extcon_cli.channels.plan import Fold, Merge, RemovalPlan, Renorm
 from extcon_cli.channels.trace import named_tensors
 from extcon_cli.errors import CheckpointError
 
@@ -34,6 +34,8 @@ def remove(module: nn.Module, plan: RemovalPlan) -> None:
         _fold(module, fold)
     for merge in plan.merges:
         _merge(module, merge)
+    for norm in plan.norms:
+        _renorm(module, norm)
     kept: dict[str, dict[int, Tensor]] = {}
     for cut in plan.cuts:
         kept.setdefault(cut.parameter, {})[cut.dim] = torch.tensor(cut.kept(), dtype=torch.int64)
@@ -112,6 +114,13 @@ def _check(module: nn.Module, plan: RemovalPlan) -> None:
             raise CheckpointError(f"the removal plan leaves nothing of {cut.parameter}")
     if len({(cut.parameter, cut.dim) for cut in plan.cuts}) < len(plan.cuts):
         raise CheckpointError("the removal plan cuts the same dimension twice")
+    if len({norm.weight for norm in plan.norms}) < len(plan.norms):
+        raise CheckpointError("the removal plan rewrites the same norm twice")
+    left = {(cut.parameter, shapes[cut.parameter]): len(cut.kept()) for cut in plan.cuts if cut.dim == 0}
+    for norm in plan.norms:
+        held = vars(module.get_submodule(norm.owner)).get(norm.attribute) if norm.owner in owners else None
+        if type(held) is not float or held != norm.eps or left.get((norm.weight, (norm.before,))) != norm.after:
+            raise CheckpointError(f"the removal plan rewrites the norm of {norm.weight}, which does not fit the model")
     for size in plan.sizes:
         found = vars(module.get_submodule(size.module)).get(size.attribute) if size.module in owners else None
         if type(found) is not int or found != size.before:
@@ -148,6 +157,13 @@ def _merge(module: nn.Module, merge: Merge) -> None:
     if merge.dim:
         wide = columns.reshape(merge.groups, -1, *columns.shape[1:]).transpose(1, 2).reshape(weight.shape)
     weight.copy_(wide)
+
+
+def _renorm(module: nn.Module, norm: Renorm) -> None:
+    """eps *= N / n, offset + weight *= sqrt(N / n), in float64."""
+    weight, ratio = named_tensors(module)[norm.weight], norm.before / norm.after
+    weight.copy_((weight.double() + norm.offset) * ratio**0.5 - norm.offset)
+    setattr(module.get_submodule(norm.owner), norm.attribute, norm.eps * ratio)
 
 
 def _replace(module: nn.Module, kept: Mapping[str, Mapping[int, Tensor]]) -> None:

@@ -66,6 +66,17 @@ class Split:
     axis: Axis
 
 
+@dataclass(frozen=True)
+class WrittenNorm:
+    """A root mean square in a module's own code, times offset + weight; the module's attribute `eps` is added in it."""
+
+    weight: str
+    eps: str
+    offset: float
+    axis: Axis
+    rank: int  # of the value that it reads
+
+
 @dataclass
 class Analysis:
     """What the walk over the graph has found so far.
@@ -84,6 +95,7 @@ class Analysis:
     frozen: list[tuple[Index, str]] = field(default_factory=list)
     layout: dict[fx.Node, int] = field(default_factory=dict)
     splits: list[Split] = field(default_factory=list)
+    norms: list[WrittenNorm] = field(default_factory=list)
     summed: set[fx.Node] = field(default_factory=set)
     size: int = 0
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from extcon_cli.channels.axes import Consumer, Index
 from extcon_cli.channels.constants import read_constants
 from extcon_cli.channels.groups import ChannelGroup, Channels
-from extcon_cli.channels.plan import COUNTS, WIDTHS, Cut, Fold, Merge, RemovalPlan, Resize
+from extcon_cli.channels.plan import COUNTS, WIDTHS, Cut, Fold, Merge, RemovalPlan, Renorm, Resize
 from extcon_cli.channels.trace import argument, called_by, named_tensors
 
 BIASED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)  # can be given a bias where they have none
@@ -135,7 +135,8 @@ def plan(
         for (parameter, dim), removed in sorted(cut.items())
         if removed
     )
-    return RemovalPlan(cuts, tuple(folds), _sizes(module, channels, gone), tuple(merges))
+    sizes_told, norms = _sizes(module, channels, gone), _norms(module, channels, gone)
+    return RemovalPlan(cuts, tuple(folds), sizes_told, tuple(merges), norms)
 
 
 def _merged(consumer: Consumer, roots: Index, values: np.ndarray[Any, Any], moved: Index, carrier: Index) -> Merge:
@@ -163,6 +164,17 @@ def _sizes(module: nn.Module, channels: Channels, gone: np.ndarray[Any, Any]) ->
             if type(value) is int and counted and value * kept % positions == 0:
                 found.setdefault((path, name), Resize(path, name, value, value * kept // positions))
     return tuple(found.values())
+
+
+def _norms(module: nn.Module, channels: Channels, gone: np.ndarray[Any, Any]) -> tuple[Renorm, ...]:
+    """The norms in modules' own code, whose mean has fewer channels to run over."""
+    found = []
+    for norm in channels.analysis.norms:
+        before, kept = len(norm.axis.atoms), int((~gone[channels.roots[norm.axis.atoms]]).sum())
+        if kept < before:
+            eps = float(vars(module.get_submodule(norm.weight.rpartition(".")[0]))[norm.eps])
+            found.append(Renorm(norm.weight, norm.offset, norm.eps, eps, before, kept))
+    return tuple(found)
 
 
 def _foldable(module: nn.Module, consumer: Consumer, readers: Mapping[str, int]) -> bool:

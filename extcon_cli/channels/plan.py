@@ -18,6 +18,9 @@ COUNTS = ("num_heads", "n_heads", "n_head", "heads", "nhead", "num_attention_hea
 WIDTHS = ("all_head_size", "attn_dim", "split_size", "inner_dim", "expand_chs", "in_channels")
 """Attributes that say how many heads an attention has, how wide a view is, and how wide the heads are together."""
 
+EPSILONS = ("variance_epsilon", "eps", "epsilon", "norm_eps", "rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon")
+"""Attributes that hold what a norm in a module's own code adds to its mean."""
+
 
 @dataclass(frozen=True)
 class Cut:
@@ -74,13 +77,34 @@ class Resize:
 
 
 @dataclass(frozen=True)
+class Renorm:
+    """A root mean square over `after` of `before` channels, the others zero, and the scale offset + weight after it.
+
+    eps *= before / after; offset + weight *= sqrt(before / after): see rules/written.py.
+    """
+
+    weight: str
+    offset: float
+    attribute: str  # of its module, that holds eps
+    eps: float
+    before: int
+    after: int
+
+    @property
+    def owner(self) -> str:
+        """The path of the module."""
+        return self.weight.rpartition(".")[0]
+
+
+@dataclass(frozen=True)
 class RemovalPlan:
-    """Cuts, folds, merges and sizes. Carried out together, they leave every output of the model as it was."""
+    """Cuts, folds, merges, sizes, norms. Carried out together, they leave every output of the model as it was."""
 
     cuts: tuple[Cut, ...] = ()
     folds: tuple[Fold, ...] = ()
     sizes: tuple[Resize, ...] = ()
     merges: tuple[Merge, ...] = ()
+    norms: tuple[Renorm, ...] = ()
 
     def rewrites(self) -> list[dict[str, Any]]:
         """Every change, with the rule that allows it."""
@@ -94,11 +118,13 @@ class RemovalPlan:
                "channels": len(merge.channels)} for merge in self.merges),
             *({"rule": "size: by which the code lays channels out", "where": f"{size.module}.{size.attribute}",
                "channels": size.before - size.after} for size in self.sizes),
+            *({"rule": "norm: a mean square over fewer channels is a multiple of what it was", "where": norm.weight,
+               "channels": norm.before - norm.after} for norm in self.norms),
         ]  # fmt: skip
 
     def to_json(self) -> dict[str, Any]:
         """The plan as plain lists and dicts."""
-        return {"format": 2, **asdict(self)}
+        return {"format": 3, **asdict(self)}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> RemovalPlan:
@@ -108,15 +134,20 @@ class RemovalPlan:
             CheckpointError: the data are not a plan.
         """
         try:
-            if data["format"] not in (1, 2):  # 1 had no sizes, no merges, and every weight as (outputs, inputs)
+            if data["format"] not in (
+                1,
+                2,
+                3,
+            ):  # 2 had no norms, 1 neither sizes nor merges and every weight as (outputs, inputs)
                 raise ValueError(f"format {data['format']!r} is not known to this version")
             cuts = tuple(_cut(entry) for entry in data["cuts"])
             folds = tuple(_fold(entry) for entry in data["folds"])
             sizes = tuple(_size(entry) for entry in data.get("sizes", ()))
             merges = tuple(_merge(entry) for entry in data.get("merges", ()))
+            norms = tuple(_norm(entry) for entry in data.get("norms", ()))
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise CheckpointError(f"the removal plan in the checkpoint is damaged: {error!r}") from error
-        return cls(cuts, folds, sizes, merges)
+        return cls(cuts, folds, sizes, merges, norms)
 
 
 def _cut(entry: Mapping[str, Any]) -> Cut:
@@ -167,3 +198,12 @@ def _size(entry: Mapping[str, Any]) -> Resize:
     if size.attribute not in (*COUNTS, *WIDTHS) or not 0 < size.after < size.before:
         raise ValueError(f"{size.attribute} of {size.module} cannot become {size.after}")
     return size
+
+
+def _norm(entry: Mapping[str, Any]) -> Renorm:
+    offset, eps = _numbers((entry["offset"], entry["eps"]), 2)
+    before, after = int(entry["before"]), int(entry["after"])
+    norm = Renorm(str(entry["weight"]), offset, str(entry["attribute"]), eps, before, after)
+    if norm.attribute not in EPSILONS or not 0 < after < before:
+        raise ValueError(f"{norm.attribute} beside {norm.weight} is no norm's, or {before} channels become {after}")
+    return norm

@@ -12,12 +12,14 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import torch
 from torch import nn
 
 from extcon_cli.channels.apply import remove, silence
 from extcon_cli.channels.groups import ChannelGroup, Channels, analyse
 from extcon_cli.channels.judge import Verdict, judge, plan, read
-from extcon_cli.channels.trace import trace
+from extcon_cli.channels.plan import RemovalPlan, Renorm
+from extcon_cli.channels.trace import named_tensors, trace
 from extcon_cli.channels.verify import Inputs, batch_size, compare, outputs, random_batches, runs
 
 TOLERANCE = 1e-4  # of the largest output: far over rounding, far under any mistake
@@ -96,6 +98,7 @@ def _attempt(
     batch = next(random_batches(example, sizes=(batch_size(example),)))
     expected = outputs(trial, batch)
     removal = plan(trial, only, readings)
+    norms = {norm: copy.deepcopy(trial.get_submodule(norm.owner)) for norm in removal.norms}
     try:
         remove(trial, removal)
         found = outputs(trial, batch)
@@ -106,9 +109,26 @@ def _attempt(
     if moved > TOLERANCE:
         why = f"removal changes the outputs by {moved:.1e}: the forward pass depends on the width"
         return dict.fromkeys(names, why)
+    ranks = {norm.weight: norm.rank for norm in channels.analysis.norms}
+    if not all(_follows_eps(norm, ranks[norm.weight], before, trial, removal) for norm, before in norms.items()):
+        return dict.fromkeys(names, "a norm in the model's own code does not take its eps from the attribute")
     if not runs(trial, example, training=True) and runs(copy.deepcopy(module), example, training=True):
         return dict.fromkeys(names, "the forward pass fails on the smaller width in training mode")
     return {}
+
+
+def _follows_eps(norm: Renorm, rank: int, before: nn.Module, trial: nn.Module, removal: RemovalPlan) -> bool:
+    """Whether a norm does the same as before on inputs so small that its eps shows: in a whole network it does not."""
+    kept = next(cut.kept() for cut in removal.cuts if (cut.parameter, cut.dim) == (norm.weight, 0))
+    weight = named_tensors(trial)[norm.weight]
+    wide = weight.new_zeros((1,) * (rank - 1) + (norm.before,))
+    wide[..., kept] = torch.linspace(1, 2, norm.after).to(weight) * (norm.eps or 1.0) ** 0.5
+    try:
+        expected = [output[..., kept] for output in outputs(before, (wide,))]
+        found = outputs(trial.get_submodule(norm.owner), (wide[..., kept],))
+    except Exception:  # it is no module of one input
+        return False
+    return compare([(expected, found, 1)]).relative <= TOLERANCE
 
 
 def _stuck(verdict: Verdict, part: Any) -> str:

@@ -73,6 +73,17 @@ class Words(nn.Module):
         return self.head(F.relu(self.first(self.table(x) + self.places(torch.arange(5)))))
 
 
+class Written(nn.Module):
+    """A norm in a model's own code, with an eps so large that a wrong one shows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight, self.eps = nn.Parameter(torch.rand(C) + 0.5), 0.3
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.weight * (x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.eps))
+
+
 def _hold(module: nn.Module, extra: dict[str, Any]) -> None:
     for name, value in extra.items():
         if isinstance(value, Tensor) and not isinstance(value, nn.Parameter):
@@ -164,6 +175,7 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "rows": lambda: Rows(lambda m, y: y),
     "layer norm": lambda: Rows(lambda m, y: m.n(y), n=nn.LayerNorm(C)),
     "rms norm": lambda: Rows(lambda m, y: m.n(y), n=nn.RMSNorm(C)),
+    "written norm": lambda: Rows(lambda m, y: m.n(y), n=Written()),
     "matrix": lambda: Rows(lambda m, y: F.relu(y @ m.w), 6, w=nn.Parameter(torch.randn(C, 6))),
     "matrix and bias": lambda: Rows(lambda m, y: torch.addmm(m.b, y.flatten(0, 1), m.w).relu().unflatten(0, (-1, 5)), 6,
                                     w=nn.Parameter(torch.randn(C, 6)), b=nn.Parameter(torch.randn(6))),

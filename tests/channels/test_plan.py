@@ -71,7 +71,7 @@ def merge(**other: Any) -> dict[str, Any]:
 
 HOSTILE: dict[str, Change] = {
     "no format": lambda data: data.pop("format"),
-    "another format": lambda data: data.update(format=3),
+    "another format": lambda data: data.update(format=4),
     "no cuts": lambda data: data.pop("cuts"),
     "cuts that are a number": lambda data: data.update(cuts=3),
     "cuts that are names": lambda data: data.update(cuts=["0.weight"]),

@@ -67,6 +67,25 @@ def transformers_model(name: str, **config: Any) -> nn.Module:
     return model(model.config_class(**config))
 
 
+class Encoder(nn.Module):
+    """T5's encoder and a linear head, which alone is an output."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.t5 = transformers_model(
+            "T5EncoderModel", vocab_size=100, d_model=32, d_kv=8, d_ff=64, num_layers=2, num_heads=4
+        )
+        self.head = nn.Linear(32, 5)
+
+    def forward(self, **inputs: Tensor) -> Tensor:
+        return self.head(self.t5(**inputs).last_hidden_state)
+
+
+def decoder(name: str, **config: Any) -> nn.Module:
+    config = {"vocab_size": 100, "num_key_value_heads": 2, "use_cache": False, **WIDTH, **config}
+    return transformers_model(name, **config)
+
+
 def small_alexnet() -> nn.Module:
     module = torchvision_model("alexnet")
     module.classifier[1], module.classifier[4] = nn.Linear(256 * 36, 32), nn.Linear(32, 32)
@@ -158,14 +177,10 @@ ALWAYS: dict[str, Entry] = {
         None,
         0.3,
     ),
-    "llama": (
-        partial(
-            transformers_model, "LlamaForCausalLM", vocab_size=100, num_key_value_heads=2, use_cache=False, **WIDTH
-        ),
-        tokens,
-        None,
-        0.3,
-    ),
+    "llama": (partial(decoder, "LlamaForCausalLM"), tokens, None, 0.5),
+    "mistral": (partial(decoder, "MistralForCausalLM"), tokens, None, 0.5),
+    "gemma": (partial(decoder, "GemmaForCausalLM", head_dim=8), tokens, None, 0.5),
+    "t5": (Encoder, tokens, None, 0.5),
     "gpt2": (
         partial(
             transformers_model,

@@ -7,6 +7,7 @@ from torch import Tensor, fx
 
 from extcon_cli.channels.axes import Analysis, Value
 from extcon_cli.channels.rules.registry import Known, constants, flow, value_of
+from extcon_cli.channels.rules.written import root_mean_square
 from extcon_cli.channels.trace import argument, holds_tensor, operator, shape, source
 
 POOLS = tuple(f"{kind}_pool{n}d" for kind in ("max", "avg", "adaptive_avg", "adaptive_max") for n in (1, 2, 3))
@@ -29,10 +30,11 @@ def along_space(analysis: Analysis, node: fx.Node) -> Value | tuple[Value, ...]:
 
 @flow("mean", "sum", "amax", "amin", "linalg_vector_norm", "var", "std", "prod", "all", "any")
 def reduction(analysis: Analysis, node: fx.Node) -> Value:
-    """Dimensions reduced away must not carry channels."""
+    """Dimensions reduced away must not carry channels, but for the mean of a norm that can count removed zeros."""
     value = value_of(analysis, node.args[0])
     dims = _reduced(node)
-    analysis.freeze([value[dim] for dim in dims], f"{operator(node)} runs over these channels in {source(node)}")
+    if operator(node) != "mean" or not root_mean_square(analysis, node):
+        analysis.freeze([value[dim] for dim in dims], f"{operator(node)} runs over these channels in {source(node)}")
     kept = [None if dim in dims else axis for dim, axis in enumerate(value)]
     if argument(node, "keepdim", False):
         return tuple(kept)
