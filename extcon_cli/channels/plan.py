@@ -134,11 +134,7 @@ class RemovalPlan:
             CheckpointError: the data are not a plan.
         """
         try:
-            if data["format"] not in (
-                1,
-                2,
-                3,
-            ):  # 2 had no norms, 1 neither sizes nor merges and every weight as (outputs, inputs)
+            if data["format"] not in (1, 2, 3):  # 2 had no norms, 1 no sizes or merges and weights as (outputs, inputs)
                 raise ValueError(f"format {data['format']!r} is not known to this version")
             cuts = tuple(_cut(entry) for entry in data["cuts"])
             folds = tuple(_fold(entry) for entry in data["folds"])

@@ -244,3 +244,10 @@ def test_a_plan_of_before_there_were_norms_is_read() -> None:
     _, data = made()
     del data["norms"]
     assert RemovalPlan.from_json({**data, "format": 2}).norms == ()
+
+
+def test_a_scale_of_one_and_a_weight_is_not_silenced_by_the_weight() -> None:
+    channels = channel_groups(Stream(gemma).eval(), example())
+    silencers = {part.parameter for part in stream(channels).silencers}
+    assert {"first.weight", "first.bias"} <= silencers
+    assert not any(name.startswith("norms") for name in silencers)

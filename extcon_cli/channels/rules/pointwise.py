@@ -43,8 +43,9 @@ def keep(analysis: Analysis, node: fx.Node) -> Value:
 
 def _keeps_zero(node: fx.Node) -> bool:
     """Whether the operator gives zero for zero."""
+    args = [torch.zeros(1) if isinstance(arg, fx.Node) else arg for arg in node.args]
     try:
-        result: Tensor = getattr(torch.ops.aten, operator(node))(torch.zeros(1), *node.args[1:], **node.kwargs)
+        result: Tensor = getattr(torch.ops.aten, operator(node))(*args, **node.kwargs)
     except (RuntimeError, TypeError):  # a bound that is a tensor
         return False
     return bool(result == 0)
@@ -69,6 +70,8 @@ def meet(analysis: Analysis, node: fx.Node) -> Value:
     for back in range(-len(sizes), 0):
         meeting = [t for t in tensors if -back <= len(shape(t)) and shape(t)[back] == sizes[back]]
         result.append(_join(analysis, node, [value_of(analysis, t)[back] for t in meeting]))
+    if len(tensors) == 1 and not _keeps_zero(node):  # beside a number, such as 1 + weight
+        return tuple(axis and replace(axis, zero=False) for axis in result)
     return tuple(result)
 
 
