@@ -2,12 +2,11 @@
 
 The extended model is an fx graph over the *same* parameters, so the original module trains along and needs no
 undoing. Each call of an activation is a site of its own: modules (shared ones too), functions, methods, in-place.
-A forward pass whose control flow depends on its data is refused.
+Where the forward pass cannot be rewritten, as with most of transformers' models, its activation modules are swapped.
 """
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -17,6 +16,8 @@ import torch
 from torch import Tensor, fx, nn
 from torch.fx.passes.shape_prop import ShapeProp
 
+from extcon_cli.bypass.psi import Applied, Psi
+from extcon_cli.bypass.swap import activations, sharing
 from extcon_cli.errors import GateError, TraceError, UsageError
 
 Form = Literal["auto", "strict", "relaxed"]
@@ -34,6 +35,7 @@ class Site:
     name: str
     width: int
     axis: int
+    path: str  # of psi in the extended module
     first: str | None = None
     second: str | None = None
 
@@ -42,85 +44,10 @@ class Site:
         return self.first is not None
 
 
-class Psi(nn.Module):
-    """psi(x) = D x + sigma(x), one entry of D a channel."""
-
-    def __init__(self, activation: nn.Module, width: int, axis: int, like: Tensor) -> None:
-        super().__init__()
-        self.activation, self.axis = activation, axis
-        self.writes = isinstance(activation, Applied) and activation.writes  # to what it is given
-        self.rectifies = type(activation) is nn.ReLU or getattr(activation, "name", "") in ("relu", "relu_")
-        self.delta = nn.Parameter(torch.zeros(width, dtype=like.dtype, device=like.device))  # (width,) diagonal of D
-
-    def forward(self, x: Tensor) -> Tensor:
-        delta = self.delta.reshape([-1 if dim == self.axis else 1 for dim in range(x.dim())])
-        if self.rectifies:
-            y: Tensor = Rectified.apply(x, delta.to(x.dtype))
-            return y
-        y = self.activation(x.clone() if self.writes else x)
-        return torch.addcmul(y, delta.to(y.dtype), x.to(y.dtype))
-
-
-class Rectified(torch.autograd.Function):
-    """D x + max(x, 0) for a D that is broadcast to x, and its gradients in as few passes over memory as there can be.
-
-    By torch's own operators a step of ResNet-18 took 12 % longer, most of it for pages of memory asked for anew.
-    """
-
-    @staticmethod
-    def forward(x: Tensor, delta: Tensor) -> Tensor:
-        return torch.relu(x).addcmul_(delta, x)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
-        ctx.save_for_backward(*inputs)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor]:
-        (x, delta), (y,) = ctx.saved_tensors, gradients
-        along_x = torch.ops.aten.threshold_backward(y, x, 0).addcmul_(delta, y)
-        return along_x, _summed_product(y, x, delta.shape)
-
-    @staticmethod
-    def vmap(info: Any, dims: tuple[int | None, int | None], *held: Tensor) -> tuple[Tensor, int]:
-        batched = (t[None] if dim is None else t.movedim(dim, 0) for t, dim in zip(held, dims, strict=True))
-        return Rectified.apply(*batched), 0
-
-
-def _summed_product(y: Tensor, x: Tensor, shape: torch.Size) -> Tensor:
-    """y x, summed to the shape."""
-    maps = x.dim() == 4 and shape == (1, x.shape[1], 1, 1) and x.shape[2:].numel() >= 16
-    if not (maps and x.device.type == "cpu" and x.dtype is y.dtype is torch.float32):
-        return (y * x).sum_to_size(shape)
-    # what a batch norm of mean 0 and variance 1 gives for gamma, and without the product in memory
-    zero, one = x.new_zeros(x.shape[1]), x.new_ones(x.shape[1])
-    found = torch.ops.aten.native_batch_norm_backward(
-        y, x, one, zero, one, None, None, False, 0.0, [False, True, False]
-    )
-    return found[1].reshape(shape)
-
-
-class Applied(nn.Module):
-    """A function or method with its fixed arguments, as a module of one input."""
-
-    def __init__(self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        super().__init__()
-        self.function, self.args, self.kwargs = function, args, {**kwargs}
-        if "inplace" in kwargs:
-            self.kwargs["inplace"] = False
-        self.name = function if isinstance(function, str) else getattr(function, "__name__", "_")
-        self.writes = bool(args) or self.name.endswith("_")
-
-    def forward(self, x: Tensor) -> Tensor:
-        if isinstance(self.function, str):
-            return getattr(x, self.function)(*self.args, **self.kwargs)
-        return self.function(x, *self.args, **self.kwargs)
-
-
 class Extended(nn.Module):
     """phi_2: the model with psi at its sites. One graph for training, one for evaluation, parameters shared."""
 
-    def __init__(self, fit: fx.GraphModule, infer: fx.GraphModule, sites: Sequence[Site]) -> None:
+    def __init__(self, fit: nn.Module, infer: nn.Module, sites: Sequence[Site]) -> None:
         super().__init__()
         self.fit, self.infer, self.sites = fit, infer, tuple(sites)
 
@@ -128,7 +55,7 @@ class Extended(nn.Module):
         return (self.fit if self.training else self.infer)(*args, **kwargs)
 
     def psi(self, site: Site) -> Psi:
-        found = self.fit.get_submodule(f"psi_{site.name}")
+        found = self.fit.get_submodule(site.path)
         assert isinstance(found, Psi)
         return found
 
@@ -151,33 +78,60 @@ def extend(
     whose input is read again).
     """
     training = model.training
+    like = next(p for p in model.parameters() if p.is_floating_point())
     try:
-        fit, infer = (_graph(model.train(mode)) for mode in (True, False))
-        with torch.no_grad():
-            ShapeProp(infer).propagate(*example_inputs)
-        sites = [s for s in _sites(infer, form) if any(fnmatchcase(s.name, p) for p in layers)]
-        if not sites:
-            raise UsageError(f"no activation to extend ({form}, {', '.join(layers)}): try form: auto and layers: ['*']")
-        if [n.name for n in fit.graph.nodes if _is_activation(n, fit)] != [
-            n.name for n in infer.graph.nodes if _is_activation(n, infer)
-        ]:
-            raise TraceError("the model calls other activations in training than in evaluation; it cannot be extended")
+        try:
+            extended = _rewritten(model, example_inputs, form, layers, like)
+        except TraceError as error:
+            extended = _swapped(model.eval(), example_inputs, form, layers, like, error)
         model.eval()
+        extended.eval()
         with torch.no_grad():
-            before = _tensors(model(*example_inputs))
-        like = next(p for p in model.parameters() if p.is_floating_point())
-        shared: dict[str, Psi] = {}
-        for graph in (fit, infer):
-            _insert(graph, sites, shared, like)
-        extended = Extended(fit, infer, sites).eval()
-        with torch.no_grad():
-            after = _tensors(extended(*example_inputs))
+            before, after = (_tensors(each(*example_inputs)) for each in (model, extended))
         if not all(torch.equal(x, y) for x, y in zip(before, after, strict=True)):
             raise GateError("embedding would change the model's outputs: an activation works in place on what is "
                             "read again, or an output is not finite; leave it out with bypass.layers")  # fmt: skip
     finally:
         model.train(training)
     return extended.train(training)
+
+
+def _rewritten(model: nn.Module, example: tuple[Any, ...], form: Form, layers: Sequence[str], like: Tensor) -> Extended:
+    fit, infer = (_graph(model.train(mode)) for mode in (True, False))
+    with torch.no_grad():
+        ShapeProp(infer).propagate(*example)
+    sites = _chosen(_sites(infer, form), form, layers)
+    if [n.name for n in fit.graph.nodes if _is_activation(n, fit)] != [
+        n.name for n in infer.graph.nodes if _is_activation(n, infer)
+    ]:
+        raise TraceError("the model calls other activations in training than in evaluation; it cannot be extended")
+    shared: dict[str, Psi] = {}
+    for graph in (fit, infer):
+        _insert(graph, sites, shared, like)
+    return Extended(fit, infer, sites)
+
+
+def _swapped(
+    model: nn.Module, example: tuple[Any, ...], form: Form, layers: Sequence[str], like: Tensor, error: TraceError
+) -> Extended:
+    """A copy over the same parameters, with psi in the places of activation modules (TraceError: there are none)."""
+    tree = sharing(model)
+    with torch.no_grad():
+        found = activations(tree, example)
+    if not found or form == "strict":
+        raise error
+    sites = [Site(path.replace(".", "_"), width, axis, path) for path, (width, axis) in found.items()]
+    sites = _chosen(sites, form, layers)
+    for site in sites:
+        tree.set_submodule(site.path, Psi(tree.get_submodule(site.path), site.width, site.axis, like))
+    return Extended(tree, tree, sites)
+
+
+def _chosen(sites: list[Site], form: Form, layers: Sequence[str]) -> list[Site]:
+    chosen = [site for site in sites if any(fnmatchcase(site.name, pattern) for pattern in layers)]
+    if not chosen:
+        raise UsageError(f"no activation to extend ({form}, {', '.join(layers)}): try form: auto and layers: ['*']")
+    return chosen
 
 
 def _graph(model: nn.Module) -> fx.GraphModule:
@@ -211,7 +165,7 @@ def _sites(graph: fx.GraphModule, form: Form) -> list[Site]:
 def _site(node: fx.Node, pair: tuple[str, str] | None, graph: fx.GraphModule) -> Site:
     shape = node.meta["tensor_meta"].shape
     axis = _axis(node, graph, len(shape))
-    return Site(node.name, int(shape[axis]), axis, *(pair or (None, None)))
+    return Site(node.name, int(shape[axis]), axis, f"psi_{node.name}", *(pair or (None, None)))
 
 
 def _axis(node: fx.Node, graph: fx.GraphModule, dims: int) -> int:
@@ -245,15 +199,13 @@ def _insert(graph: fx.GraphModule, sites: Sequence[Site], shared: dict[str, Psi]
         node = nodes[site.name]
         if site.name not in shared:
             if node.op == "call_module":
-                activation = copy.deepcopy(graph.get_submodule(str(node.target)))
-                if "inplace" in vars(activation):
-                    vars(activation)["inplace"] = False
+                activation = graph.get_submodule(str(node.target))
             else:
                 activation = Applied(node.target, tuple(node.args[1:]), dict(node.kwargs))
             shared[site.name] = Psi(activation, site.width, site.axis, like)
-        graph.add_submodule(f"psi_{site.name}", shared[site.name])
+        graph.add_submodule(site.path, shared[site.name])
         with graph.graph.inserting_after(node):
-            new = graph.graph.call_module(f"psi_{site.name}", (node.all_input_nodes[0],))
+            new = graph.graph.call_module(site.path, (node.all_input_nodes[0],))
         node.replace_all_uses_with(new)
         graph.graph.erase_node(node)
     graph.recompile()

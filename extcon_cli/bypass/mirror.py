@@ -41,13 +41,15 @@ class Mirror:
 
 def mirrors(module: nn.Module, channels: Channels, extended: Extended) -> list[Mirror]:
     """The sites of an extended module that `mirror` can contract."""
+    graph = extended.infer
+    if not isinstance(graph, fx.GraphModule):
+        return []
     written = {part.parameter: group for group in units(module, channels) for part in group.writers}
-    nodes = {node.target: node for node in extended.infer.graph.nodes if node.op == "call_module"}
+    nodes = {node.target: node for node in graph.graph.nodes if node.op == "call_module"}
     found = []
     for site in extended.sites:
-        node = nodes[f"psi_{site.name}"]
         slope = odd_slope(extended.psi(site).activation)
-        writer, readers = _writer(node, extended.infer), _readers(node, extended.infer)
+        writer, readers = _writer(nodes[site.path], graph), _readers(nodes[site.path], graph)
         group = written.get(f"{writer[0]}.weight") if writer and readers else None
         if slope is not None and group is not None and _is(group, writer, readers) and covers(module, group):
             found.append(Mirror(site, group, slope))

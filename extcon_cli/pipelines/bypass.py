@@ -23,7 +23,6 @@ from extcon_cli.pipelines.prepare import prepare
 from extcon_cli.pipelines.ways import EXTENSIONS
 from extcon_cli.recipe.load import to_dict
 from extcon_cli.recipe.schema import Recipe
-from extcon_cli.report.measure import latency
 from extcon_cli.training.device import accelerator
 from extcon_cli.training.interrupt import graceful
 from extcon_cli.training.run_directory import RunDirectory
@@ -90,8 +89,6 @@ def bypass(
     original, module = job.model("theta*").cpu(), job.model(kind).cpu().eval()
     write(output, module, data_metadata(ready, done), force=force)
     emit(Saved(str(output)))
-    for figures, of in ((before, original), (after, module)):
-        figures["latency"] = {str(n): latency(of, job.input_shape, n) for n in (1, 64)}
     return {
         "schema": SCHEMA,
         **done,

@@ -11,8 +11,9 @@ from torch.nn import functional
 
 from extcon_cli.bypass.attach import Bypass
 from extcon_cli.bypass.constraint import Contraction, Method, comeback, project
-from extcon_cli.bypass.extension import Rectified, extend
+from extcon_cli.bypass.extension import extend
 from extcon_cli.bypass.plateau import dead_units, slope
+from extcon_cli.bypass.psi import Rectified
 from extcon_cli.errors import TraceError, UsageError
 
 
@@ -202,3 +203,57 @@ def test_the_fused_rectifier_stacks() -> None:
     together = torch.func.vmap(Rectified.apply)(x, delta)
     assert torch.equal(together, torch.stack([Rectified.apply(one, own) for one, own in zip(x, delta, strict=True)]))
     assert torch.equal(torch.func.vmap(Rectified.apply, (0, None))(x, delta[0])[2], Rectified.apply(x[2], delta[0]))
+
+
+class Untraceable(nn.Module):
+    """Asks for the shape of its data. One activation works in place, one is called twice, one is a normalisation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.third = nn.Linear(6, 8), nn.Linear(8, 8), nn.Linear(8, 3)
+        self.relu, self.twice, self.softmax = nn.ReLU(inplace=True), nn.Tanh(), nn.Softmax(-1)
+        self.dropout = nn.Dropout(0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.relu(self.first(x)) if x.shape[0] > 0 else x
+        return self.third(self.softmax(self.twice(self.dropout(self.twice(self.second(x))))))
+
+
+def bert() -> nn.Module:
+    transformers = pytest.importorskip("transformers")
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24}
+    return transformers.BertForSequenceClassification(transformers.BertConfig(vocab_size=50, **sizes))
+
+
+SWAPPED = {
+    "untraceable": (Untraceable, lambda: torch.randn(4, 6), ["relu"]),
+    "bert": (bert, lambda: torch.randint(0, 50, (4, 7)), [
+        "bert_encoder_layer_0_intermediate_intermediate_act_fn",
+        "bert_encoder_layer_1_intermediate_intermediate_act_fn",
+        "bert_pooler_activation",
+    ]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SWAPPED)
+def test_where_the_forward_pass_cannot_be_rewritten_activation_modules_are_swapped(name: str) -> None:
+    make, inputs, sites = SWAPPED[name]
+    torch.manual_seed(0)
+    model, x = make().eval(), inputs()
+    before = copy.deepcopy(model.state_dict())
+    out = lambda module: getattr(module(x), "logits", None) if name == "bert" else module(x)  # noqa: E731
+    extended = extend(model, (x,))
+    assert [site.name for site in extended.sites] == sites
+    assert not any(site.strict for site in extended.sites)
+    assert torch.equal(out(extended), out(model))
+    out(extended).square().sum().backward()
+    assert all(delta.grad is not None and bool(delta.grad.any()) for delta in extended.deltas)
+    for delta in extended.deltas:
+        nn.init.normal_(delta)
+    assert not torch.allclose(out(extended), out(model))
+    contraction = Contraction(extended, "radius", steps=1)
+    contraction.step(0.1)
+    assert torch.equal(out(extended), out(model))
+    assert all(torch.equal(tensor, before[key]) for key, tensor in model.state_dict().items())
+    with pytest.raises(TraceError):
+        extend(model, (x,), form="strict")
