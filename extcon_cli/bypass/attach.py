@@ -5,7 +5,8 @@
     for images, labels in loader:
         criterion(bypass.model(images), labels).backward()   # bypass.model shares the parameters of model
         optimizer.step()
-        bypass.step()
+        if bypass.step():                                    # only with method="mirror", once
+            optimizer = make_optimizer(bypass.model.parameters())
         optimizer.zero_grad()
     bypass.contract()                                        # model gives what bypass.model gave
 
@@ -15,22 +16,31 @@ trained no more once it is back.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
 
 from extcon_cli.bypass.constraint import Contraction, Method
 from extcon_cli.bypass.extension import Form, extend
-from extcon_cli.channels import Difference, difference
+from extcon_cli.bypass.mirror import extend_mirrored, mirror
+from extcon_cli.bypass.widen import Narrowing
+from extcon_cli.catalyst.scores import pulls
+from extcon_cli.channels import Difference, channel_groups, difference
 from extcon_cli.channels.verify import EXACT, random_batches
 from extcon_cli.errors import GateError, UsageError
+
+SCORED = 4
+"""With `mirror`, the part of opt_2, one in so many, over which units are scored before half of them go."""
 
 
 class Bypass:
     """opt_1 for `opt_1` steps, then opt_2 for `opt_2` steps by `method`.
 
-    Raises: as `extension.extend`.
+    With `mirror` every extended unit becomes itself and its mirror image, and half of these vanish: `model` is another
+    module from then on, with parameters of its own; the original has what was learnt after `contract`.
+
+    Raises: as `extension.extend`; UsageError (`mirror`: no activation can be mirrored).
     """
 
     def __init__(
@@ -40,35 +50,68 @@ class Bypass:
         *,
         opt_1: int = 200,
         opt_2: int = 200,
-        method: Method = "radius",
+        method: Method | Literal["mirror"] = "radius",
         form: Form = "auto",
         lr: float = 1e-3,
         **more: Any,  # gamma, epsilon, bound of `Contraction`
     ) -> None:
         self.original, self.example, self.lr = model, example_inputs, lr
-        self.model = extend(model, example_inputs, form=form)
         self.steps, self.opt_1, self.opt_2 = 0, opt_1, opt_2
         self._method, self._more = method, more
         self.contraction: Contraction | None = None
+        self.narrowing: Narrowing | None = None
+        if method == "mirror":
+            self._extended, self._mirrors = extend_mirrored(
+                model, channel_groups(model, example_inputs), example_inputs
+            )
+        else:
+            self._extended = extend(model, example_inputs, form=form)
+        self.model: nn.Module = self._extended
 
     @property
     def deltas(self) -> list[nn.Parameter]:
         """What to add to the optimizer."""
-        return self.model.deltas
+        return self._extended.deltas
 
     @property
     def done(self) -> bool:
         """Whether every site is back in the original space."""
+        if self.narrowing is not None:
+            return self.narrowing.met
         return self.contraction is not None and self.contraction.met
 
-    def step(self, loss: float = 0.0, lr: float | None = None) -> None:
-        """Call after every optimizer step; `loss` counts for `controlled`, `lr` for `proximal` and `controlled`."""
+    def step(self, loss: float = 0.0, lr: float | None = None) -> bool:
+        """Call after every optimizer step, while the gradients are still there; True: `model` is another module now.
+
+        `loss` counts for `controlled`, `lr` for `proximal` and `controlled`.
+        """
         self.steps += 1
+        if self._method == "mirror":
+            return self._mirror()
         if self.steps > self.opt_1:
             if self.contraction is None:
-                self.contraction = Contraction(self.model, self._method, steps=self.opt_2, **self._more)
+                self.contraction = Contraction(self._extended, self._method, steps=self.opt_2, **self._more)
             if not self.done:
                 self.contraction.step(self.lr if lr is None else lr, loss)
+        return False
+
+    def _mirror(self) -> bool:
+        scored = self.opt_2 // SCORED
+        if self.steps == self.opt_1:
+            deltas = {item.site: self._extended.psi(item.site).delta.detach() for item in self._mirrors}
+            self.model, added = mirror(self.original, self._mirrors, deltas)
+            self.model.train(self._extended.training)
+            self.narrowing = Narrowing(self.model, self.example, added, steps=self.opt_2 - scored)
+            self._scores = torch.zeros(len(self.narrowing.filters))
+            return True
+        if self.narrowing is not None:
+            if self.steps - self.opt_1 <= scored:
+                self._scores += pulls(self.model, self.narrowing.filters).square()
+            elif self.narrowing.flow is None:
+                self.narrowing.take(self._scores)
+            if self.narrowing.flow is not None:
+                self.narrowing.step()
+        return False
 
     @torch.no_grad()
     def contract(self) -> Difference:
@@ -78,7 +121,10 @@ class Bypass:
         """
         if not self.done:
             raise UsageError(f"nothing to contract yet at step {self.steps}: go on training with .step() until .done")
-        measured = difference(self.model, self.original, random_batches(self.example))
+        result = self.original if self.narrowing is None else self.narrowing.narrow()
+        measured = difference(self.model, result, random_batches(self.example))
         if measured.relative > EXACT:
             raise GateError(f"the contracted model's outputs differ by {measured.relative:.1e} of the largest")
+        if result is not self.original:
+            self.original.load_state_dict(result.state_dict())
         return measured

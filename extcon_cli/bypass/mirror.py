@@ -13,14 +13,16 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
-from extcon_cli.bypass.extension import TRANSPARENT, Extended, Site
+from extcon_cli.bypass.extension import TRANSPARENT, Extended, Site, extend
 from extcon_cli.bypass.units import Units, append, covers, taken, units
 from extcon_cli.channels import Channels
 from extcon_cli.channels.apply import tell_the_truth
+from extcon_cli.errors import UsageError
 
 MAPS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
@@ -37,6 +39,19 @@ class Mirror:
     site: Site
     units: Units
     slope: float  # k
+
+
+def extend_mirrored(
+    module: nn.Module, channels: Channels, example: tuple[Any, ...], *, layers: Sequence[str] = ("*",)
+) -> tuple[Extended, list[Mirror]]:
+    """The module extended wherever `mirror` can contract it. Raises: as `extend`; UsageError (nowhere)."""
+    chosen = mirrors(module, channels, extend(module, example, form="relaxed", layers=layers))
+    if not chosen:
+        raise UsageError(
+            "no activation can be mirrored: of none is it known that sigma(x) - sigma(-x) = k x, "
+            "that one map writes it, and that only linear maps read it"
+        )
+    return extend(module, example, form="relaxed", layers=tuple(item.site.name for item in chosen)), chosen
 
 
 def mirrors(module: nn.Module, channels: Channels, extended: Extended) -> list[Mirror]:

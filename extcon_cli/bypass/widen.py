@@ -69,7 +69,10 @@ class Narrowing:
 
     def decide(self, batches: Iterable[Any], loss: Callable[[Any], Tensor]) -> None:
         """As many units of each group go as were added: those with the least energy, old or new."""
-        scores = energy(self.wide, self.filters, batches, loss)
+        self.take(energy(self.wide, self.filters, batches, loss))
+
+    def take(self, scores: Tensor) -> None:
+        """As many units of each group go as were added: those that are worth least by the scores, (n,)."""
         decided = torch.zeros(len(self.filters), dtype=torch.bool)
         for group, span in zip(self.filters.groups, self.filters.spans(), strict=True):
             decided[span] = torch.zeros(group.size, dtype=torch.bool).index_fill_(

@@ -22,8 +22,8 @@ import torch
 from torch import Tensor, nn
 
 from extcon_cli.catalyst.bifurcation import Flow
-from extcon_cli.catalyst.filters import Filters, parameters, rowwise
-from extcon_cli.catalyst.scores import energy, normalised
+from extcon_cli.catalyst.filters import Filters
+from extcon_cli.catalyst.scores import energy, normalised, pulls
 from extcon_cli.catalyst.target import decide
 from extcon_cli.channels import Difference, RemovalPlan, channel_groups, difference, plan, remove
 from extcon_cli.channels.verify import EXACT, random_batches
@@ -106,11 +106,7 @@ class Catalyst:
         if self.flow is not None:
             self.flow.step(0.0)
             return
-        pulls = [
-            tensor * (tensor.grad if tensor.grad is not None else 0.0)
-            for tensor in parameters(self.model, self.filters)
-        ]
-        self.scores += self.filters.sums(rowwise(pulls, self.filters.parts)).cpu().square()
+        self.scores += pulls(self.model, self.filters).square()
         self.steps += 1
         if self.steps >= self.score_steps:
             self._decide()

@@ -39,6 +39,13 @@ def chance(filters: Filters, seed: int) -> Tensor:
     return torch.rand(len(filters), generator=torch.Generator().manual_seed(seed))
 
 
+@torch.no_grad()
+def pulls(module: nn.Module, filters: Filters) -> Tensor:
+    """<F_i, dL/dF_i> by the gradients that the parameters hold: (n,)."""
+    found = [tensor * (tensor.grad if tensor.grad is not None else 0.0) for tensor in parameters(module, filters)]
+    return filters.sums(rowwise(found, filters.parts)).cpu()
+
+
 def normalised(scores: Tensor, filters: Filters) -> Tensor:
     """Each score over the mean of its group, so that groups of any scale can be compared: (n,)."""
     result = scores.clone()

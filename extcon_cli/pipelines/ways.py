@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from extcon_cli.bypass.constraint import Contraction, comeback
 from extcon_cli.bypass.extension import Extended, extend
-from extcon_cli.bypass.mirror import mirror, mirrors
+from extcon_cli.bypass.mirror import extend_mirrored, mirror
 from extcon_cli.bypass.revive import constants_on, revive
 from extcon_cli.bypass.units import units
 from extcon_cli.bypass.widen import Narrowing, widen
@@ -255,13 +255,8 @@ class Mirrored(Narrowed):
         self.given = given
         self.original = given.model().eval()  # shares its parameters with the extended model
         channels = channel_groups(self.original, given.example)
-        self.module: nn.Module = extend(self.original, given.example, form="relaxed", layers=given.spec.layers)
-        self.chosen = mirrors(self.original, channels, self.module)
-        if not self.chosen:
-            raise UsageError("no activation can be mirrored: of none is it known that sigma(x) - sigma(-x) = k x, that "
-                             "one map writes it and that only linear maps read it")  # fmt: skip
-        names = tuple(item.site.name for item in self.chosen)
-        self.extended = self.module = extend(self.original, given.example, form="relaxed", layers=names)
+        self.extended, self.chosen = extend_mirrored(self.original, channels, given.example, layers=given.spec.layers)
+        self.module: nn.Module = self.extended
         self.embedding = difference(self.original, self.module, random_batches(given.example))
         self.added = {item.units.name: item.units.group.size for item in self.chosen}
         self.difference = 0.0

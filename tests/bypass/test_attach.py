@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from extcon_cli import Bypass
-from extcon_cli.errors import GateError
+from extcon_cli.errors import GateError, UsageError
 
 Forward = Callable[[Tensor], Tensor]
 
@@ -105,3 +105,34 @@ def test_a_model_that_was_changed_behind_its_back_is_not_contracted() -> None:
         bypass.deltas[0].fill_(1.0)
     with pytest.raises(GateError, match="outputs differ"):
         bypass.contract()
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_mirrored(name: str) -> None:
+    model, (x, y) = network(), (images(), torch.arange(16) % 3)
+    before = {key: tensor.shape for key, tensor in model.state_dict().items()}
+    bypass = Bypass(model, (x,), opt_1=6, opt_2=8, method="mirror")
+    optimizer = OPTIMIZERS[name]([*model.parameters(), *bypass.deltas])
+    losses, renewed = [], []
+    for step in range(20):
+        loss = nn.functional.cross_entropy(bypass.model(x), y)
+        loss.backward()
+        losses.append(float(loss.detach()))
+        optimizer.step()
+        if bypass.step():
+            renewed.append(step)
+            optimizer = OPTIMIZERS[name](bypass.model.parameters())
+        optimizer.zero_grad()
+        assert bypass.done == (step >= 13)
+    assert renewed == [5]
+    assert bypass.contract().relative < 1e-6
+    assert {key: tensor.shape for key, tensor in model.state_dict().items()} == before
+    bypass.model.eval()
+    assert torch.allclose(model.eval()(x), bypass.model(x), atol=1e-6)
+    assert losses[-1] < losses[0]
+
+
+def test_what_cannot_be_mirrored_is_refused() -> None:
+    model = nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 4))
+    with pytest.raises(UsageError, match="no activation can be mirrored"):
+        Bypass(model, (torch.randn(2, 4),), method="mirror")

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from extcon_cli.bypass.extension import Extended, extend
-from extcon_cli.bypass.mirror import Mirror, mirror, mirrors, odd_slope
+from extcon_cli.bypass.mirror import Mirror, extend_mirrored, mirror, mirrors, odd_slope
 from extcon_cli.bypass.widen import Narrowing
 from extcon_cli.channels import channel_groups, difference
 from extcon_cli.channels.verify import random_batches
@@ -44,12 +44,9 @@ MODELS = {
 }
 
 
-def extended(model: nn.Module, x: Tensor, names: tuple[str, ...] = ("*",)) -> tuple[Extended, list[Mirror]]:
+def extended(model: nn.Module, x: Tensor) -> tuple[Extended, list[Mirror]]:
     """Extended where there are mirror images, with a random D."""
-    channels = channel_groups(model, (x,))
-    every = extend(model, (x,), form="relaxed", layers=names)
-    found = mirrors(model, channels, every)
-    chosen = extend(model, (x,), form="relaxed", layers=tuple(item.site.name for item in found))
+    chosen, found = extend_mirrored(model, channel_groups(model, (x,)), (x,))
     for delta in chosen.deltas:
         nn.init.normal_(delta, std=0.5)
     return chosen, found
