@@ -118,6 +118,11 @@ def written_over(net: Any, y: Tensor) -> Tensor:
     return torch.slice_scatter(y, y[:, :, 4:6] * 2, 2, 2, 4)
 
 
+def halves_written_over(net: Any, y: Tensor) -> Tensor:
+    half = y.shape[1] // 2
+    return torch.slice_scatter(y, net.a(y)[:, half:], 1, 0, half)
+
+
 def heads() -> dict[str, Any]:
     return {"qkv": nn.Linear(C, 48), "out": nn.Linear(16, C), "heads": 4}
 
@@ -166,6 +171,18 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "padded": lambda: Image(lambda m, y: F.pad(y, (1, 1, 1, 1))),
     "more channels": lambda: Image(lambda m, y: F.pad(y, (0, 0, 0, 0, 2, 2)), 12),
     "written over": lambda: Image(written_over),
+    "a row written over": lambda: Image(lambda m, y: y.select_scatter(m.a(y)[:, :, 4], 2, 2), a=nn.Conv2d(C, C, 1)),
+    "halves written over": lambda: Image(halves_written_over, a=nn.Conv2d(C, C, 1)),
+    "copied": lambda: Image(lambda m, y: torch.ops.aten.copy(torch.empty_like(m.b(y)), m.a(y).double() + 0.5),
+                            a=nn.Conv2d(C, C, 1), b=nn.Conv2d(C, C, 1)),
+    "zeros written": lambda: Image(lambda m, y: y.index_fill(2, m.places, 0.0), places=torch.tensor([3, 1])),
+    "zeros put": lambda: Image(lambda m, y: torch.ops.aten.index_put(y, [None, None, m.places], y.new_zeros(())),
+                               places=torch.tensor([3, 1])),
+    "channels zeroed": lambda: Image(lambda m, y: y.index_fill(1, m.places, 0.0), places=torch.tensor([3, 1])),
+    "filled with": lambda: Image(lambda m, y: y + torch.full_like(y, 0.7) + torch.ones_like(y)),
+    "addcmul": lambda: Image(lambda m, y: torch.addcmul(m.a(y), m.b(y), m.scale, value=0.5),
+                             a=nn.Conv2d(C, C, 1), b=nn.Conv2d(C, C, 1), scale=vector()),
+    "lerp": lambda: Image(lambda m, y: torch.lerp(m.a(y), m.b(y), 0.3), a=nn.Conv2d(C, C, 1), b=nn.Conv2d(C, C, 1)),
     "pixels": lambda: Image(lambda m, y: F.relu(F.pixel_shuffle(m.a(y), 2)), 4, a=nn.Conv2d(C, 16, 1)),
     "fewer pixels": lambda: Image(lambda m, y: F.pixel_unshuffle(y[:, :, :8, :8], 2), 32),
     "looked up": lambda: Image(lambda m, y: y[:, :, m.places], places=torch.tensor([3, 1, 2])),

@@ -70,6 +70,24 @@ def in_place(view: Callable[[Tensor], Any]) -> Callable[..., Tensor]:
     return middle
 
 
+def on_a_copy(view: Callable[[Tensor], Any]) -> Callable[..., Tensor]:
+    def middle(model: Trap, y: Tensor) -> Tensor:
+        z = y.clone()
+        view(z)
+        return z
+
+    return middle
+
+
+def shift(z: Tensor) -> None:
+    half = z.shape[1] // 2
+    z[:, :half, 1:] = z[:, :half, :-1].clone()
+
+
+def vector() -> nn.Parameter:
+    return nn.Parameter(torch.rand(C, 1, 1) + 0.5)
+
+
 def gate() -> nn.Module:
     layers = nn.AdaptiveAvgPool2d(1), nn.Conv2d(C, 4, 1), nn.ReLU(), nn.Conv2d(4, C, 1), nn.Sigmoid()
     return nn.Sequential(*layers)
@@ -207,6 +225,28 @@ FOLLOWED: dict[str, tuple[Callable[..., Tensor], dict[str, Callable[[], Any]]]] 
     ),
     "a bias used elsewhere": (lambda m, y: m.a(y) + m.a.bias.sum(), {"a": point}),
     "a computed bias": (lambda m, y: F.conv2d(y, m.a.weight, 2 * m.a.bias), {"a": point}),
+    "a copy in place": (in_place(lambda z: z.copy_(2 * z)), {}),
+    "a copy into new memory": (lambda m, y: torch.empty_like(y).copy_(m.a(y)), {"a": point}),
+    "rows changed in place": (on_a_copy(lambda z: z[:, :, 2:4].mul_(2)), {}),
+    "rows written over": (on_a_copy(lambda z: z[:, :, 2:4].copy_(z[:, :, 4:6])), {}),
+    "rows of another map": (
+        lambda m, y: on_a_copy(lambda z: z[:, :, 2:4].copy_(m.a(y)[:, :, 4:6]))(m, y),
+        {"a": point},
+    ),
+    "a row written over": (on_a_copy(lambda z: z[:, :, 0].copy_(z[:, :, 1])), {}),
+    "half the channels written over": (in_place(lambda z: z[:, : z.shape[1] // 2].copy_(z[:, z.shape[1] // 2 :])), {}),
+    "half the channels shifted": (on_a_copy(shift), {}),
+    "rows of zeros": (on_a_copy(lambda z: z[:, :, 2:4].fill_(0.0)), {}),
+    "a row of zeros": (on_a_copy(lambda z: z[:, :, 0].zero_()), {}),
+    "rows of zeros, looked up": (
+        on_a_copy(lambda z: z.__setitem__((slice(None), slice(None), torch.tensor([0, 2])), 0.0)),
+        {},
+    ),
+    "rows filled with zeros": (on_a_copy(lambda z: z.index_fill_(2, torch.tensor([0, 2]), 0.0)), {}),
+    "addcmul": (lambda m, y: torch.addcmul(y, m.a(y), m.b, value=0.5), {"a": point, "b": vector}),
+    "addcdiv": (lambda m, y: torch.addcdiv(y, m.a(y), m.b + 1, value=0.5), {"a": point, "b": vector}),
+    "lerp": (lambda m, y: torch.lerp(y, m.a(y), 0.3), {"a": point}),
+    "lerp by channel": (lambda m, y: torch.lerp(y, m.a(y), m.b), {"a": point, "b": vector}),
 }
 
 # name: middle, what else the model holds, what the reason says. Here the first convolution keeps its channels.
@@ -292,7 +332,34 @@ FROZEN: dict[str, tuple[Callable[..., Tensor], dict[str, Callable[[], Any]], str
     "in place on a slice": (in_place(lambda z: z[:, :3].add_(1)), {}, "slice picks positions by number"),
     "zero in place on a channel": (in_place(lambda z: z[:, 0].zero_()), {}, "select picks positions by number"),
     "assignment by a mask": (in_place(lambda z: z.__setitem__(z > 1, 1.0)), {}, "does not become constant"),
-    "a copy in place": (in_place(lambda z: z.copy_(2 * z)), {}, "no rule for operator copy"),
+    "half the channels written over, by number": (on_a_copy(lambda z: z[:, :4].copy_(z[:, 4:])), {}, "forward pass"),
+    "some channels written over": (on_a_copy(lambda z: z[:, :3].copy_(z[:, 5:])), {}, "slice picks positions"),
+    "channels written over with a number": (
+        on_a_copy(lambda z: z.index_fill_(1, torch.tensor([0, 2]), 0.0)),
+        {},
+        "is written over by number",
+    ),
+    "written into what has no channels": (
+        lambda m, y: y.new_zeros(y.shape).copy_(y),
+        {},
+        "meets a value without channels of its own",
+    ),
+    "a row of another number": (on_a_copy(lambda z: z[:, :, 0].fill_(1.0)), {}, "does not become constant"),
+    "rows of another number": (
+        on_a_copy(lambda z: z.__setitem__((slice(None), slice(None), torch.tensor([0, 2])), 1.0)),
+        {},
+        "does not become constant",
+    ),
+    "rows of several numbers": (
+        on_a_copy(lambda z: z.__setitem__((slice(None), slice(None), torch.tensor([0, 2])), z[:, :, 1:2] * 2)),
+        {},
+        "is written over by number",
+    ),
+    "a number added here and there": (
+        on_a_copy(lambda z: torch.ops.aten.index_put_(z, [None, None, torch.tensor([0, 2])], z.new_zeros(()), True)),
+        {},
+        "does not become constant",
+    ),
     "a computed weight": (lambda m, y: F.conv2d(y, 2 * m.a.weight, m.a.bias), {"a": point}, "weight is computed"),
     "weight norm": (
         lambda m, y: m.a(y),

@@ -87,22 +87,57 @@ def choose(analysis: Analysis, node: fx.Node) -> Value:
     return meet(analysis, node)
 
 
+@flow("addcmul", "addcdiv", "lerp")
+def blend(analysis: Analysis, node: fx.Node) -> Value:
+    """a + value b c, a + value b / c, a + (b - a) c: zero where a and b are; in the first, or c."""
+    added, *factors = (value_of(analysis, term) for term in node.args[: 3 if operator(node) == "addcmul" else 2])
+    result: list[Axis | None] = []
+    for back, axis in zip(range(-len(shape(node)), 0), meet(analysis, node), strict=True):
+        first, *product = (_along(value, back, axis) for value in (added, *factors))
+        zeros = [*first, *([easiest(sum(product, []))] if any(product) else [])]
+        result.append(joined(zeros) if zeros else axis)
+    return tuple(result)
+
+
+def _along(value: Value, back: int, result: Axis | None) -> list[Axis]:
+    """The value's axis where it meets the result's, not broadcast to it."""
+    axis = value[back] if -back <= len(value) else None
+    return [axis] if axis is not None and result is not None and len(axis.atoms) == len(result.atoms) else []
+
+
+@constants("addcmul", "addcdiv", "lerp")
+def blended(known: Known, node: fx.Node) -> Tensor:
+    """A product with a known zero is zero; between two equal numbers is the number."""
+    first, second, third = (
+        known[term].double() if isinstance(term, fx.Node) else torch.tensor(float(term)).double()  # type: ignore[arg-type]
+        for term in node.args[:3]
+    )
+    if operator(node) == "lerp":
+        return torch.where(first == second, first, first + (second - first) * third)
+    product = second * third if operator(node) == "addcmul" else second / third
+    zero = (second == 0) | (third == 0) if operator(node) == "addcmul" else (second == 0) & (third != 0)
+    return first + float(argument(node, "value", 1)) * torch.where(zero, 0.0, product)
+
+
 @flow("new_zeros", "new_ones", "new_full", "new_empty")
 def unrelated(analysis: Analysis, node: fx.Node) -> Value:
     """A new tensor that takes its type and place from another one, and no more."""
     return (None,) * len(shape(node))
 
 
-@flow("zeros_like", "zero", "ones_like", "full_like", "fill")
+@flow("zeros_like", "zero", "ones_like", "full_like", "empty_like", "fill")
 def blank(analysis: Analysis, node: fx.Node) -> Value:
     """A number at each position, whatever stood there."""
     return value_of(analysis, node.args[0])
 
 
-@constants("zeros_like", "zero")
-def nothing(known: Known, node: fx.Node) -> Tensor:
-    """Zero everywhere."""
-    return torch.zeros((1,) * len(shape(node)), dtype=torch.float64)
+@constants("zeros_like", "zero", "new_zeros", "ones_like", "new_ones", "full_like", "new_full", "fill")
+def everywhere(known: Known, node: fx.Node) -> Tensor:
+    """The same number everywhere."""
+    name = operator(node)
+    filled = argument(node, "value" if name == "fill" else "fill_value", int("ones" in name))
+    value = known[filled].double() if isinstance(filled, fx.Node) else torch.tensor(float(filled)).double()
+    return value.reshape((1,) * len(shape(node)))
 
 
 @constants("where", "masked_fill")
@@ -177,10 +212,13 @@ def sloped(known: Known, node: fx.Node) -> Tensor:
 
 
 def _cast(value: Tensor, node: fx.Node) -> Tensor:
-    """A known value as the node's own type holds it: cut to an integer, rounded to half precision."""
     if _draws(node):
         return torch.full_like(value, torch.nan)
-    dtype = node.meta["val"].dtype
-    if dtype == node.args[0].meta["val"].dtype:  # type: ignore[union-attr]
+    return held_as(value, node.args[0].meta["val"].dtype, node.meta["val"].dtype)  # type: ignore[union-attr]
+
+
+def held_as(value: Tensor, before: torch.dtype, after: torch.dtype) -> Tensor:
+    """A known value as another type holds it: cut to an integer, rounded to half precision."""
+    if after == before:
         return value
-    return torch.where(value.isnan(), torch.nan, value.nan_to_num(nan=0.0).to(dtype).double())
+    return torch.where(value.isnan(), torch.nan, value.nan_to_num(nan=0.0).to(after).double())

@@ -112,9 +112,8 @@ def move(analysis: Analysis, node: fx.Node) -> Value:
             positions = moved.movedim(target, -1).reshape(-1, moved.shape[target])[0].numpy()
         if operator(node) in REPEATS and len(positions):
             pass  # each position as often as any other, however many there are
-        elif operator(node) == "slice" and _is_block(positions, sizes[dim]):
-            for block in axis.atoms.reshape(-1, len(positions)):  # a half, a third: of what is left it is that too
-                analysis.tie(axis.atoms[: len(positions)], block)
+        elif operator(node) == "slice":
+            by_number(analysis, node, axis, positions)
         elif len(positions) != sizes[dim] or (operator(node) == "roll" and positions[0] != 0):
             # the bounds stand in the model's code: after a removal they would pick other channels
             analysis.freeze([axis], f"{operator(node)} picks positions by number in {source(node)}")
@@ -131,10 +130,14 @@ def _moved(node: fx.Node, read: Tensor) -> Tensor:
     return result
 
 
-def _is_block(positions: Index, size: int) -> bool:
-    """Whether the positions are one of several equal runs."""
-    length = len(positions)
-    return bool(length and size % length == 0 and positions[0] % length == 0 and positions[-1] - positions[0] < length)
+def by_number(analysis: Analysis, node: fx.Node, axis: Axis, positions: Index) -> None:
+    """Positions whose bounds stand in the model's code: one of several equal runs, of what is left too, or frozen."""
+    length, size = len(positions), len(axis.atoms)
+    if length and size % length == 0 and positions[0] % length == 0 and positions[-1] - positions[0] < length:
+        for block in axis.atoms.reshape(-1, length):  # a half, a third
+            analysis.tie(axis.atoms[:length], block)
+    else:
+        analysis.freeze([axis], f"{operator(node)} picks positions by number in {source(node)}")
 
 
 def _varies(numbers: Tensor, dim: int) -> bool:
@@ -230,22 +233,6 @@ def padded(known: Known, node: fx.Node) -> Tensor:
     return read
 
 
-@flow("slice_scatter")
-def overwrite(analysis: Analysis, node: fx.Node) -> Value:
-    """Some positions are replaced by another value's, whose channels are tied to those that they replace."""
-    value, other = value_of(analysis, node.args[0]), value_of(analysis, node.args[1])
-    dim = int(argument(node, "dim", 0)) % len(value)
-    positions = torch.arange(shape(node)[dim])[
-        slice(argument(node, "start"), argument(node, "end"), argument(node, "step", 1))
-    ].numpy()
-    for place, (axis, new) in enumerate(zip(value, other, strict=True)):
-        if axis is None or new is None:
-            analysis.freeze([axis, new], f"is written over by number in {source(node)}")
-        else:
-            analysis.tie(axis.atoms[positions] if place == dim else axis.atoms, new.atoms)
-    return value
-
-
 @flow("pixel_shuffle", "pixel_unshuffle")
 def shuffle_pixels(analysis: Analysis, node: fx.Node) -> Value:
     """r^2 channels behind each other become one with r times the width, or the other way round."""
@@ -331,13 +318,6 @@ def shuffled(known: Known, node: fx.Node) -> Tensor:
     """Run the operator itself on what is known, in the full shape."""
     full = known[node.args[0]].expand(shape(node.args[0])).contiguous()  # type: ignore[index,arg-type]
     return compact(node.target(full, *node.args[1:]))  # type: ignore[operator]
-
-
-@constants("slice_scatter")
-def overwritten(known: Known, node: fx.Node) -> Tensor:
-    """Run the operator itself on what is known, in the full shape."""
-    full = [known[read].expand(shape(read)).double() for read in node.args[:2]]  # type: ignore[index,arg-type]
-    return compact(node.target(*full, *node.args[2:], **node.kwargs))  # type: ignore[operator]
 
 
 @constants("stack")
