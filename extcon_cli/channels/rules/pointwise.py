@@ -93,8 +93,8 @@ def blend(analysis: Analysis, node: fx.Node) -> Value:
     added, *factors = (value_of(analysis, term) for term in node.args[: 3 if operator(node) == "addcmul" else 2])
     result: list[Axis | None] = []
     for back, axis in zip(range(-len(shape(node)), 0), meet(analysis, node), strict=True):
-        first, *product = (_along(value, back, axis) for value in (added, *factors))
-        zeros = [*first, *([easiest(sum(product, []))] if any(product) else [])]
+        product = [factor for value in factors for factor in _along(value, back, axis)]
+        zeros = _along(added, back, axis) + ([easiest(product)] if product else [])
         result.append(joined(zeros) if zeros else axis)
     return tuple(result)
 
