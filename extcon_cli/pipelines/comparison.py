@@ -41,7 +41,7 @@ Kept = tuple[str, dict[str, Any]] | None
 GRADIENT_BATCHES = 20
 """Training batches over which the gradient's norm, and the energy of widened units, are taken."""
 ATTEMPTS = 4
-"""How often a way whose loss is not finite begins again where it began, each time at half the learning rate."""
+"""How often a way whose loss is not finite goes back to its last good state, each time at half the learning rate."""
 
 
 def way_of(name: str) -> str:
@@ -62,6 +62,7 @@ class Comparison:
     diagnosis: dict[str, Any] = field(default_factory=dict)
     losses: dict[str, float] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
+    good: dict[str, Any] | None = None  # the last good state of the way that is gone
 
     def __post_init__(self) -> None:
         self.spec: BypassSpec = self.ready.recipe.bypass
@@ -187,10 +188,11 @@ class Comparison:
     def _branch(self, name: str, start: str, kept: Mapping[str, Any] | None) -> None:
         """One way from `start` to its end; a way that cannot go, or is lost, leaves a note and no state.
 
-        Where the loss is not finite it goes back to `start`, the last good state, and takes half the learning rate.
+        Where the loss is not finite it goes back to its last good state and takes half the learning rate.
         """
         ended: dict[str, Any] = {"state": None, "history": {"phase": name, "steps": [], "loss": []}, "certificate": {}}
         given = self.given(start, int(name.partition(" ")[2] or 1))
+        self.good = kept["more"]["good"] if kept is not None else None
         for attempt in range(kept["more"]["attempt"] if kept is not None else 0, ATTEMPTS):
             way = None
             try:
@@ -198,8 +200,9 @@ class Comparison:
                 self._walk(name, way, given, attempt, kept)
                 return
             except DivergedError as error:
-                kept = None
-                self.emit(Noted(f"{name}: {error}; back to its start, at half the rate", warning=True))
+                kept = copy.deepcopy(self.good)
+                back = f"back to step {kept['trainer']['done']}" if kept is not None else "back to its start"
+                self.emit(Noted(f"{name}: {error}; {back}, at half the rate", warning=True))
                 ended["certificate"] = {"contracted": False, "reason": str(error)}
             except (GateError, TraceError, UsageError) as error:
                 self.emit(Noted(f"{name}: {error}", warning=True))
@@ -210,9 +213,16 @@ class Comparison:
     def _walk(self, name: str, way: Way, given: Given, attempt: int, kept: Mapping[str, Any] | None) -> None:
         """Train a way to its end and keep what it leaves."""
         trainer, after = self._training(way_of(name), way, given, 0.5**attempt, kept)
+
+        def more() -> dict[str, Any]:
+            return {**self._kept(), "way": way.state_dict(), "attempt": attempt, "good": self.good}
+
+        def good(state: dict[str, Any]) -> None:
+            self.good = {**state, "more": {"way": copy.deepcopy(way.state_dict())}}
+
         outcome = run_phase(
             name, way.title, trainer, emit=self.emit, stop=self.stop, run=self.run, kept=kept, after_step=after,
-            more_state=lambda: self._kept() | {"way": way.state_dict(), "attempt": attempt},
+            more_state=more, good=good,
         )  # fmt: skip
         module, certificate = way.result()
         self.losses[name] = self.metrics(module, "validation")["loss"]

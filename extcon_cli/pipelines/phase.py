@@ -5,13 +5,14 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from extcon_cli.events import Emit, PhaseEnded, PhaseStarted, Progress
 from extcon_cli.recipe.schema import Task
@@ -69,6 +70,7 @@ def run_phase(
     looks: Looks | None = None,
     after_step: Callable[[Step], Mapping[str, float] | None] | None = None,
     more_state: Callable[[], Mapping[str, Any]] | None = None,
+    good: Callable[[dict[str, Any]], None] | None = None,
 ) -> Outcome:
     """Run the trainer to its end.
 
@@ -80,6 +82,8 @@ def run_phase(
         looks: at validation data. None: none, the last state is the result.
         after_step: acts on the parameters after each step; may return figures to show.
         more_state: what else belongs into a save; the caller finds it in the payload under "more".
+        good: given a copy of the state at every tenth of the way, where all parameters are finite, to go back to;
+            with "more" it is what `kept` takes.
     """
     began, shown = time.monotonic(), 0.0
     notes = _Notes(looks)
@@ -87,10 +91,12 @@ def run_phase(
         trainer.load_state_dict(kept["trainer"])
         notes.load(kept["notes"])
 
+    def state() -> dict[str, Any]:
+        return {"trainer": trainer.state_dict(), "notes": notes.state()}
+
     def save() -> None:
         if run is not None:
-            more = dict(more_state()) if more_state is not None else {}
-            run.save(name, {"trainer": trainer.state_dict(), "notes": notes.state(), "more": more})
+            run.save(name, {**state(), "more": dict(more_state()) if more_state is not None else {}})
 
     emit(PhaseStarted(name, title, trainer.total))
     if trainer.done:
@@ -104,6 +110,8 @@ def run_phase(
         if looks is not None and (step.last or (step.index + 1) % (epoch * looks.every) == 0):
             trainer.check()
             notes.look(trainer, looks)
+        if good is not None and (step.index + 1) % max(1, step.total // 10) == 0 and _finite(trainer.model):
+            good(copy.deepcopy(state()))
         if step.last or time.monotonic() - shown >= PROGRESS_EVERY:
             emit(Progress(name, trainer.done, {**step.metrics, **notes.shown(), **(extra or {})}))
             shown = time.monotonic()
@@ -182,6 +190,10 @@ class _Notes:
         if self.losses:
             self.older = torch.cat([self.older, torch.stack(self.losses).float().cpu()])
             self.losses = []
+
+
+def _finite(model: nn.Module) -> bool:
+    return all(bool(torch.isfinite(parameter).all()) for parameter in model.parameters())
 
 
 def heard(items: Iterator[Item], stop: Stop) -> Iterator[Item]:

@@ -11,7 +11,7 @@ import torch
 
 import extcon_cli
 from extcon_cli.errors import GateError, Interrupted
-from extcon_cli.events import Event, Progress
+from extcon_cli.events import Event, Noted, Progress
 from extcon_cli.pipelines.bypass import bypass
 from extcon_cli.pipelines.comparison import Comparison
 from extcon_cli.pipelines.train import train
@@ -77,8 +77,11 @@ def test_the_probe_stops_a_run_that_would_gain_nothing(stalled: Path, tmp_path: 
     assert document["before"] == document["after"]
 
 
-@pytest.mark.parametrize("done", [20, 45, 70], ids=["opt_1", "opt_2", "train_3"])
-@pytest.mark.parametrize("phase", ["baseline", "diag", "mirror", "revive", "widen", "widen 2"])
+@pytest.mark.parametrize(
+    ("phase", "done"),  # opt_1 ends at step 30, opt_2 at 60
+    [(phase, 45) for phase in ("baseline", "diag", "mirror", "revive", "widen", "widen 2")]
+    + [("diag", 70), ("mirror", 30), ("mirror", 70)],
+)
 def test_a_resumed_run_ends_with_the_same_bytes(
     stalled: Path, tmp_path: Path, phase: str, done: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -153,20 +156,36 @@ def test_phases_may_have_optimizers_of_their_own(stalled: Path, tmp_path: Path) 
     assert min(sizes["baseline"]) > 1e-6
 
 
-def test_an_infinite_loss_begins_again_with_smaller_steps(
+def test_an_infinite_loss_goes_back_to_the_last_good_state_with_smaller_steps(
     stalled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     watch = Trainer._watch
 
     def poisoned(self: Trainer, loss: torch.Tensor) -> None:
-        far = self.done == 40 and len(list(self.model.parameters())) > 4 and self.lr > 3e-4  # D among them
+        far = self.done == 45 and len(list(self.model.parameters())) > 4 and self.lr > 3e-4  # D among them
         watch(self, loss * float("nan") if far else loss)
 
     monkeypatch.setattr(Trainer, "_watch", poisoned)
-    document = run(stalled, tmp_path / "out.safetensors", overrides=["bypass.extensions=[diag]"])
+    monkeypatch.setattr(RunDirectory, "due", lambda self: True)
+    monkeypatch.setattr("extcon_cli.pipelines.phase.PROGRESS_EVERY", 0)
+    whole, broken, few = tmp_path / "a.safetensors", tmp_path / "b.safetensors", ["bypass.extensions=[diag]"]
+    seen: list[Event] = []
+    document = run(stalled, whole, overrides=few, emit=seen.append)
     assert document["certificate"]["diag"]["restarts"] == 2
     assert document["certificate"]["diag"]["contracted"]
     assert "diag" in document["validation"]
+    assert sum(isinstance(event, Noted) and "back to step 40, at half the rate" in event.message for event in seen) == 2
+    steps = [event.done for event in seen if isinstance(event, Progress) and event.phase == "diag"]
+    assert steps == [*range(1, 45), 40, *range(41, 45), 40, *range(41, 81)]
+
+    def kill(event: Event) -> None:
+        if isinstance(event, Progress) and event.phase == "diag" and event.done == 43:
+            raise KeyboardInterrupt
+
+    with pytest.raises(Interrupted):
+        run(stalled, broken, overrides=few, emit=kill)
+    run(stalled, broken, overrides=few, resume=True)
+    assert whole.read_bytes() == broken.read_bytes()
 
 
 def test_a_loss_that_stays_infinite_loses_its_way_and_no_other(
