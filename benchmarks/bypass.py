@@ -7,8 +7,8 @@ recipes/train and runs `extcon bypass --go-on` on it with the sample's recipe, e
 `--stacked` trains all seeds in one (torch.func), about ten times as fast, without the probe; for mlp and eggholder.
 Prints one JSON document: of each way the relative gain in validation loss over going on and over the lowered learning
 rate (mean, standard deviation, wins and losses beyond 0.05 %), misses, what embedding and projecting did to the
-outputs, and in how many runs the result was worse than theta*. `--plot` draws loss, ||D|| and ||A D W||, distance and
-angle from theta* of the diagonal extension, as Fig. 3 to 5 of the paper do.
+outputs, and in how many runs the result was worse than theta*. `--plot` draws loss, ||D||, ||A D W||, distance and
+angle from theta* of going on, `diag` and `mirror`, as Fig. 3 to 5 of the paper do.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from extcon_cli.recipe.schema import Recipe
 
 SAMPLES = Path(__file__).parents[1] / "sample_models"
 PROBLEMS = {"mlp": "digits_mlp_stalled", "cnn": "digits_cnn_stalled", "eggholder": "eggholder_stalled"}
+COLOURS = {"baseline": "0.6", "diag": "tab:purple", "mirror": "tab:orange"}
 EVEN = 5e-4  # of the loss: neither won nor lost
 
 
@@ -107,16 +108,19 @@ def plot(documents: Sequence[Mapping[str, Any]], path: Path) -> None:
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
+    from matplotlib.lines import Line2D
 
     titles = ("loss", "||D||", "||A D W||", "distance from theta*", "angle from theta* (degrees)")
     figure, axes = pyplot.subplots(1, len(titles), figsize=(20, 3.5), layout="constrained")
     for document in documents:
-        phases = {phase["phase"]: phase for phase in document["history"]["phases"]}
-        for name, colour in (("baseline", "0.6"), ("diag", "tab:purple")):
-            axes[0].plot(phases[name].get("steps", []), phases[name].get("loss", []), color=colour, alpha=0.5)
-        for column, axis in enumerate(axes[1:], start=1):
-            trace = phases["diag"].get("trace", [])
-            axis.plot([row[0] for row in trace], [row[column] for row in trace], color="tab:purple", alpha=0.5)
+        for phase in document["history"]["phases"]:
+            if (colour := COLOURS.get(phase["phase"])) is None:
+                continue
+            axes[0].plot(phase["steps"], phase["loss"], color=colour, alpha=0.4, lw=0.8)
+            for column, axis in enumerate(axes[1:], start=1):
+                axis.plot(*zip(*((row[0], row[column]) for row in phase["trace"]), strict=True),
+                          color=colour, alpha=0.4, lw=0.8)  # fmt: skip
+    axes[0].legend([Line2D([], [], color=colour) for colour in COLOURS.values()], COLOURS)
     for axis, title in zip(axes, titles, strict=True):
         axis.set_title(title)
         axis.set_xlabel("steps from theta*")

@@ -45,13 +45,13 @@ def extend_mirrored(
     module: nn.Module, channels: Channels, example: tuple[Any, ...], *, layers: Sequence[str] = ("*",)
 ) -> tuple[Extended, list[Mirror]]:
     """The module extended wherever `mirror` can contract it. Raises: as `extend`; UsageError (nowhere)."""
-    chosen = mirrors(module, channels, extend(module, example, form="relaxed", layers=layers))
+    chosen = mirrors(module, channels, extend(module, example, layers=layers))
     if not chosen:
         raise UsageError(
             "no activation can be mirrored: of none is it known that sigma(x) - sigma(-x) = k x, "
             "that one map writes it, and that only linear maps read it"
         )
-    return extend(module, example, form="relaxed", layers=tuple(item.site.name for item in chosen)), chosen
+    return extend(module, example, layers=tuple(item.site.name for item in chosen)), chosen
 
 
 def mirrors(module: nn.Module, channels: Channels, extended: Extended) -> list[Mirror]:

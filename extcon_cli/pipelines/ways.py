@@ -62,8 +62,12 @@ class Way:
 
     def step(self, step: Step) -> dict[str, float]:
         """After each optimizer step; figures to show."""
-        self.trace.note(step)
+        self.trace.note(step, *(self._norms() if self.trace.due(step) else ()))
         return {}
+
+    def _norms(self) -> tuple[float, float]:
+        """||D|| and ||A D W||."""
+        return 0.0, 0.0
 
     def penalty(self) -> Tensor | None:
         """A term of the training loss, None for none."""
@@ -133,14 +137,11 @@ class Diagonal(Way):
             self.contraction.step(step.lr, task)
         if step.index + 1 == opt_1 + opt_2 and not self.met:
             raise GateError("opt_2 did not meet its constraint within its steps: raise opt_2.steps or opt_2.gamma")
-        if self.trace.due(step):
-            with torch.no_grad():
-                norm = float(torch.stack([delta.norm() for delta in self.module.deltas]).norm())
-                strict = sum(float(comeback(self.module, site)) for site in self.module.sites if site.strict)
-            self.trace.note(step, norm, strict)
-        else:
-            self.trace.note(step)
+        super().step(step)
         return {"D": self.trace.rows[-1][1]}
+
+    def _norms(self) -> tuple[float, float]:
+        return _size_of(self.module)
 
     def penalty(self) -> Tensor | None:
         if self.given.spec.opt_2.method != "penalty":
@@ -271,6 +272,9 @@ class Mirrored(Narrowed):
                 raise GateError(f"mirroring changes the outputs by {self.difference:.1e} of the largest")
         return shown
 
+    def _norms(self) -> tuple[float, float]:
+        return _size_of(self.extended) if self.module is self.extended else (0.0, 0.0)
+
     def _open(self) -> Narrowing:
         deltas = {site: self.extended.psi(site).delta.detach() for site in self.extended.sites}
         self.module, _ = mirror(self.original, self.chosen, deltas)
@@ -307,6 +311,13 @@ class Revived(Way):
 
     def result(self) -> tuple[nn.Module, dict[str, Any]]:
         return self.module, {"revived": self.revived, "embed_difference": self.moved.relative}
+
+
+@torch.no_grad()
+def _size_of(extended: Extended) -> tuple[float, float]:
+    """||D|| over all sites, and the sum of ||A D W|| over the strict ones."""
+    strict = sum(float(comeback(extended, site)) for site in extended.sites if site.strict)
+    return float(torch.stack([delta.norm() for delta in extended.deltas]).norm()), strict
 
 
 WAYS: dict[str, type[Way]] = {
