@@ -124,7 +124,7 @@ def plot(documents: Sequence[Mapping[str, Any]], path: Path) -> None:
     for axis, title in zip(axes, titles, strict=True):
         axis.set_title(title)
         axis.set_xlabel("steps from theta*")
-    figure.savefig(path, dpi=120)
+    figure.savefig(path, dpi=80)
 
 
 def main() -> None:

@@ -66,7 +66,10 @@ def _figures(document: Document) -> list[dict[str, Any]]:
         traced = [phase for phase in phases if phase.get("trace")]
         for phase in traced:
             if any(row[1] for row in phase["trace"]):
-                said = "opt_1 lets D grow; opt_2 brings it back to zero."
+                mirrored = phase["phase"].startswith("mirror")
+                said = "opt_1 lets D grow; " + (
+                    "then mirror images of the units stand for it." if mirrored else "opt_2 brings it back to zero."
+                )
                 drawn.append((f"The way back of {phase['phase']}", said, figures.comeback(phase["trace"])))
         if traced:
             said = "From the parameters at its start, the extension's among them; the angle is seen from the origin."
