@@ -7,8 +7,8 @@ came to be.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stderr
-from dataclasses import dataclass
+from contextlib import contextmanager, redirect_stderr, suppress
+from dataclasses import dataclass, replace
 from io import StringIO
 from typing import Any
 
@@ -23,46 +23,98 @@ from extcon_cli.errors import TraceError
 class Graph:
     """The traced forward pass. `stored` maps a placeholder's node name to the parameter or buffer it holds.
 
-    `changing` names the buffers that the forward pass writes to: their values are not constants.
+    `changing` names the buffers that the forward pass writes to: their values are not constants. `inputs` are the
+    placeholders of the model's own arguments.
     """
 
     nodes: tuple[fx.Node, ...]
     stored: Mapping[str, str]
     changing: frozenset[str] = frozenset()
+    inputs: frozenset[str] = frozenset()
 
     @property
-    def outputs(self) -> tuple[fx.Node, ...]:
-        """The nodes that the model returns."""
-        return tuple(self.nodes[-1].all_input_nodes)
+    def unread(self) -> set[str]:
+        """The stored matrices and kernels that no operator reads."""
+        held = [node for node in self.nodes if node.name in self.stored and len(shape(node)) > 1]
+        return {self.stored[node.name] for node in held} - {self.stored[node.name] for node in held if node.users}
 
 
 def trace(module: nn.Module, inputs: tuple[Any, ...] | Mapping[str, Any]) -> Graph:
     """The module's forward pass in eval mode as a flat graph of ATen operators; inputs by position or by name.
 
+    What runs in training only, such as auxiliary heads, is part of it where that leaves weights unread.
+
     Raises:
         TraceError: torch.export cannot follow the forward pass, for example data-dependent control flow.
     """
-    with evaluating(module), torch.no_grad():
-        try:
-            args, named = ((), dict(inputs)) if isinstance(inputs, Mapping) else (inputs, {})
-            with redirect_stderr(StringIO()):  # on a refusal torch prints its whole graph there
-                program = torch.export.export(module, args, named, strict=False)
-            seen_later, written = _mutations(program.graph)
-            if seen_later:
-                program = program.run_decompositions({})
-            program.graph.eliminate_dead_code()
-        except Exception as error:
-            raise TraceError(
-                f"the forward pass of {type(module).__name__} cannot be traced: {_first_line(error)}"
-                f"{_where(error)}; extcon needs a forward pass without data-dependent control flow"
-            ) from error
+    with evaluating(module):
+        graph = _exported(module, inputs)
+        if graph.unread:
+            for child in module.modules():  # layers stay in eval mode, so that nothing is drawn or averaged
+                child.training = any(child.children()) and not type(child).__module__.startswith("torch.nn.")
+            with suppress(TraceError):
+                return _grafted(graph, _exported(module, inputs))
+    return graph
+
+
+def _grafted(graph: Graph, other: Graph) -> Graph:
+    """The graph with those operators of another one that read what it leaves unread, and what these read besides."""
+    new = {node for node in other.nodes if other.stored.get(node.name) in graph.unread}
+    for node in other.nodes:
+        if not new.isdisjoint(node.all_input_nodes):
+            new.add(node)
+    needed = set(new)
+    for node in reversed(other.nodes):
+        if node in needed:
+            needed.update(node.all_input_nodes)
+    there = {_named(graph, node): node for node in graph.nodes}
+    found: dict[fx.Node, fx.Node] = {}
+    *_, output = graph.nodes
+    with output.graph.inserting_before(output):
+        for node in (node for node in other.nodes if node in needed and node.op != "output"):
+            same = there.get(_named(other, node, found))
+            found[node] = output.graph.node_copy(node, found.__getitem__) if same is None else same
+    results = [found[node] for node in other.nodes[-1].all_input_nodes if node in new]
+    output.args = ([*output.all_input_nodes, *results],)
+    return replace(graph, nodes=tuple(output.graph.nodes), changing=graph.changing | other.changing)
+
+
+def _named(graph: Graph, node: fx.Node, found: Mapping[fx.Node, fx.Node] | None = None) -> str:
+    """What a node is: the same operator on the same values is the same; a constant is like no other."""
+    if node.op == "placeholder":
+        return graph.stored.get(node.name, node.name if node.name in graph.inputs else f"{id(node)}")
+    arguments = (node.args, node.kwargs) if found is None else fx.map_arg((node.args, node.kwargs), found.__getitem__)
+    return f"{node.target} {arguments}"
+
+
+def _exported(module: nn.Module, inputs: tuple[Any, ...] | Mapping[str, Any]) -> Graph:
+    """The forward pass in the mode that the modules are in.
+
+    Raises:
+        TraceError: as `trace`.
+    """
+    try:
+        args, named = ((), dict(inputs)) if isinstance(inputs, Mapping) else (inputs, {})
+        with torch.no_grad(), redirect_stderr(StringIO()):  # on a refusal torch prints its whole graph there
+            program = torch.export.export(module, args, named, strict=False)
+        seen_later, written = _mutations(program.graph)
+        if seen_later:
+            program = program.run_decompositions({})
+        program.graph.eliminate_dead_code()
+    except Exception as error:
+        raise TraceError(
+            f"the forward pass of {type(module).__name__} cannot be traced: {_first_line(error)}"
+            f"{_where(error)}; extcon needs a forward pass without data-dependent control flow"
+        ) from error
     canonical = _canonical_names(module)
     stored = {
         spec.arg.name: canonical.get(spec.target, spec.target)
         for spec in program.graph_signature.input_specs
         if spec.kind in (InputKind.PARAMETER, InputKind.BUFFER) and spec.target is not None
     }
-    return Graph(tuple(program.graph.nodes), stored, frozenset(stored[name] for name in written if name in stored))
+    changing = frozenset(stored[name] for name in written if name in stored)
+    inputs_named = frozenset(program.graph_signature.user_inputs)
+    return Graph(tuple(program.graph.nodes), stored, changing, inputs_named)
 
 
 def shape(node: fx.Node) -> tuple[int, ...]:
