@@ -29,10 +29,15 @@ def images(number: int = 16) -> Tensor:
 
 
 def bypassed(
-    model: nn.Module, optimizer: torch.optim.Optimizer, wrap: Callable[[nn.Module], Forward], *, autocast: bool = False
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    wrap: Callable[[nn.Module], Forward],
+    *,
+    autocast: bool = False,
+    part: slice = slice(None),
 ) -> Bypass:
     """Six steps of opt_1, six of opt_2 and four after them; what was learnt in the extended space counts."""
-    x, y = images(), torch.arange(16) % 3
+    x, y = images()[part], (torch.arange(16) % 3)[part]
     bypass = Bypass(model, (x,), opt_1=6, opt_2=6)
     optimizer.add_param_group({"params": bypass.deltas})
     forward = wrap(bypass.model)
@@ -94,6 +99,34 @@ def test_distributed(tmp_path: Path) -> None:
     assert all(
         torch.equal(p, q) for p, q in zip(plain.state_dict().values(), wrapped.state_dict().values(), strict=True)
     )
+
+
+def half_of_the_batch(rank: int, folder: Path) -> None:
+    """What each of two processes does; a module without batch norm, whose statistics are each process's own."""
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder / 'meet'}", rank=rank, world_size=2)
+    try:
+        model = perceptron()
+        wrap = lambda m: DistributedDataParallel(m, find_unused_parameters=True)  # noqa: E731
+        bypassed(model, torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9), wrap, part=slice(rank, None, 2))
+        torch.save(model.state_dict(), folder / f"{rank}.pt")
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+def perceptron() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Flatten(), nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, 3))
+
+
+def test_distributed_over_two_processes(tmp_path: Path) -> None:
+    torch.multiprocessing.spawn(half_of_the_batch, (tmp_path,), nprocs=2)
+    plain = perceptron()
+    bypassed(plain, torch.optim.SGD(plain.parameters(), lr=0.05, momentum=0.9), lambda m: m)
+    first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
+    for key, tensor in plain.state_dict().items():
+        assert torch.equal(first[key], second[key])
+        assert torch.allclose(first[key], tensor, atol=1e-6)
 
 
 def test_a_model_that_was_changed_behind_its_back_is_not_contracted() -> None:
