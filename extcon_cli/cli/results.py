@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from extcon_cli.report.document import candidates, comparison, differences, evidence, exactness, widths
+from extcon_cli.report.document import candidates, comparison, differences, evidence, exactness, outcome, widths
 from extcon_cli.report.numbers import count, duration, figure, percent
 from extcon_cli.report.write import finite, summary, write
 
@@ -65,7 +65,9 @@ def _bypass(console: Console, document: Mapping[str, Any]) -> None:
         compared.add_row(*row)
     console.print(compared)
     console.print()
-    console.print(f"the best on the validation data: {document['verdict']}", style="bold")
+    for sentence in exactness(document):
+        console.print(sentence)
+    console.print(outcome(document), style="bold")
     console.print(f"written to {document['output']}", style="bold")
 
 

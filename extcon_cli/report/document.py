@@ -56,6 +56,15 @@ def candidates(document: Document) -> list[tuple[str, str, str]]:
     ]
 
 
+def outcome(document: Document) -> str:
+    """Which way of a bypass was kept, in one sentence. Empty: another command."""
+    if document["command"] != "bypass":
+        return ""
+    if set(document["validation"]) == {"theta*"}:
+        return "no gain was to be expected: the model is as it was"
+    return f"the best on the validation data: {document['verdict']}"
+
+
 def evidence(document: Document) -> str:
     """Whether a model is stalled, and by what that shows, in one sentence. Empty: nobody looked."""
     found = document.get("diagnosis")
@@ -75,8 +84,19 @@ def evidence(document: Document) -> str:
     )
 
 
+MOMENTS = {
+    "embed_difference": "embedding",
+    "mirror_difference": "mirroring",
+    "projection_difference": "projecting",
+    "difference_after_contraction": "contracting",
+}
+"""When a bypass measures whether outputs moved."""
+
+
 def exactness(document: Document) -> list[str]:
-    """What was measured at the removal, a sentence each."""
+    """What was measured at the removal, or at embedding and contracting each way of a bypass, a sentence each."""
+    if document["command"] == "bypass":
+        return [_moved(name, found) for name, found in document["certificate"].items()]
     if "removal" not in document:
         return []
     removal, certificate, after = document["removal"], document["certificate"], document["after"]
@@ -98,6 +118,14 @@ def exactness(document: Document) -> list[str]:
         + f"; arg-max agrees on {percent(removal['argmax_agreement'])}"
     )
     return sentences
+
+
+def _moved(way: str, found: Mapping[str, Any]) -> str:
+    if "reason" in found:
+        return f"{way} gave no model: {found['reason']}"
+    shown = ", ".join(f"{found[key]:.1e} at {moment}" for key, moment in MOMENTS.items() if key in found)
+    restarts = found.get("restarts")
+    return f"{way}: outputs moved by {shown}, of the largest" + (f"; {restarts} restarts" if restarts else "")
 
 
 def differences(document: Document) -> list[Row]:

@@ -17,6 +17,7 @@ from extcon_cli.report.document import (
     evidence,
     exactness,
     metrics,
+    outcome,
     widths,
 )
 from extcon_cli.report.numbers import count, duration, percent
@@ -33,6 +34,7 @@ def html(document: Document) -> str:
         exactness=exactness(document),
         candidates=candidates(document),
         evidence=evidence(document),
+        outcome=outcome(document),
         certificate=document["certificate"] if "removal" in document else None,
         differences=differences(document),
         widths=widths(document),

@@ -12,6 +12,7 @@ from extcon_cli.report.document import (
     evidence,
     exactness,
     metrics,
+    outcome,
     widths,
 )
 from extcon_cli.report.numbers import count, duration
@@ -31,8 +32,7 @@ def markdown(document: Document) -> str:
         parts.append("\n".join(f"- {sentence}" for sentence in sentences))
     if ways := candidates(document):
         parts.append(_table(("validation", "loss", "gain over going on"), ways))
-    if sentence := evidence(document):
-        parts.append(f"Diagnosis: {sentence}.")
+    parts.extend(f"{said[:1].upper()}{said[1:]}." for said in (outcome(document), evidence(document)) if said)
     if document["command"] == "inspect":
         shown = [
             (layer["name"], layer["kind"], _width(layer["in"]), _width(layer["out"]), count(layer["params"]))

@@ -27,7 +27,10 @@ def bypassed() -> dict[str, Any]:
         "after": side,
         "verdict": "diag",
         "validation": losses,
-        "certificate": {},
+        "certificate": {
+            "diag": {"embed_difference": 0.0, "difference_after_contraction": 2.5e-7, "restarts": 1},
+            "widen": {"contracted": False, "reason": "it did not come back"},
+        },
         "diagnosis": {
             "slope": {"relative": 0.01, "t": 0.5},
             "stalled": True,
@@ -55,7 +58,9 @@ def bypassed() -> dict[str, Any]:
 def test_every_way_and_the_diagnosis_are_shown(tmp_path: Path, ending: str) -> None:
     write(bypassed(), tmp_path / f"r.{ending}")
     text = (tmp_path / f"r.{ending}").read_text()
-    for said in ("diag (the best)", "lr_drop", "25.00 %", "3 of 8 units are dead, 1 nearly", "diag 12.30 % +- 1.00 %"):
+    for said in ("diag (the best)", "lr_drop", "25.00 %", "3 of 8 units are dead, 1 nearly", "diag 12.30 % +- 1.00 %",
+                 "diag: outputs moved by 0.0e+00 at embedding, 2.5e-07 at contracting, of the largest; 1 restarts",
+                 "widen gave no model: it did not come back", "he best on the validation data: diag"):  # fmt: skip
         assert said in text
 
 
@@ -66,3 +71,8 @@ def test_the_paths_are_drawn_and_the_way_back_only_of_what_was_extended(tmp_path
     assert "The way back of diag" in text
     assert "The way back of baseline" not in text
     assert all(label in text for label in ("distance", "angle (degrees)", "step size", "‖ADW‖"))
+
+
+def test_a_run_that_stopped_says_so(tmp_path: Path) -> None:
+    write({**bypassed(), "validation": {"theta*": 1.0}, "certificate": {}}, tmp_path / "r.md")
+    assert "No gain was to be expected: the model is as it was." in (tmp_path / "r.md").read_text()
