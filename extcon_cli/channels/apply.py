@@ -15,7 +15,7 @@ from extcon_cli.channels.axes import Index
 from extcon_cli.channels.groups import ChannelGroup
 from extcon_cli.channels.narrow import is_norm, narrow_attention, narrow_norm
 from extcon_cli.channels.plan import Fold, Merge, RemovalPlan, Renorm
-from extcon_cli.channels.trace import named_tensors
+from extcon_cli.channels.trace import named_tensor, named_tensors
 from extcon_cli.errors import CheckpointError
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -51,9 +51,8 @@ def remove(module: nn.Module, plan: RemovalPlan) -> None:
 @torch.no_grad()
 def silence(module: nn.Module, group: ChannelGroup, channels: Index) -> None:
     """Set F of these channels of a group to exactly zero, in place."""
-    tensors = named_tensors(module)
     for part in group.silencers:
-        tensor = tensors[part.parameter]
+        tensor = named_tensor(module, part.parameter)
         tensor.index_fill_(part.dim, torch.from_numpy(part.index[channels].ravel()).to(tensor.device), 0.0)
 
 
@@ -110,13 +109,13 @@ def _check(module: nn.Module, plan: RemovalPlan) -> None:
                 f"the removal plan cuts dimension {cut.dim} of {cut.parameter}, of size {cut.size}; "
                 f"the model has {shape or 'no such parameter'}: it is another architecture"
             )
-        if not cut.kept():
+        if cut.left == 0:
             raise CheckpointError(f"the removal plan leaves nothing of {cut.parameter}")
     if len({(cut.parameter, cut.dim) for cut in plan.cuts}) < len(plan.cuts):
         raise CheckpointError("the removal plan cuts the same dimension twice")
     if len({norm.weight for norm in plan.norms}) < len(plan.norms):
         raise CheckpointError("the removal plan rewrites the same norm twice")
-    left = {(cut.parameter, shapes[cut.parameter]): len(cut.kept()) for cut in plan.cuts if cut.dim == 0}
+    left = {(cut.parameter, shapes[cut.parameter]): cut.left for cut in plan.cuts if cut.dim == 0}
     for norm in plan.norms:
         held = vars(module.get_submodule(norm.owner)).get(norm.attribute) if norm.owner in owners else None
         if type(held) is not float or held != norm.eps or left.get((norm.weight, (norm.before,))) != norm.after:
@@ -132,7 +131,7 @@ def _check(module: nn.Module, plan: RemovalPlan) -> None:
 
 def _fold(module: nn.Module, fold: Fold) -> None:
     """b += sum over the removed channels k of c_k times the sum of the weight's taps for k, in float64."""
-    stored = named_tensors(module)[fold.weight]
+    stored = named_tensor(module, fold.weight)
     weight = stored if fold.dim == 1 else stored.transpose(0, 1)  # (outputs, inputs, taps)
     owner_name, _, bias_name = fold.bias.rpartition(".")
     owner = module.get_submodule(owner_name)
@@ -149,7 +148,7 @@ def _fold(module: nn.Module, fold: Fold) -> None:
 
 def _merge(module: nn.Module, merge: Merge) -> None:
     """W[:, into] += gain W[:, channel], in float64, each in its group's rows."""
-    weight = named_tensors(module)[merge.weight]
+    weight = named_tensor(module, merge.weight)
     wide = weight.double()
     columns = wide.reshape(merge.groups, -1, *wide.shape[1:]).transpose(1, 2).flatten(0, 1) if merge.dim else wide
     for channel, into, gain in zip(merge.channels, merge.into, merge.gains, strict=True):
@@ -161,7 +160,7 @@ def _merge(module: nn.Module, merge: Merge) -> None:
 
 def _renorm(module: nn.Module, norm: Renorm) -> None:
     """eps *= N / n, offset + weight *= sqrt(N / n), in float64."""
-    weight, ratio = named_tensors(module)[norm.weight], norm.before / norm.after
+    weight, ratio = named_tensor(module, norm.weight), norm.before / norm.after
     weight.copy_((weight.double() + norm.offset) * ratio**0.5 - norm.offset)
     setattr(module.get_submodule(norm.owner), norm.attribute, norm.eps * ratio)
 

@@ -29,7 +29,7 @@ class Axis:
 
     atoms: Index  # (size,)
     sites: tuple[tuple[Site, Index], ...] = ()  # rows[i]: the site's slice that feeds position i, -1: none
-    split: fx.Node | None = None  # the view that laid longer channels out along this dimension
+    split: fx.Node | None = None  # the view that laid longer channels out along this dimension, and had a choice
     zero: bool = True  # the sites at zero make it zero; False: a constant, such as sigmoid(0)
 
     def take(self, positions: Index) -> Axis:

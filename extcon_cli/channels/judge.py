@@ -200,7 +200,10 @@ def _mergeable(consumer: Consumer, readers: Mapping[str, int]) -> bool:
 
 def _whole(tensors: Mapping[str, Tensor]) -> set[str]:
     """The tensors that hold numbers only."""
-    return {name for name, tensor in tensors.items() if bool(tensor.detach().isfinite().all())}
+    found = {name: tensor.detach() for name, tensor in tensors.items()}
+    return {  # a finite sum has finite terms, and is quicker
+        name for name, held in found.items() if bool(held.sum().isfinite()) or bool(held.isfinite().all())
+    }
 
 
 def _finite(tensors: Mapping[str, Tensor], whole: set[str], group: ChannelGroup) -> np.ndarray[Any, np.dtype[np.bool_]]:

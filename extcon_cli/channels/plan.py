@@ -31,6 +31,11 @@ class Cut:
     size: int
     removed: tuple[tuple[int, int], ...]
 
+    @property
+    def left(self) -> int:
+        """How many positions stay."""
+        return self.size - sum(stop - start for start, stop in self.removed)
+
     def kept(self) -> list[int]:
         """The positions that stay, in order."""
         edges = [0, *(edge for run in self.removed for edge in run), self.size]

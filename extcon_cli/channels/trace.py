@@ -177,6 +177,13 @@ def evaluating(module: nn.Module) -> Iterator[nn.Module]:
             child.training = training
 
 
+def named_tensor(module: nn.Module, name: str) -> Tensor:
+    """One parameter or buffer."""
+    path, _, key = name.rpartition(".")
+    held: Tensor = getattr(module.get_submodule(path), key)
+    return held
+
+
 def named_tensors(module: nn.Module) -> dict[str, Tensor]:
     """All parameters and buffers by name, tied ones under each of their names."""
     tensors: dict[str, Tensor] = dict(module.named_parameters(remove_duplicate=False))

@@ -19,7 +19,7 @@ from extcon_cli.channels.apply import remove, silence
 from extcon_cli.channels.groups import ChannelGroup, Channels, analyse
 from extcon_cli.channels.judge import Verdict, judge, plan, read
 from extcon_cli.channels.plan import RemovalPlan, Renorm
-from extcon_cli.channels.trace import named_tensors, trace
+from extcon_cli.channels.trace import named_tensor, trace
 from extcon_cli.channels.verify import Inputs, batch_size, compare, outputs, random_batches, runs
 
 TOLERANCE = 1e-4  # of the largest output: far over rounding, far under any mistake
@@ -92,12 +92,13 @@ def _attempt(
     kept = tuple(group if id(group) in names else replace(group, reason="-") for group in channels.groups)
     only = replace(channels, groups=kept)
     readings = read(trial, only)
-    verdicts = {id(verdict.group): verdict for verdict in judge(trial, only, readings)}
+    judged = judge(trial, only, readings)
+    verdicts = {id(verdict.group): verdict for verdict in judged}
     if stuck := {key: why for key in names if (why := _stuck(verdicts[key], parts[key]))}:
         return stuck
     batch = next(random_batches(example, sizes=(batch_size(example),)))
     expected = outputs(trial, batch)
-    removal = plan(trial, only, readings)
+    removal = plan(trial, only, readings, judged)
     norms = {norm: copy.deepcopy(trial.get_submodule(norm.owner)) for norm in removal.norms}
     try:
         remove(trial, removal)
@@ -120,7 +121,7 @@ def _attempt(
 def _follows_eps(norm: Renorm, rank: int, before: nn.Module, trial: nn.Module, removal: RemovalPlan) -> bool:
     """Whether a norm does the same as before on inputs so small that its eps shows: in a whole network it does not."""
     kept = next(cut.kept() for cut in removal.cuts if (cut.parameter, cut.dim) == (norm.weight, 0))
-    weight = named_tensors(trial)[norm.weight]
+    weight = named_tensor(trial, norm.weight)
     wide = weight.new_zeros((1,) * (rank - 1) + (norm.before,))
     wide[..., kept] = torch.linspace(1, 2, norm.after).to(weight) * (norm.eps or 1.0) ** 0.5
     try:

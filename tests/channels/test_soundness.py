@@ -306,6 +306,7 @@ FROZEN: dict[str, tuple[Callable[..., Tensor], dict[str, Callable[[], Any]], str
     ),
     "three chunks of eight": (lambda m, y: torch.cat(y.chunk(3, 1)[::-1], 1), {}, "cuts into unequal parts"),
     "unbind": (lambda m, y: torch.stack(y.unbind(1)[::-1], 1), {}, "unbind takes single positions"),
+    "bits of another type": (lambda m, y: y.float().view(torch.int16).to(y.dtype)[..., ::2], {}, "is read as another"),
     "an index": (lambda m, y: y[:, [1, 0, 3, 2, 4, 5, 6, 7]], {}, "index picks positions by number"),
     "an index in a buffer": (
         lambda m, y: y.index_select(1, m.buffer),
@@ -600,6 +601,19 @@ def test_a_channel_with_a_weight_that_is_no_number_is_never_dead(where: str, val
     tensor = module.state_dict()[where]
     (tensor[:, 1] if where == "reader.weight" else tensor[1]).fill_(value)
     assert judge(module, channels)[0].dead.tolist() == [True, False, True, True, False, False, False, False]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_zero_times_a_weight_that_is_no_number_is_no_constant(value: float) -> None:
+    module = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 2)).eval()
+    channels = channel_groups(module, (torch.randn(2, 3),))
+    silence(module, channels.groups[0], np.array([1]))
+    state = module.state_dict()
+    state["1.weight"][2] = torch.tensor([0.0, value, 0.0, 0.0])
+    state["2.weight"][0] = torch.tensor([0.0, 0.0, 1.0, 0.0])
+    assert not judge(module, channels)[2].dead[0]
+    state["1.weight"][2] = 0.0
+    assert judge(module, channels)[2].dead[0]
 
 
 def test_a_filter_whose_weights_sum_to_zero_is_alive(remove_exactly: Remove) -> None:

@@ -188,9 +188,14 @@ def mapped(
         result = torch.where(reached, torch.nan, sums).reshape(-1)
     else:
         block, here = blocks[0], usable[0]
-        settled = ~(block[:, ~here] if here.any() else block).flatten(1).any(1)  # rows that no unknown input reaches
+        settled = torch.ones(len(block), dtype=torch.bool)  # rows that no unknown input reaches: few pass the first
+        if not here.all():
+            settled = ~block[:, int(here.logical_not().nonzero()[0])].any(1)
+            settled[settled.clone()] = ~(block[settled].any(-1) & ~here).any(1)
+        rows, moved = block[settled], here & (inputs[0] != 0)
         result = torch.full((len(block),), torch.nan, dtype=torch.float64)
-        result[settled] = block[settled][:, here].double().sum(-1) @ inputs[0, here].double()
+        result[settled] = rows[:, moved].double().sum(-1) @ inputs[0, moved].double()
+        result[settled] += 0 * rows.flatten(1).sum(1)  # zero times a weight that is no number is none
     if bias is not None:
         result = result + known[bias]
     return result.reshape([-1 if d == dim else 1 for d in range(known[read].dim())])

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor, fx
 
-from extcon_cli.channels.axes import Analysis, Axis, Index, Site, Split, Value, joined, merge_sites
+from extcon_cli.channels.axes import Analysis, Axis, Index, Site, Split, Value, joined
 from extcon_cli.channels.rules.registry import Known, constants, flow, value_of
 from extcon_cli.channels.trace import argument, operator, shape, source
 
@@ -26,6 +26,9 @@ def view(analysis: Analysis, node: fx.Node) -> Value:
     """
     read = node.args[0]
     value = value_of(analysis, read)
+    if node.meta["val"].dtype != read.meta["val"].dtype:  # type: ignore[union-attr]
+        analysis.freeze(value, f"is read as another type in {source(node)}")
+        return (None,) * len(shape(node))
     result: list[Axis | None] = []
     for before, after in _blocks(shape(read), shape(node)):  # type: ignore[arg-type]
         axes = [value[dim] for dim in before]
@@ -64,13 +67,24 @@ def _split(analysis: Analysis, node: fx.Node, axis: Axis, sizes: list[int]) -> l
     layouts = {dim: np.moveaxis(laid, dim, -1).reshape(-1, sizes[dim]) for dim in long}
     came_from = [dim for dim in long if (axis.atoms[layouts[dim]] == axis.atoms[layouts[dim][0]]).all()]
     chosen = came_from[-1] if came_from else long[max(0, len(long) - 1 - analysis.layout.get(node, 0))]
-    layout = layouts[chosen]
-    for row in layout[1:]:
-        analysis.tie(axis.atoms[layout[0]], axis.atoms[row])
-    along = Axis(axis.atoms[layout[0]], merge_sites(axis.take(row) for row in layout), node)
+    along = _merged(analysis, axis, layouts[chosen], None if came_from or chosen == long[0] else node)
     analysis.splits.append(Split(node, along))
     result[chosen] = along
     return result
+
+
+def _merged(analysis: Analysis, axis: Axis, layout: Index, split: fx.Node | None = None) -> Axis:
+    """The axis of positions laid out in rows, the i-th of each the same channel."""
+    atoms = _distinct(axis.atoms[layout])
+    for row in atoms[1:]:
+        analysis.tie(atoms[0], row)
+    sites = tuple((site, row) for site, rows in axis.sites for row in _distinct(rows[layout]))
+    return Axis(atoms[0], sites, split, axis.zero)
+
+
+def _distinct(rows: Index) -> Index:
+    """The first row and those unlike it."""
+    return rows[np.append(True, (rows[1:] != rows[0]).any(1))]
 
 
 def _blocks(before: tuple[int, ...], after: tuple[int, ...]) -> list[tuple[list[int], list[int]]]:
@@ -124,7 +138,7 @@ def move(analysis: Analysis, node: fx.Node) -> Value:
 
 def _moved(node: fx.Node, read: Tensor) -> Tensor:
     """The operator itself, run on another tensor of the same shape."""
-    if operator(node) in ("expand_as", "view_as", "reshape_as"):
+    if operator(node) in (*VIEWS, "expand_as"):
         return read.expand(shape(node)) if operator(node) == "expand_as" else read.reshape(shape(node))
     result: Tensor = node.target(read, *node.args[1:], **node.kwargs)  # type: ignore[operator]
     return result
@@ -244,9 +258,7 @@ def shuffle_pixels(analysis: Analysis, node: fx.Node) -> Value:
     if operator(node) == "pixel_unshuffle":
         return (*value[:-3], axis.take(np.arange(len(axis.atoms)).repeat(factor)), None, None)
     layout = np.arange(len(axis.atoms)).reshape(-1, factor).T
-    for row in layout[1:]:
-        analysis.tie(axis.atoms[layout[0]], axis.atoms[row])
-    return (*value[:-3], Axis(axis.atoms[layout[0]], merge_sites(axis.take(row) for row in layout)), None, None)
+    return (*value[:-3], _merged(analysis, axis, layout), None, None)
 
 
 @flow(*CUTS)
@@ -309,8 +321,9 @@ def moved(known: Known, node: fx.Node) -> Tensor:
     read = known[node.args[0]]  # type: ignore[index]
     if read.numel() == 1 and bool(read.isnan()):
         return read.reshape((1,) * len(shape(node)))
-    full = read.expand(shape(node.args[0])).contiguous()  # type: ignore[arg-type]
-    return compact(_moved(node, full))
+    if node.meta["val"].dtype != node.args[0].meta["val"].dtype:  # type: ignore[union-attr]
+        return torch.full((1,) * len(shape(node)), torch.nan, dtype=torch.float64)
+    return compact(_moved(node, read.expand(shape(node.args[0]))))  # type: ignore[arg-type]
 
 
 @constants("pixel_shuffle", "pixel_unshuffle")
@@ -353,7 +366,11 @@ def compact(value: Tensor) -> Tensor:
     for dim in range(value.dim()):
         if value.shape[dim] < 2:
             continue
-        first = value.narrow(dim, 0, 1)
-        if torch.equal(value.nan_to_num(nan=3e300), first.nan_to_num(nan=3e300).expand_as(value)):
+        first, second = value.narrow(dim, 0, 1), value.narrow(dim, 1, 1)
+        if value.stride(dim) == 0 or (_same(second, first) and _same(value, first)):
             value = first
     return value
+
+
+def _same(value: Tensor, other: Tensor) -> bool:
+    return torch.equal(value.nan_to_num(nan=3e300), other.nan_to_num(nan=3e300).expand_as(value))
