@@ -57,7 +57,8 @@ TIMM = (
 )  # fmt: skip
 TIMM_SIZES = {"vit*": 64, "deit*": 64, "mixer*": 64, "resmlp*": 64, "gmlp*": 64, "swin*": 112, "hrnet*": 64}
 PROJECTIONS = ("qkv", "q", "k", "v", "query", "key", "value", "q_proj", "k_proj", "v_proj", "q_lin", "k_lin", "v_lin")
-TRANSFORMERS = ("bert", "distilbert", "vit", "llama", "gpt2")
+DECODERS = {"llama": "Llama", "mistral": "Mistral", "qwen2": "Qwen2", "gemma": "Gemma"}
+TRANSFORMERS = ("bert", "distilbert", "vit", *DECODERS, "t5", "gpt2")
 
 
 class TwoRounds(nn.Module):
@@ -108,8 +109,8 @@ def _pixels(name: str, sizes: dict[str, int]) -> int:
 def _torchvision(name: str) -> Built:
     size = _pixels(name, SIZES)
     extra: dict[str, Any] = {"image_size": size} if name.startswith("vit") else {}
-    if name in ("googlenet", "inception_v3"):  # their other heads run in training only, and hold on to what they read
-        extra |= {"init_weights": False, "aux_logits": False}
+    if name in ("googlenet", "inception_v3"):
+        extra |= {"init_weights": False}
     return torchvision.models.get_model(name, weights=None, **extra), _image(size)
 
 
@@ -155,9 +156,13 @@ def _transformers(name: str) -> Built:
     if name == "vit":
         config = t.ViTConfig(image_size=32, patch_size=8, **width)
         return t.ViTForImageClassification(config), {"pixel_values": _image(32)[0]}
-    if name == "llama":
-        config = t.LlamaConfig(vocab_size=100, num_key_value_heads=2, use_cache=False, **width)
-        return t.LlamaForCausalLM(config), text
+    if name in DECODERS:
+        model = getattr(t, f"{DECODERS[name]}ForCausalLM")
+        heads = {"num_key_value_heads": 2, "head_dim": 16}
+        return model(model.config_class(vocab_size=100, use_cache=False, **heads, **width)), text
+    if name == "t5":
+        config = t.T5Config(vocab_size=100, d_model=64, d_kv=16, d_ff=128, num_layers=2, num_heads=4, num_labels=3)
+        return t.T5ForTokenClassification(config), text
     config = t.GPT2Config(vocab_size=100, n_embd=64, n_layer=2, n_head=4, use_cache=False)
     return t.GPT2LMHeadModel(config), text
 

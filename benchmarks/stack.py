@@ -30,7 +30,7 @@ from extcon_cli.training.optim import optimizer, rate, total_steps
 
 
 class Stack:
-    """The parameters of equal modules, stacked: (S, ...). The modules' own become views of them."""
+    """The parameters of equal modules, stacked: (S, ...). The modules' own, and their gradients, become views."""
 
     def __init__(self, modules: Sequence[nn.Module], task: Objective) -> None:
         if any(True for _ in modules[0].buffers()):
@@ -92,8 +92,9 @@ def steps(
             group["lr"] = spec.lr * factor
         batches = [all_of or loader.batch(index) for all_of, loader in zip(whole, loaders, strict=True)]
         losses = stack.backward(*(torch.stack(parts) for parts in zip(*batches, strict=True)))
-        if added := penalty():
-            torch.stack(list(added)).sum().backward()
+        added = [term for term in penalty() if term.requires_grad]
+        if added:
+            torch.stack(added).sum().backward()
         stack.move(moving)
         yield index, losses
 
@@ -148,7 +149,7 @@ def _walk(name: str, jobs: Sequence[Comparison]) -> list[tuple[nn.Module | None,
             ways[seed] = WAYS[name](job.given("theta*"))
         except (GateError, UsageError) as error:
             lost[seed] = str(error)
-    losses: dict[int, list[float]] = {seed: [] for seed in range(len(jobs))}
+    losses: dict[int, dict[int, float]] = {seed: {} for seed in range(len(jobs))}  # by step
     if ways:
         _together(ways, {seed: jobs[seed] for seed in ways}, losses, lost)
     found = []
@@ -157,13 +158,13 @@ def _walk(name: str, jobs: Sequence[Comparison]) -> list[tuple[nn.Module | None,
         if seed not in lost:
             module, measured = ways[seed].result()
         trace = ways[seed].trace.rows if seed in ways else []
-        at = list(range(1, len(losses[seed]) + 1))
-        found.append((module, measured, {"phase": name, "steps": at, "loss": losses[seed], "trace": trace}))
+        at, loss = list(losses[seed]), list(losses[seed].values())
+        found.append((module, measured, {"phase": name, "steps": at, "loss": loss, "trace": trace}))
     return found
 
 
 def _together(
-    ways: Mapping[int, Way], jobs: Mapping[int, Comparison], losses: dict[int, list[float]], lost: dict[int, str]
+    ways: Mapping[int, Way], jobs: Mapping[int, Comparison], losses: dict[int, dict[int, float]], lost: dict[int, str]
 ) -> None:
     first = next(iter(jobs.values()))
     spec = first.spec
@@ -189,5 +190,5 @@ def _together(
             except GateError as error:
                 lost[seed] = str(error)
         if index % max(1, total // 1000) == 0:
-            for seed, loss in zip(ways, now.tolist(), strict=True):
-                losses[seed].append(loss)
+            for seed, value in zip(ways, now.tolist(), strict=True):
+                losses[seed][index + 1] = value
