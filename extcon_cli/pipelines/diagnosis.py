@@ -19,6 +19,9 @@ from extcon_cli.errors import UsageError
 
 STALLED_T, STALLED_SLOPE = 2.0, 0.05
 """Of a window of losses: a t statistic, or a share of the loss in 1000 steps, under which it counts as stalled."""
+SETTLING = 4
+"""One in so many steps, at first, that does not count for the slope: a checkpoint brings no moments of its optimizer,
+and the loss that jumps when they begin anew and falls back would look like progress."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,7 @@ def diagnose(
     sure = [name for name in extensions if probe[name]["gain"] > 2 * probe[name]["error"]]
     best = max(sure or extensions, key=lambda name: probe[name]["gain"])
     reach = probe[best]["gain"] - 2 * probe[best]["error"]
-    found = slope(base.training)
+    found = slope(base.training[len(base.training) // SETTLING :])
     size, weights = gradient
     return {
         "slope": asdict(found),

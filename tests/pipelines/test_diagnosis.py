@@ -44,6 +44,14 @@ def test_the_surest_extension_speaks_for_all_and_controls_do_not() -> None:
     assert not verdict(lr_drop=trial(0.1), diag=trial(1.0))["predicted"]
 
 
+def test_a_jump_while_the_optimizer_settles_is_no_slope() -> None:
+    losses = [5.0, 4.0, 3.0, *[1.0, 0.9] * 6]
+    ready = {"baseline": lambda: Trial(losses, 1.0 + NOISE), "diag": lambda: trial(1.0)}
+    assert diagnose(ready, {}, (1.0, 10.0), least_gain=0.05)["stalled"]
+    ready["baseline"] = lambda: Trial([2.0 - 0.1 * step for step in range(12)], 1.0 + NOISE)
+    assert not diagnose(ready, {}, (1.0, 10.0), least_gain=0.05)["stalled"]
+
+
 def test_an_extension_far_behind_the_best_is_told() -> None:
     assert verdict(diag=trial(0.95, noise=0.1), widen=trial(0.5, noise=0.1), mirror=trial(0.501))["behind"] == ["diag"]
     assert verdict(diag=trial(0.95, noise=9.0), widen=trial(0.5, noise=0.1))["behind"] == []
