@@ -75,7 +75,7 @@ class Contraction:
         self.extended, self.method, self.steps, self.example = extended, method, steps, example
         self.gamma, self.raised, self.epsilon, self.bound = gamma, raised, epsilon, bound
         self.done, self.weight, self.jump = 0, 0.0, 0.0
-        self.start = [float(delta.detach().norm()) for delta in extended.deltas]
+        self.start = [delta.detach().norm() for delta in extended.deltas]  # () each, on the device
         self.open = list(range(len(extended.sites)))
 
     @property
@@ -91,7 +91,7 @@ class Contraction:
     def step(self, lr: float, loss: float = 0.0) -> None:
         """After an optimizer step with learning rate `lr`; `loss` is the task's."""
         if self.gamma is None:  # lr k (1 + ... + T/2) = r0
-            self.gamma = 0.005 if self.method == "penalty" else 8 * max(self.start) / (lr * self.steps**2)
+            self.gamma = 0.005 if self.method == "penalty" else 8 * float(max(self.start)) / (lr * self.steps**2)
         self.done += 1
         if self.method != "controlled" or loss <= self.bound:
             late = self.raised is not None and self.done > self.raised[0]
@@ -123,7 +123,7 @@ class Contraction:
         deltas: list[Tensor] = [every[index] for index in self.open]
         norms = torch.stack(torch._foreach_norm(deltas))
         if self.method == "radius":
-            start = torch.tensor([self.start[index] for index in self.open]).to(norms)
+            start = torch.stack([self.start[index] for index in self.open])
             allowed = start * max(0.0, 1 - self.done / self.steps)
         else:
             allowed = (norms - lr * self.weight).clamp_min(0.0)  # the proximal step of lr gamma ||D||
@@ -138,6 +138,7 @@ class Contraction:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on where another one stopped."""
         self.done, self.weight, self.jump = state["done"], state["weight"], state["jump"]
-        self.start, self.open, self.gamma = list(state["start"]), list(state["open"]), state["gamma"]
+        self.open, self.gamma = list(state["open"]), state["gamma"]
+        self.start = [norm.to(delta) for norm, delta in zip(state["start"], self.extended.deltas, strict=True)]
         for index, delta in enumerate(self.extended.deltas):
             delta.requires_grad_(index in self.open)
