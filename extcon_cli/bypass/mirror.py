@@ -4,8 +4,9 @@ Where sigma(x) - sigma(-x) = k x, as with ReLU, leaky ReLU, GELU, SiLU and softp
 
     D x + sigma(x) = (1 + D / k) sigma(x) - D / k sigma(-x)
 
-so that an extended layer *is* an ordinary layer of twice the width: its units and their mirror images. A unit that is
-dead has all of its function in its image, one that is always active in itself: of these two one goes for nothing.
+so that an extended layer *is* an ordinary layer of twice the width: its units and their mirror images (for ReLU the
+concatenated ReLU of Shang et al. 2016). A unit that is dead has all of its function in its image, one that is always
+active in itself: of such a pair one goes for nothing.
 """
 
 from __future__ import annotations
