@@ -46,7 +46,7 @@ from extcon_cli.channels.verify import Inputs, in_double, random_batches
 
 Built = tuple[nn.Module, Inputs]
 
-SIZES = {"inception_v3": 96, "maxvit_t": 224, "vgg*": 32, "densenet*": 32, "vit_h_14": 56}  # pixels; others: 64
+SIZES = {"inception_v3": 299, "maxvit_t": 224, "vgg*": 32, "densenet*": 32, "vit_h_14": 56}  # pixels; others: 64
 TIMM = (
     "resnet18", "resnet26d", "resnext50_32x4d", "res2net50_14w_8s", "regnetx_002", "regnety_002", "densenet121",
     "efficientnet_b0", "mobilenetv3_small_050", "mobilenetv4_conv_small", "mobilenetv4_hybrid_medium", "ghostnet_100",
