@@ -188,14 +188,14 @@ def mapped(
         result = torch.where(reached, torch.nan, sums).reshape(-1)
     else:
         block, here = blocks[0], usable[0]
-        settled = torch.ones(len(block), dtype=torch.bool)  # rows that no unknown input reaches: few pass the first
-        if not here.all():
-            settled = ~block[:, int(here.logical_not().nonzero()[0])].any(1)
-            settled[settled.clone()] = ~(block[settled].any(-1) & ~here).any(1)
-        rows, moved = block[settled], here & (inputs[0] != 0)
+        unknown, moved = (~here).nonzero().flatten(), here & (inputs[0] != 0)
+        few = ~block[:, unknown[:1]].flatten(1).any(1)  # rows that the first unknown input does not reach
+        rows = block[few]
+        known_sums = rows[:, moved].double().sum(-1) @ inputs[0, moved].double()
+        known_sums += 0 * rows.flatten(1).sum(1)  # zero times a weight that is no number is none
+        reached = (rows.any(-1) & ~here).any(1)
         result = torch.full((len(block),), torch.nan, dtype=torch.float64)
-        result[settled] = rows[:, moved].double().sum(-1) @ inputs[0, moved].double()
-        result[settled] += 0 * rows.flatten(1).sum(1)  # zero times a weight that is no number is none
+        result[few] = torch.where(reached, torch.nan, known_sums)
     if bias is not None:
         result = result + known[bias]
     return result.reshape([-1 if d == dim else 1 for d in range(known[read].dim())])
