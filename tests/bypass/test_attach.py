@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -120,7 +122,8 @@ def perceptron() -> nn.Sequential:
 
 
 def test_distributed_over_two_processes(tmp_path: Path) -> None:
-    torch.multiprocessing.spawn(half_of_the_batch, (tmp_path,), nprocs=2)
+    both = [subprocess.Popen([sys.executable, __file__, str(rank), str(tmp_path)]) for rank in (0, 1)]
+    assert [process.wait(timeout=300) for process in both] == [0, 0]
     plain = perceptron()
     bypassed(plain, torch.optim.SGD(plain.parameters(), lr=0.05, momentum=0.9), lambda m: m)
     first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
@@ -169,3 +172,7 @@ def test_what_cannot_be_mirrored_is_refused() -> None:
     model = nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 4))
     with pytest.raises(UsageError, match="no activation can be mirrored"):
         Bypass(model, (torch.randn(2, 4),), method="mirror")
+
+
+if __name__ == "__main__":  # one of the two processes
+    half_of_the_batch(int(sys.argv[1]), Path(sys.argv[2]))
