@@ -8,6 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+FEW = 32
+"""Places of a map under which D is spread out over it: torch broadcasts slowly along short runs of memory."""
+
 
 class Psi(nn.Module):
     """psi(x) = D x + sigma(x), one entry of D a channel."""
@@ -24,6 +27,8 @@ class Psi(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         delta = self.delta.reshape([-1 if dim == self.axis else 1 for dim in range(x.dim())])
         if self.rectifies:
+            if self.axis == 1 and x.dim() > 2 and x.shape[2:].numel() < FEW:
+                delta = delta.expand(1, *x.shape[1:]).contiguous()
             y: Tensor = Rectified.apply(x, delta.to(x.dtype))
             return y
         y = self.activation(x.clone() if self.writes else x)
@@ -58,7 +63,7 @@ class Rectified(torch.autograd.Function):
 
 def _summed_product(y: Tensor, x: Tensor, shape: torch.Size) -> Tensor:
     """y x, summed to the shape."""
-    maps = x.dim() == 4 and shape == (1, x.shape[1], 1, 1) and x.shape[2:].numel() >= 16
+    maps = x.dim() == 4 and shape == (1, x.shape[1], 1, 1)
     if not (maps and x.device.type == "cpu" and x.dtype is y.dtype is torch.float32):
         return (y * x).sum_to_size(shape)
     # what a batch norm of mean 0 and variance 1 gives for gamma, and without the product in memory
