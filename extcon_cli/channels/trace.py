@@ -102,9 +102,12 @@ def _exported(module: nn.Module, inputs: tuple[Any, ...] | Mapping[str, Any]) ->
             program = program.run_decompositions({})
         program.graph.eliminate_dead_code()
     except Exception as error:
+        reason = _first_line(error)
+        needed = "extcon needs a forward pass without data-dependent control flow"
+        if "Cache'" in reason:  # transformers' language models, unless told otherwise
+            needed = "set model.config.use_cache = False"
         raise TraceError(
-            f"the forward pass of {type(module).__name__} cannot be traced: {_first_line(error)}"
-            f"{_where(error)}; extcon needs a forward pass without data-dependent control flow"
+            f"the forward pass of {type(module).__name__} cannot be traced: {reason}{_where(error)}; {needed}"
         ) from error
     canonical = _canonical_names(module)
     stored = {

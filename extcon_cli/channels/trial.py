@@ -109,7 +109,8 @@ def _attempt(
     moved = compare([(expected, found, batch_size(batch))]).relative
     if moved > TOLERANCE:
         why = f"removal changes the outputs by {moved:.1e}: the forward pass depends on the width"
-        return dict.fromkeys(names, why)
+        coarse = {tensor.dtype for tensor in trial.parameters()} & {torch.float16, torch.bfloat16}
+        return dict.fromkeys(names, f"{why}, or {coarse.pop()} is too coarse to tell (try float32)" if coarse else why)
     ranks = {norm.weight: norm.rank for norm in channels.analysis.norms}
     if not all(_follows_eps(norm, ranks[norm.weight], before, trial, removal) for norm, before in norms.items()):
         return dict.fromkeys(names, "a norm in the model's own code does not take its eps from the attribute")

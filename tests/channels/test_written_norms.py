@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from extcon_cli.channels import Channels, RemovalPlan, channel_groups, plan, remove, silence
 from extcon_cli.channels.groups import analyse
 from extcon_cli.channels.trace import trace
-from extcon_cli.errors import CheckpointError
+from extcon_cli.errors import CheckpointError, TraceError
 
 C = 12
 EPS = 0.3  # so large that a wrong one shows
@@ -251,3 +251,16 @@ def test_a_scale_of_one_and_a_weight_is_not_silenced_by_the_weight() -> None:
     silencers = {part.parameter for part in stream(channels).silencers}
     assert {"first.weight", "first.bias"} <= silencers
     assert not any(name.startswith("norms") for name in silencers)
+
+
+def test_numbers_too_coarse_for_the_trial_are_named() -> None:
+    groups = channel_groups(Stream(llama).eval().bfloat16(), (torch.randn(4, 5).bfloat16(),)).groups
+    assert any("torch.bfloat16 is too coarse to tell (try float32)" in group.reason for group in groups)
+
+
+def test_a_model_that_returns_a_cache_is_told_not_to() -> None:
+    transformers = pytest.importorskip("transformers")
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 24}
+    model = transformers.LlamaForCausalLM(transformers.LlamaConfig(vocab_size=20, **sizes)).eval()
+    with pytest.raises(TraceError, match="set model.config.use_cache = False"):
+        channel_groups(model, (torch.randint(0, 20, (2, 5)),))
