@@ -262,5 +262,5 @@ def test_a_model_that_returns_a_cache_is_told_not_to() -> None:
     transformers = pytest.importorskip("transformers")
     sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 24}
     model = transformers.LlamaForCausalLM(transformers.LlamaConfig(vocab_size=20, **sizes)).eval()
-    with pytest.raises(TraceError, match="set model.config.use_cache = False"):
+    with pytest.raises(TraceError, match=r"set model\.config\.use_cache = False"):
         channel_groups(model, (torch.randint(0, 20, (2, 5)),))
