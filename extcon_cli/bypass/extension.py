@@ -17,7 +17,7 @@ from torch import Tensor, fx, nn
 from torch.fx.passes.shape_prop import ShapeProp
 
 from extcon_cli.bypass.psi import Applied, Psi
-from extcon_cli.bypass.swap import activations, sharing
+from extcon_cli.bypass.swap import activations, channel_axis, sharing
 from extcon_cli.errors import GateError, TraceError, UsageError
 
 Form = Literal["auto", "strict", "relaxed"]
@@ -172,7 +172,12 @@ def _axis(node: fx.Node, graph: fx.GraphModule, dims: int) -> int:
     """Channels lie last behind a dense layer, else second."""
     producer = node.all_input_nodes[0]
     dense = producer.op == "call_module" and isinstance(graph.get_submodule(str(producer.target)), nn.Linear)
-    return dims - 1 if dense or dims in (1, 3) else 1
+    return channel_axis(dims, dense)
+
+
+def called_once(node: fx.Node, graph: fx.GraphModule) -> bool:
+    """Whether no other node of the graph calls the same module."""
+    return sum(other.target == node.target for other in graph.graph.nodes) == 1
 
 
 def _pair(node: fx.Node, graph: fx.GraphModule) -> tuple[str, str] | None:
@@ -187,8 +192,7 @@ def _pair(node: fx.Node, graph: fx.GraphModule) -> tuple[str, str] | None:
     if reader is node or any(end.op != "call_module" for end in ends):
         return None
     w, a = (graph.get_submodule(str(end.target)) for end in ends)
-    called = sum(other.target == reader.target for other in graph.graph.nodes)
-    if not (type(w) is type(a) is nn.Linear and called == 1 and (a.bias is not None or w.bias is None)):
+    if not (type(w) is type(a) is nn.Linear and called_once(reader, graph) and (a.bias is not None or w.bias is None)):
         return None
     return str(first.target), str(reader.target)
 

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from extcon_cli.bypass.extension import TRANSPARENT, Extended, Site, extend
+from extcon_cli.bypass.extension import TRANSPARENT, Extended, Site, called_once, extend
 from extcon_cli.bypass.units import Units, append, covers, taken, units
 from extcon_cli.channels import Channels
 from extcon_cli.channels.apply import tell_the_truth
@@ -95,8 +95,7 @@ def mirror(
             images = tensor * weight
             tensor.mul_(1 - weight)
             append(wide, part.parameter, part.dim, images)
-    for child in wide.modules():
-        tell_the_truth(child)
+    tell_the_truth(wide)
     return wide, {item.units.name: item.units.group.size for item in chosen}
 
 
@@ -120,7 +119,7 @@ def _writer(node: fx.Node, graph: fx.GraphModule) -> list[str]:
     path: list[str] = []
     while True:
         node = node.all_input_nodes[0]
-        if node.op != "call_module" or len(node.users) > 1 or not _once(node, graph):
+        if node.op != "call_module" or len(node.users) > 1 or not called_once(node, graph):
             return []
         child = graph.get_submodule(str(node.target))
         path.insert(0, str(node.target))
@@ -138,14 +137,10 @@ def _readers(node: fx.Node, graph: fx.GraphModule) -> list[str]:
         node = waiting.pop()
         child = graph.get_submodule(str(node.target)) if node.op == "call_module" else None
         name = node.target if node.op == "call_method" else getattr(node.target, "__name__", "")
-        if isinstance(child, MAPS) and _once(node, graph):
+        if isinstance(child, MAPS) and called_once(node, graph):
             found.append(str(node.target))
         elif isinstance(child, LINEAR) or (child is None and name in LINEAR_NAMES):
             waiting.extend(node.users)
         else:
             return []
     return found
-
-
-def _once(node: fx.Node, graph: fx.GraphModule) -> bool:
-    return sum(other.target == node.target for other in graph.graph.nodes) == 1

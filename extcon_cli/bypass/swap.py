@@ -19,10 +19,7 @@ def sharing(model: nn.Module) -> nn.Module:
 
 
 def activations(model: nn.Module, example: tuple[Any, ...]) -> dict[str, tuple[int, int]]:
-    """Of each activation module, by its path: how many channels it acts on, and along which dimension they lie.
-
-    Channels lie last behind a dense layer and in tensors of three dimensions, else second.
-    """
+    """Of each activation module, by its path: how many channels it acts on, and along which dimension they lie."""
     candidates = {
         module: path
         for path, module in model.named_modules()
@@ -38,8 +35,7 @@ def activations(model: nn.Module, example: tuple[Any, ...]) -> dict[str, tuple[i
             return
         (x,) = inputs
         if isinstance(x, Tensor) and x.is_floating_point() and x.shape == output.shape and x.dim():
-            last = x.dim() in (1, 3) or any(x is other for other in dense)
-            axis = x.dim() - 1 if last else 1
+            axis = channel_axis(x.dim(), any(x is other for other in dense))
             calls.setdefault(candidates[module], []).append((int(x.shape[axis]), axis))
 
     handles = [module.register_forward_hook(see) for module in model.modules()]
@@ -49,6 +45,11 @@ def activations(model: nn.Module, example: tuple[Any, ...]) -> dict[str, tuple[i
         for handle in handles:
             handle.remove()
     return {path: made[0] for path, made in calls.items() if len(made) == 1 and _elementwise(model.get_submodule(path))}
+
+
+def channel_axis(dims: int, dense: bool) -> int:
+    """Along which dimension channels lie: the last behind a dense layer and in three dimensions, else the second."""
+    return dims - 1 if dense or dims in (1, 3) else 1
 
 
 def _elementwise(module: nn.Module) -> bool:

@@ -49,8 +49,7 @@ def widen(
         raise UsageError(
             "no layer can be widened: no group of units has weights of its own (`extcon inspect` says why)"
         )
-    for child in wide.modules():
-        tell_the_truth(child)
+    tell_the_truth(wide)
     return wide, added
 
 

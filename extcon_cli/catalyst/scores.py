@@ -6,7 +6,7 @@ filter, and agrees with the loss of removing one. Nothing here decides.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -42,8 +42,8 @@ def chance(filters: Filters, seed: int) -> Tensor:
 @torch.no_grad()
 def pulls(module: nn.Module, filters: Filters) -> Tensor:
     """<F_i, dL/dF_i> by the gradients that the parameters hold: (n,)."""
-    found = [tensor * (tensor.grad if tensor.grad is not None else 0.0) for tensor in parameters(module, filters)]
-    return filters.sums(rowwise(found, filters.parts)).cpu()
+    held = parameters(module, filters)
+    return _along(held, [tensor.grad for tensor in held], filters)
 
 
 def normalised(scores: Tensor, filters: Filters) -> Tensor:
@@ -66,15 +66,18 @@ def _pulls(module: nn.Module, filters: Filters, batches: Iterable[Any], loss: Lo
             for tensor in held:
                 tensor.requires_grad_(True)
             for batch in batches:
-                gradients = torch.autograd.grad(loss(batch), held, allow_unused=True)
-                pulls = [
-                    tensor.detach() * (gradient if gradient is not None else 0.0)
-                    for tensor, gradient in zip(held, gradients, strict=True)
-                ]
-                yield filters.sums(rowwise(pulls, filters.parts)).cpu()
+                yield _along(held, torch.autograd.grad(loss(batch), held, allow_unused=True), filters)
         finally:
             for weight, wanted in frozen:
                 weight.requires_grad_(wanted)
+
+
+def _along(held: Sequence[Tensor], gradients: Sequence[Tensor | None], filters: Filters) -> Tensor:
+    products = [
+        tensor.detach() * (gradient if gradient is not None else 0.0)
+        for tensor, gradient in zip(held, gradients, strict=True)
+    ]
+    return filters.sums(rowwise(products, filters.parts)).cpu()
 
 
 @contextmanager

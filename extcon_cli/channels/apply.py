@@ -44,8 +44,7 @@ def remove(module: nn.Module, plan: RemovalPlan) -> None:
         narrow_attention(child)
     for size in plan.sizes:
         setattr(module.get_submodule(size.module), size.attribute, size.after)
-    for child in module.modules():
-        tell_the_truth(child)
+    tell_the_truth(module)
 
 
 @torch.no_grad()
@@ -57,7 +56,12 @@ def silence(module: nn.Module, group: ChannelGroup, channels: Index) -> None:
 
 
 def tell_the_truth(module: nn.Module) -> None:
-    """Set the attributes that name sizes (`in_channels`, `num_features` ...) from the parameters' shapes."""
+    """Set every attribute that names a size (`in_channels`, `num_features` ...) from the parameters' shapes."""
+    for child in module.modules():
+        _tell(child)
+
+
+def _tell(module: nn.Module) -> None:
     if isinstance(module, CONVOLUTIONS):
         rows, columns = module.weight.shape[:2]
         if module.groups > 1 and module.in_channels == module.groups:  # one filter, or m, for each channel

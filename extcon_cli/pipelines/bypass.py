@@ -23,6 +23,7 @@ from extcon_cli.pipelines.prepare import prepare
 from extcon_cli.pipelines.ways import EXTENSIONS
 from extcon_cli.recipe.load import to_dict
 from extcon_cli.recipe.schema import Recipe
+from extcon_cli.report.document import NO_GAIN
 from extcon_cli.training.device import accelerator
 from extcon_cli.training.interrupt import graceful
 from extcon_cli.training.run_directory import RunDirectory
@@ -81,7 +82,7 @@ def bypass(
         "version": __version__,
         "before": before,
         "after": after,
-        "verdict": kind if job.branches else "no gain expected",
+        "verdict": kind if job.branches else NO_GAIN,
         "validation": job.losses,
         "diagnosis": job.diagnosis,
         "certificate": {name: branch["certificate"] for name, branch in job.branches.items() if branch["certificate"]},

@@ -9,6 +9,7 @@ import copy
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from extcon_cli.bypass.extension import extend
 from extcon_cli.bypass.plateau import dead_units
 from extcon_cli.bypass.revive import constants_on
 from extcon_cli.bypass.units import units
-from extcon_cli.channels import channel_groups
+from extcon_cli.channels import Channels, channel_groups
 from extcon_cli.errors import DivergedError, GateError, TraceError, UsageError
 from extcon_cli.events import Emit, Noted, PhaseEnded, PhaseStarted, Progress, ignore
 from extcon_cli.pipelines.diagnosis import Trial, diagnose, gradient_norm
@@ -81,6 +82,11 @@ class Comparison:
         """theta*, and where each branch ended."""
         ended = {name: branch["state"] for name, branch in self.branches.items() if branch["state"] is not None}
         return {"theta*": self.theta, **ended}
+
+    @cached_property
+    def channels(self) -> Channels:
+        """The channel groups; tracing takes seconds, and every extension by units needs them."""
+        return channel_groups(self.model("theta*").eval(), self.example)
 
     def compare(self, kept: Kept, *, go_on: bool) -> None:
         """Diagnose once; then every way of every cycle. What a resumed run has is taken from it."""
@@ -176,7 +182,7 @@ class Comparison:
         try:
             extended = extend(model, self.example)
         except (GateError, TraceError, UsageError):
-            found = units(model, channel_groups(model, self.example))
+            found = units(model, self.channels)
             seen = constants_on(model, found, given.data())
             dead = [torch.stack([~values.isnan() for values in held.values()]).all(0) for held in seen]
             return {
@@ -270,6 +276,7 @@ class Comparison:
         batches = min(GRADIENT_BATCHES, len(self.loader))
         return Given(
             model=lambda: self.model(start),
+            channels=lambda: self.channels,
             example=self.example,
             data=lambda: ((x,) for x, _ in self.ready.data.eval_loader("train", device=self.hardware.device)),
             batches=lambda: (self.loader.batch(step) for step in range(batches)),

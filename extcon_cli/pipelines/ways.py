@@ -19,7 +19,7 @@ from extcon_cli.bypass.mirror import extend_mirrored, mirror
 from extcon_cli.bypass.revive import constants_on, revive
 from extcon_cli.bypass.units import units
 from extcon_cli.bypass.widen import Narrowing, widen
-from extcon_cli.channels import Difference, channel_groups, difference
+from extcon_cli.channels import Channels, difference
 from extcon_cli.channels.verify import EXACT, random_batches
 from extcon_cli.errors import GateError, UsageError
 from extcon_cli.pipelines.trace import Trace
@@ -35,6 +35,7 @@ class Given:
     """What a way is made from."""
 
     model: Callable[[], nn.Module]  # a new copy of theta*, on the device
+    channels: Callable[[], Channels]  # its channel groups
     example: Inputs
     data: Callable[[], Iterable[Inputs]]  # all training inputs
     batches: Callable[[], Iterable[tuple[Tensor, Tensor]]]  # some training batches
@@ -164,15 +165,13 @@ class Diagonal(Way):
         )
 
     def result(self) -> tuple[nn.Module, dict[str, Any]]:
-        measured = difference(self.module, self.original, random_batches(self.given.example))
-        if measured.relative > EXACT:
-            raise GateError(f"the contraction is not exact: outputs differ by {measured.relative:.1e} of the largest")
+        gap = _exact(self.module, self.original, self.given, "the contraction is not exact: outputs differ by")
         return self.original, {
             "contracted": self.met,
             "steps_to_contract": self.contraction.done if self.contraction else 0,
             "embed_difference": self.embedding.relative,
             "projection_difference": self.contraction.jump if self.contraction else 0.0,
-            "difference_after_contraction": measured.relative,
+            "difference_after_contraction": gap,
         }
 
     def state_dict(self) -> Mapping[str, Any]:
@@ -188,36 +187,36 @@ class Diagonal(Way):
 class Narrowed(Way):
     """A module with more units; Catalyst's score, flow and exact removal bring the width back."""
 
-    embedding: Difference
+    embedded: float  # by how much putting the units in moved an output
     added: dict[str, int]
     narrowing: Narrowing | None = None
 
     def step(self, step: Step) -> dict[str, float]:
         opt_1 = self.given.lengths[0]
         if step.index + 1 == opt_1:
-            self._open().decide(self.given.batches(), lambda batch: self.given.loss(self.module, batch))
+            (self.narrowing or self._open()).decide(
+                self.given.batches(), lambda batch: self.given.loss(self.module, batch)
+            )
         elif step.index >= opt_1 and self.narrowing is not None:
             self.narrowing.step()
         super().step(step)
         return {"added": sum(self.added.values())}
 
     def _open(self) -> Narrowing:
-        """What will be contracted, at the end of opt_1."""
+        """What will be contracted; at the end of opt_1 at the latest."""
         self.narrowing = Narrowing(self.module, self.given.example, self.added, steps=self.given.lengths[1])
         return self.narrowing
 
     def result(self) -> tuple[nn.Module, dict[str, Any]]:
         assert self.narrowing is not None
         narrow = self.narrowing.narrow()
-        measured = difference(self.module, narrow, random_batches(self.given.example))
-        if measured.relative > EXACT:
-            raise GateError(f"the contraction is not exact: outputs differ by {measured.relative:.1e} of the largest")
+        gap = _exact(self.module, narrow, self.given, "the contraction is not exact: outputs differ by")
         return narrow, {
             "contracted": self.narrowing.met,
             "added": self.added,
             "steps_to_contract": self.given.lengths[1],
-            "embed_difference": self.embedding.relative,
-            "difference_after_contraction": measured.relative,
+            "embed_difference": self.embedded,
+            "difference_after_contraction": gap,
         }
 
     def state_dict(self) -> Mapping[str, Any]:
@@ -225,7 +224,7 @@ class Narrowed(Way):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         if state["narrowing"] is not None:
-            self._open().load_state_dict(state["narrowing"])
+            (self.narrowing or self._open()).load_state_dict(state["narrowing"])
         super().load_state_dict(state)
 
 
@@ -237,13 +236,11 @@ class Widened(Narrowed):
     def __init__(self, given: Given) -> None:
         self.given = given
         original = given.model().eval()
-        channels = channel_groups(original, given.example)
         self.module, self.added = widen(
-            original, channels, given.spec.widen.share, layers=given.spec.widen.layers, seed=given.seed
+            original, given.channels(), given.spec.widen.share, layers=given.spec.widen.layers, seed=given.seed
         )
-        self.embedding = difference(original, self.module, random_batches(given.example))
-        if self.embedding.relative > EXACT:
-            raise GateError(f"widening changes the outputs by {self.embedding.relative:.1e} of the largest")
+        self.embedded = _exact(original, self.module, given, "widening changes the outputs by")
+        self._open()  # what cannot be contracted is refused before it is trained
         self.trace = self._trace()
 
 
@@ -255,10 +252,11 @@ class Mirrored(Narrowed):
     def __init__(self, given: Given) -> None:
         self.given = given
         self.original = given.model().eval()  # shares its parameters with the extended model
-        channels = channel_groups(self.original, given.example)
-        self.extended, self.chosen = extend_mirrored(self.original, channels, given.example, layers=given.spec.layers)
+        self.extended, self.chosen = extend_mirrored(
+            self.original, given.channels(), given.example, layers=given.spec.layers
+        )
         self.module: nn.Module = self.extended
-        self.embedding = difference(self.original, self.module, random_batches(given.example))
+        self.embedded = difference(self.original, self.module, random_batches(given.example)).relative
         self.added = {item.units.name: item.units.group.size for item in self.chosen}
         self.difference = 0.0
         self.trace = self._trace()
@@ -267,9 +265,7 @@ class Mirrored(Narrowed):
         before = self.module
         shown = super().step(step)
         if self.module is not before:
-            self.difference = difference(before, self.module, random_batches(self.given.example)).relative
-            if self.difference > EXACT:
-                raise GateError(f"mirroring changes the outputs by {self.difference:.1e} of the largest")
+            self.difference = _exact(before, self.module, self.given, "mirroring changes the outputs by")
         return shown
 
     def _norms(self) -> tuple[float, float]:
@@ -302,7 +298,7 @@ class Revived(Way):
     def __init__(self, given: Given) -> None:
         super().__init__(given)
         before = given.model().eval()
-        found = units(self.module, channel_groups(self.module, given.example))
+        found = units(self.module, given.channels())
         self.revived = revive(self.module, found, constants_on(self.module, found, given.data()), seed=given.seed)
         if not self.revived:
             raise UsageError("no unit is dead on the training data: there is nothing to revive")
@@ -311,6 +307,14 @@ class Revived(Way):
 
     def result(self) -> tuple[nn.Module, dict[str, Any]]:
         return self.module, {"revived": self.revived, "embed_difference": self.moved.relative}
+
+
+def _exact(before: nn.Module, after: nn.Module, given: Given, complaint: str) -> float:
+    """By how much outputs moved, as a share of the largest (GateError: too much)."""
+    gap = difference(before, after, random_batches(given.example)).relative
+    if gap > EXACT:
+        raise GateError(f"{complaint} {gap:.1e} of the largest")
+    return gap
 
 
 @torch.no_grad()

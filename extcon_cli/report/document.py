@@ -10,6 +10,9 @@ from extcon_cli.report.numbers import change, count, duration, factor, figure, p
 Document = Mapping[str, Any]
 Row = tuple[str, ...]
 
+NO_GAIN = "no gain expected"
+"""The verdict of a bypass that its probe has stopped."""
+
 
 def comparison(document: Document) -> list[Row]:
     """(what, before, after, change) for sizes, latencies and metrics; empty where nothing is compared."""
@@ -60,7 +63,7 @@ def outcome(document: Document) -> str:
     """Which way of a bypass was kept, in one sentence. Empty: another command."""
     if document["command"] != "bypass":
         return ""
-    if set(document["validation"]) == {"theta*"}:
+    if document["verdict"] == NO_GAIN:
         return "no gain was to be expected: the model is as it was"
     return f"the best on the validation data: {document['verdict']}"
 

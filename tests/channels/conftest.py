@@ -23,6 +23,7 @@ from extcon_cli.channels import (
     remove,
     silence,
 )
+from extcon_cli.channels.trace import named_tensors
 from extcon_cli.channels.verify import in_double, random_batches
 
 Example = tuple[Any, ...]
@@ -62,17 +63,18 @@ def kill_halves(module: nn.Module, channels: Channels, seed: int = 0) -> None:
             silence(module, group, np.sort(generator.permutation(group.size)[: group.size // 2]))
 
 
-def kill_to_constants(module: nn.Module, channels: Channels) -> None:
-    """Half of every prunable group dead, but not zero: weights and gamma 0, bias and beta about 0.8."""
+@torch.no_grad()
+def kill_to_constants(module: nn.Module, channels: Channels, constant: float = 0.8, every: int = 1) -> None:
+    """Half of every prunable group dead; of these one in so many not zero: weights and gamma 0, a bias that is not."""
     generator = np.random.default_rng(0)
-    tensors = dict(module.named_parameters(remove_duplicate=False))
+    tensors = named_tensors(module)
     for group in channels.groups:
         if group.prunable:
             half = np.sort(generator.permutation(group.size)[: group.size // 2])
             silence(module, group, half)
             for part in group.silencers:
-                if part.parameter.endswith("bias"):
-                    tensors[part.parameter].data[part.index[half].ravel()] = 0.8
+                if part.parameter.endswith(("bias", "shift")):
+                    tensors[part.parameter][part.index[half[::every]].ravel()] = constant
 
 
 def remove_exactly(

@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from extcon_cli.channels import RemovalPlan, channel_groups, remove, silence
-from extcon_cli.channels.trace import named_tensors
 from extcon_cli.channels.verify import Inputs
 from extcon_cli.errors import TraceError
 
@@ -317,19 +316,6 @@ def kill_unequal_shares(module: nn.Module, channels: Any) -> None:
             silence(module, group, np.sort(generator.permutation(group.size)[:some]))
 
 
-def kill_to_constants(module: nn.Module, channels: Any) -> None:
-    """Half of every prunable group dead, but not zero."""
-    generator = np.random.default_rng(0)
-    tensors = named_tensors(module)
-    for group in channels.groups:
-        if group.prunable:
-            half = np.sort(generator.permutation(group.size)[: group.size // 2])
-            silence(module, group, half)
-            for part in group.silencers:
-                if part.parameter.endswith(("bias", "shift")):
-                    tensors[part.parameter].data[part.index[half].ravel()] = 0.8
-
-
 def ready(name: str) -> tuple[nn.Module, Inputs]:
     torch.manual_seed(0)
     build, example, _ = NETWORKS[name]
@@ -355,7 +341,9 @@ def test_zeros_go_and_the_rest_works_as_before(name: str, remove_exactly: Remove
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_constants_go_or_stay_and_no_output_moves(name: str, remove_exactly: Remove) -> None:
+def test_constants_go_or_stay_and_no_output_moves(
+    name: str, remove_exactly: Remove, kill_to_constants: Callable[..., None]
+) -> None:
     module, example = ready(name)
     remove_exactly(module, example, kill_to_constants)
 

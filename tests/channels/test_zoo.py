@@ -13,7 +13,6 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 import torchvision
@@ -22,8 +21,7 @@ from torch.utils._pytree import tree_leaves
 from torchvision.models import convnext, maxvit, swin_transformer
 from torchvision.models.detection import backbone_utils
 
-from extcon_cli.channels import RemovalPlan, certify, channel_groups, plan, remove, silence
-from extcon_cli.channels.trace import named_tensors
+from extcon_cli.channels import RemovalPlan, certify, channel_groups, plan, remove
 from extcon_cli.channels.verify import Inputs, call
 
 Remove = Callable[..., Any]
@@ -242,22 +240,19 @@ def built(build: Build) -> nn.Module:
     return module.eval()
 
 
-@torch.no_grad()
-def kill_in_every_way(module: nn.Module, channels: Any) -> None:
+@pytest.fixture(scope="module")
+def kill_in_every_way(kill_to_constants: Callable[..., None]) -> Callable[..., None]:
     """Halves die: some to zero, some to the constant that a bias of 0.5 leaves; one filter only looks dead."""
-    generator = np.random.default_rng(0)
-    tensors = named_tensors(module)
-    for group in channels.groups:
-        if group.prunable:
-            half = np.sort(generator.permutation(group.size)[: group.size // 2])
-            silence(module, group, half)
-            for part in group.silencers:
-                if part.parameter.endswith("bias"):
-                    tensors[part.parameter][part.index[half[::2]].ravel()] = 0.5
-    for child in module.modules():
-        if isinstance(child, nn.Conv2d) and child.kernel_size == (3, 3):
-            child.weight[0] = LAPLACIAN
-            break
+
+    @torch.no_grad()
+    def kill(module: nn.Module, channels: Any) -> None:
+        kill_to_constants(module, channels, constant=0.5, every=2)
+        for child in module.modules():
+            if isinstance(child, nn.Conv2d) and child.kernel_size == (3, 3):
+                child.weight[0] = LAPLACIAN
+                break
+
+    return kill
 
 
 @pytest.fixture(scope="module", params=ALWAYS, ids=list(ALWAYS))
@@ -338,7 +333,7 @@ def test_it_exports(shrunk: tuple[Entry, Inputs, Any]) -> None:
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
-def test_raft_which_takes_two_images_and_casts_to_float32() -> None:
+def test_raft_which_takes_two_images_and_casts_to_float32(kill_in_every_way: Callable[..., None]) -> None:
     module, inputs = built(partial(TwoRounds, "raft_small")), (*image(128), *image(128))
     channels = channel_groups(module, inputs)
     kill_in_every_way(module, channels)
@@ -351,7 +346,9 @@ def test_raft_which_takes_two_images_and_casts_to_float32() -> None:
 
 
 @pytest.mark.parametrize("name", ["convnext", "swin", "vit", "bert", "llama"])
-def test_constants_go_as_exactly_as_zeros(name: str, remove_exactly: Remove) -> None:
+def test_constants_go_as_exactly_as_zeros(
+    name: str, remove_exactly: Remove, kill_in_every_way: Callable[..., None]
+) -> None:
     build, example, other, _ = ALWAYS[name]
     torch.manual_seed(0)
     removal = remove_exactly(built(build), example(), kill_in_every_way, others=[other()] if other else [])
@@ -360,8 +357,10 @@ def test_constants_go_as_exactly_as_zeros(name: str, remove_exactly: Remove) -> 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(ALWAYS.keys() - {"convnext", "swin", "vit", "bert", "llama"}))
-def test_constants_go_as_exactly_as_zeros_in_all(name: str, remove_exactly: Remove) -> None:
-    test_constants_go_as_exactly_as_zeros(name, remove_exactly)
+def test_constants_go_as_exactly_as_zeros_in_all(
+    name: str, remove_exactly: Remove, kill_in_every_way: Callable[..., None]
+) -> None:
+    test_constants_go_as_exactly_as_zeros(name, remove_exactly, kill_in_every_way)
 
 
 @pytest.mark.slow

@@ -74,5 +74,6 @@ def test_the_paths_are_drawn_and_the_way_back_only_of_what_was_extended(tmp_path
 
 
 def test_a_run_that_stopped_says_so(tmp_path: Path) -> None:
-    write({**bypassed(), "validation": {"theta*": 1.0}, "certificate": {}}, tmp_path / "r.md")
+    stopped = {"validation": {"theta*": 1.0}, "certificate": {}, "verdict": "no gain expected"}
+    write({**bypassed(), **stopped}, tmp_path / "r.md")
     assert "No gain was to be expected: the model is as it was." in (tmp_path / "r.md").read_text()
