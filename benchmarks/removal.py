@@ -37,12 +37,12 @@ import torchvision
 from torch import Tensor, nn
 from torchvision.models.detection import backbone_utils
 
-from extcon_cli.channels import Channels, coverage, difference, plan, remove, silence
-from extcon_cli.channels.certificate import certify
-from extcon_cli.channels.groups import analyse
-from extcon_cli.channels.trace import trace
-from extcon_cli.channels.trial import settle
-from extcon_cli.channels.verify import Inputs, in_double, random_batches
+from extcon_cli.channels import Channels, coverage, difference, plan_removal, remove, zero_channels
+from extcon_cli.channels.analysis.groups import analyse
+from extcon_cli.channels.analysis.trace import trace
+from extcon_cli.channels.compare import Inputs, in_double, random_batches
+from extcon_cli.channels.dry_run import dry_run
+from extcon_cli.channels.removal.certificate import certify
 
 Built = tuple[nn.Module, Inputs]
 
@@ -192,13 +192,13 @@ def ours(module: nn.Module, example: Inputs) -> dict[str, Any]:
     traced = time.perf_counter()
     analysed = analyse(module, graph)
     grouped = time.perf_counter()
-    channels = settle(module, analysed, example)
+    channels = dry_run(module, analysed, example)
     tried = time.perf_counter()
     before = copy.deepcopy(module)
     _halve(before, channels)
     after = copy.deepcopy(before)
     begin = time.perf_counter()
-    removal = plan(after, channels)
+    removal = plan_removal(after, channels)
     remove(after, removal)
     removed = time.perf_counter()
     certificate = certify(before, after, removal, example)
@@ -226,7 +226,7 @@ def _halve(module: nn.Module, channels: Channels) -> None:
     generator = np.random.default_rng(1)
     for group in channels.groups:
         if group.prunable:
-            silence(module, group, np.sort(generator.permutation(group.size)[: group.size // 2]))
+            zero_channels(module, group, np.sort(generator.permutation(group.size)[: group.size // 2]))
 
 
 def _parameters(module: nn.Module) -> int:
@@ -275,7 +275,7 @@ def simplified(module: nn.Module, example: Inputs) -> dict[str, Any]:
     """The same of simplify, which removes zeros where it finds them: those of extcon's groups."""
     import simplify
 
-    channels = settle(module, analyse(module, trace(module, example)), example)
+    channels = dry_run(module, analyse(module, trace(module, example)), example)
     before = copy.deepcopy(module)
     _halve(before, channels)
     after = copy.deepcopy(before)

@@ -22,11 +22,11 @@ from extcon_cli.pipelines.comparison import Comparison
 from extcon_cli.pipelines.prepare import prepare
 from extcon_cli.pipelines.ways import WAYS, Way
 from extcon_cli.recipe.schema import OptimizerSpec, Recipe
-from extcon_cli.training.device import accelerator
+from extcon_cli.training.device import create_accelerator
 from extcon_cli.training.interrupt import Stop
 from extcon_cli.training.loop import Batches, Step
 from extcon_cli.training.objective import Objective, objective, prediction
-from extcon_cli.training.optim import optimizer, rate, total_steps
+from extcon_cli.training.optim import lr_factor, optimizer, total_steps
 
 
 class Stack:
@@ -101,15 +101,15 @@ def steps(
 
 def stalled(recipe: Recipe, seeds: int) -> list[nn.Module]:
     """The recipe's model, trained anew by each seed, all of them in one go: `extcon train` with `keep: last`."""
-    ready = []
+    prepared = []
     for seed in range(seeds):
         torch.manual_seed(seed)
-        ready.append(prepare(recipe.model_copy(update={"seed": seed}), None))
-    modules = [item.module for item in ready]
-    loaders = [item.data.train_loader(device="cpu", seed=seed) for seed, item in enumerate(ready)]
+        prepared.append(prepare(recipe.model_copy(update={"seed": seed}), None))
+    modules = [item.module for item in prepared]
+    loaders = [item.data.train_loader(device="cpu", seed=seed) for seed, item in enumerate(prepared)]
     spec = recipe.train
     total = total_steps(spec, len(loaders[0]))
-    factors = [rate(spec.schedule, step, total) for step in range(total)]
+    factors = [lr_factor(spec.schedule, step, total) for step in range(total)]
     for _ in steps(lambda: modules, loaders, objective(recipe.task), spec.optimizer, factors):
         pass
     return modules
@@ -122,8 +122,10 @@ def compare(recipe: Recipe, modules: Sequence[nn.Module]) -> list[dict[str, Any]
     """
     jobs = []
     for seed, module in enumerate(modules):
-        ready = prepare(recipe.model_copy(update={"seed": seed}), None)
-        jobs.append(Comparison(replace(ready, module=module.eval()), accelerator("cpu", "no"), None, ignore, Stop()))
+        prepared = prepare(recipe.model_copy(update={"seed": seed}), None)
+        jobs.append(
+            Comparison(replace(prepared, module=module.eval()), create_accelerator("cpu", "no"), None, ignore, Stop())
+        )
     documents: list[dict[str, Any]] = [{"certificate": {}, "history": {"phases": []}} for _ in jobs]
     ended = [{"theta*": module} for module in modules]
     for name in jobs[0].ways():
@@ -136,7 +138,7 @@ def compare(recipe: Recipe, modules: Sequence[nn.Module]) -> list[dict[str, Any]
     for job, document in zip(jobs, documents, strict=True):
         document["validation"], document["verdict"] = job.losses, job.best()
         for side, name in (("before", "theta*"), ("after", document["verdict"])):
-            document[side] = {"metrics": job.metrics(ended[job.ready.recipe.seed][name], "test")}
+            document[side] = {"metrics": job.metrics(ended[job.prepared.recipe.seed][name], "test")}
     return documents
 
 

@@ -28,9 +28,9 @@ from torch.utils.data import DataLoader, TensorDataset
 from extcon_cli.checkpoint.architectures import build
 from extcon_cli.data.loader import InMemoryLoader
 from extcon_cli.events import ignore
-from extcon_cli.pipelines.phase import run_phase, told
+from extcon_cli.pipelines.phase import run_phase, tee_events
 from extcon_cli.recipe.schema import NormalizeSpec, OptimizerSpec, Recipe, TrainSpec
-from extcon_cli.training.device import accelerator
+from extcon_cli.training.device import create_accelerator
 from extcon_cli.training.loop import Step, Trainer
 from extcon_cli.training.objective import objective
 from extcon_cli.training.run_directory import RunDirectory
@@ -111,11 +111,11 @@ def measure(arch: str, shape: tuple[int, ...], chunk: int, chunks: int, device: 
     )
     spec = TrainSpec(steps=total, optimizer=OptimizerSpec(lr=0.05))
     goal = objective("classification")
-    trainer = Trainer(models[0], batches, spec, objective=goal, accelerator=accelerator(str(device)))
+    trainer = Trainer(models[0], batches, spec, objective=goal, accelerator=create_accelerator(str(device)))
     with tempfile.TemporaryDirectory() as folder:
         run = RunDirectory(Path(folder) / "out.run", Recipe(), {})
         run.begin(resume=False)
-        run_phase("train", "Training", trainer, emit=told(ignore, run), run=run, after_step=in_turn)
+        run_phase("train", "Training", trainer, emit=tee_events(ignore, run), run=run, after_step=in_turn)
     return {name: median(seconds[1:]) for name, seconds in taken.items()}  # the first chunk warms up
 
 

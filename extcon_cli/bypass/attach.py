@@ -25,9 +25,9 @@ from extcon_cli.bypass.constraint import Contraction, Method
 from extcon_cli.bypass.extension import Form, extend
 from extcon_cli.bypass.mirror import extend_mirrored, mirror
 from extcon_cli.bypass.widen import Narrowing
-from extcon_cli.catalyst.scores import pulls
+from extcon_cli.catalyst.scores import taylor_terms
 from extcon_cli.channels import Difference, channel_groups, difference
-from extcon_cli.channels.verify import EXACT, random_batches
+from extcon_cli.channels.compare import EXACT, random_batches
 from extcon_cli.errors import GateError, UsageError
 
 SCORED = 4
@@ -106,7 +106,7 @@ class Bypass:
             return True
         if self.narrowing is not None:
             if self.steps - self.opt_1 <= scored:
-                self._scores += pulls(self.model, self.narrowing.filters).square()
+                self._scores += taylor_terms(self.model, self.narrowing.filters).square()
             elif self.narrowing.flow is None:
                 self.narrowing.take(self._scores)
             if self.narrowing.flow is not None:

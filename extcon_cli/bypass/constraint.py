@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from extcon_cli.bypass.extension import Extended, Site
-from extcon_cli.channels.trace import evaluating
-from extcon_cli.channels.verify import tensors_in
+from extcon_cli.channels.compare import tensors_in
+from extcon_cli.channels.modules import evaluating
 
 Method = Literal["radius", "proximal", "penalty", "controlled"]
 

@@ -22,7 +22,7 @@ from torch import Tensor, fx, nn
 from extcon_cli.bypass.extension import TRANSPARENT, Extended, Site, called_once, extend
 from extcon_cli.bypass.units import Units, append, covers, taken, units
 from extcon_cli.channels import Channels
-from extcon_cli.channels.apply import tell_the_truth
+from extcon_cli.channels.removal.apply import sync_attributes
 from extcon_cli.errors import UsageError
 
 MAPS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -95,7 +95,7 @@ def mirror(
             images = tensor * weight
             tensor.mul_(1 - weight)
             append(wide, part.parameter, part.dim, images)
-    tell_the_truth(wide)
+    sync_attributes(wide)
     return wide, {item.units.name: item.units.group.size for item in chosen}
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from extcon_cli.bypass.extension import Extended
-from extcon_cli.channels.trace import evaluating
+from extcon_cli.channels.modules import evaluating
 
 RARE = 0.01
 """Share of the inputs under which a unit that fires counts as nearly dead."""

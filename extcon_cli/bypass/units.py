@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from extcon_cli.channels import ChannelGroup, Channels, Slice
-from extcon_cli.channels.axes import Consumer
-from extcon_cli.channels.trace import named_tensors
+from extcon_cli.channels.analysis.axes import Consumer
+from extcon_cli.channels.modules import named_tensors
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ def units(module: nn.Module, channels: Channels) -> list[Units]:
             if np.isin(channels.roots[consumer.axis.atoms], ids).any()
         )
         read = {(consumer.weight, consumer.dim) for consumer in consumers}
-        written = {(part.parameter, part.dim) for part in group.silencers}
+        written = {(part.parameter, part.dim) for part in group.zeroing_slices}
         readers = tuple(part for part in group.slices if (part.parameter, part.dim) in read)
         writers = tuple(
             part

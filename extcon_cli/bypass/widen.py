@@ -18,8 +18,8 @@ from extcon_cli.bypass.units import append, covers, draw, neutral, taken, units
 from extcon_cli.catalyst.bifurcation import Flow
 from extcon_cli.catalyst.filters import Filters
 from extcon_cli.catalyst.scores import energy
-from extcon_cli.channels import Channels, channel_groups, judge, plan, remove
-from extcon_cli.channels.apply import tell_the_truth
+from extcon_cli.channels import Channels, channel_groups, classify, plan_removal, remove
+from extcon_cli.channels.removal.apply import sync_attributes
 from extcon_cli.errors import GateError, UsageError
 
 
@@ -49,7 +49,7 @@ def widen(
         raise UsageError(
             "no layer can be widened: no group of units has weights of its own (`extcon inspect` says why)"
         )
-    tell_the_truth(wide)
+    sync_attributes(wide)
     return wide, added
 
 
@@ -99,13 +99,13 @@ class Narrowing:
                 v,
                 removable=v.removable & mask[decided[v.group.name]] if v.group.name in decided else v.removable & False,
             )
-            for v in judge(self.wide, self.channels)
+            for v in classify(self.wide, self.channels)
         ]
         gone = sum(int(verdict.removable.sum()) for verdict in verdicts)
         if gone != int(mask.sum()):
             raise GateError(f"{gone} of {int(mask.sum())} added units can be removed exactly: no bypassed model")
         narrow = copy.deepcopy(self.wide)
-        remove(narrow, plan(self.wide, self.channels, verdicts=verdicts))
+        remove(narrow, plan_removal(self.wide, self.channels, statuses=verdicts))
         return narrow
 
     def state_dict(self) -> dict[str, Any]:

@@ -23,10 +23,10 @@ from torch import Tensor, nn
 
 from extcon_cli.catalyst.bifurcation import Flow
 from extcon_cli.catalyst.filters import Filters
-from extcon_cli.catalyst.scores import energy, normalised, pulls
+from extcon_cli.catalyst.scores import energy, normalised, taylor_terms
 from extcon_cli.catalyst.target import decide
-from extcon_cli.channels import Difference, RemovalPlan, channel_groups, difference, plan, remove
-from extcon_cli.channels.verify import EXACT, random_batches
+from extcon_cli.channels import Difference, RemovalPlan, channel_groups, difference, plan_removal, remove
+from extcon_cli.channels.compare import EXACT, random_batches
 from extcon_cli.errors import GateError, UsageError
 
 
@@ -106,7 +106,7 @@ class Catalyst:
         if self.flow is not None:
             self.flow.step(0.0)
             return
-        self.scores += pulls(self.model, self.filters).square()
+        self.scores += taylor_terms(self.model, self.filters).square()
         self.steps += 1
         if self.steps >= self.score_steps:
             self._decide()
@@ -122,7 +122,7 @@ class Catalyst:
             at = "scoring" if self.flow is None else f"step {self.flow.done} of {self.flow.steps} of the flow"
             raise UsageError(f"nothing to contract yet: {at}; go on training with .step() until .done")
         before = copy.deepcopy(self.model)
-        removal = plan(self.model, self.channels)
+        removal = plan_removal(self.model, self.channels)
         trial = copy.deepcopy(self.model)
         remove(trial, removal)
         measured = difference(before, trial, random_batches(self.example))

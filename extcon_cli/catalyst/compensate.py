@@ -2,7 +2,7 @@
 
 For a map y = W x with inputs x split into kept K and removed R, the refit that minimises E ||W x - W'_K x_K||^2 is
 W'_K = W_K + W_R H with H = G_RK (G_KK + ridge)^-1 and G = E[x x^T], the Gram matrix of the inputs (patches for a
-convolution). `Handover` applies it in parts while the removed channels shrink.
+convolution). `Compensation` applies it in parts while the removed channels shrink.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from extcon_cli.catalyst.filters import Filters
 from extcon_cli.channels import Channels
-from extcon_cli.channels.trace import evaluating
+from extcon_cli.channels.modules import evaluating
 
 POSITIONS = 4096  # patches of one batch that enter a Gram matrix: enough, and bounded for large images
 
@@ -34,7 +34,7 @@ class Reader:
 
 
 @dataclass
-class Handover:
+class Compensation:
     """Moves what the decided filters do to the others, in proportion as they shrink."""
 
     model: nn.Module
@@ -84,7 +84,7 @@ def handover(
     *,
     ridge: float = 1e-3,  # share of the Gram matrix's mean diagonal
     every: int = 1,
-) -> Handover:
+) -> Compensation:
     """Measure the Gram matrices on these batches, in eval mode, and solve for every reader of decided channels."""
     owners = _owners(channels, filters)
     chosen: dict[str, Tensor] = {}
@@ -108,7 +108,7 @@ def handover(
         inner.diagonal().add_(ridge * gram.diagonal().mean().clamp_min(1e-12))
         stand_in = torch.linalg.solve(inner, gram[kept][:, removed]).T.float()
         readers.append(Reader(name, columns, removed, kept, stand_in))
-    return Handover(model, tuple(readers), every)
+    return Compensation(model, tuple(readers), every)
 
 
 def _owners(channels: Channels, filters: Filters) -> Tensor:

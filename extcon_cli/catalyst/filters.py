@@ -40,7 +40,7 @@ class Filters:
         owners: dict[tuple[str, int], list[Tensor]] = {}
         start = 0
         for group in chosen:
-            for part in group.silencers:
+            for part in group.zeroing_slices:
                 index = torch.from_numpy(part.index)
                 slot = (part.parameter, part.dim)
                 rows.setdefault(slot, []).append(index.flatten())

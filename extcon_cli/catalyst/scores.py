@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from extcon_cli.catalyst.filters import Filters, norms, parameters, rowwise
-from extcon_cli.channels.trace import evaluating
+from extcon_cli.channels.modules import evaluating
 
 Loss = Callable[[Any], Tensor]  # a batch -> the task's loss, a scalar
 
@@ -34,13 +34,13 @@ def magnitude(module: nn.Module, filters: Filters) -> Tensor:
     return norms(module, filters).cpu()
 
 
-def chance(filters: Filters, seed: int) -> Tensor:
+def random_scores(filters: Filters, seed: int) -> Tensor:
     """Uniform random numbers: (n,)."""
     return torch.rand(len(filters), generator=torch.Generator().manual_seed(seed))
 
 
 @torch.no_grad()
-def pulls(module: nn.Module, filters: Filters) -> Tensor:
+def taylor_terms(module: nn.Module, filters: Filters) -> Tensor:
     """<F_i, dL/dF_i> by the gradients that the parameters hold: (n,)."""
     held = parameters(module, filters)
     return _along(held, [tensor.grad for tensor in held], filters)

@@ -1,33 +1,38 @@
 """Channel analysis and exact removal: trace, rules, groups, plan, apply, verify.
 
     channels = channel_groups(module, (example,))     # which channels go together, and which stay
-    removal = plan(module, channels)                  # every channel that is dead with the weights as they are
+    removal = plan_removal(module, channels)                  # every channel that is dead with the weights as they are
     remove(module, removal)                           # the same function on a smaller module
 
 Knows modules and tensors; never a path, a recipe or a data set.
 """
 
-from extcon_cli.channels.apply import remove, silence
-from extcon_cli.channels.certificate import Certificate, certify
-from extcon_cli.channels.groups import ChannelGroup, Channels, Slice, coverage
-from extcon_cli.channels.judge import judge, plan
-from extcon_cli.channels.plan import RemovalPlan
-from extcon_cli.channels.trial import channel_groups
-from extcon_cli.channels.verify import Difference, difference
+from extcon_cli.channels.analysis.groups import ChannelGroup, Channels, Slice, coverage
+from extcon_cli.channels.compare import Difference, difference
+from extcon_cli.channels.dry_run import channel_groups
+from extcon_cli.channels.removal.apply import remove, zero_channels
+from extcon_cli.channels.removal.certificate import Certificate, certify
+from extcon_cli.channels.removal.classify import classify
+from extcon_cli.channels.removal.exact import Masks, Removal, remove_zeros
+from extcon_cli.channels.removal.plan import plan_removal
+from extcon_cli.channels.removal.rewrites import RemovalPlan
 
 __all__ = [
     "Certificate",
     "ChannelGroup",
     "Channels",
     "Difference",
+    "Masks",
+    "Removal",
     "RemovalPlan",
     "Slice",
     "certify",
     "channel_groups",
+    "classify",
     "coverage",
     "difference",
-    "judge",
-    "plan",
+    "plan_removal",
     "remove",
-    "silence",
+    "remove_zeros",
+    "zero_channels",
 ]

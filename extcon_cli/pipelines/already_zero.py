@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from extcon_cli import __version__
 from extcon_cli.channels import channel_groups, difference
-from extcon_cli.channels.verify import EXACT, random_batches
+from extcon_cli.channels.compare import EXACT, random_batches
 from extcon_cli.checkpoint.write import check_writable, write
 from extcon_cli.errors import GateError
 from extcon_cli.events import Emit, PhaseEnded, PhaseStarted, RunStarted, Saved, ignore

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from extcon_cli.catalyst.bifurcation import Bifurcation, Flow, Penalty, Proximal
-from extcon_cli.catalyst.compensate import Handover, handover
+from extcon_cli.catalyst.compensate import Compensation, handover
 from extcon_cli.catalyst.filters import norms
 from extcon_cli.errors import GateError
 from extcon_cli.events import PhaseEnded, PhaseStarted
@@ -25,18 +25,18 @@ MOVES = 20
 """In how many parts a filter's work is handed over while it shrinks."""
 
 
-def bifurcate(job: Job, decided: Tensor, kept: Mapping[str, Any] | None) -> dict[str, Any]:
+def bifurcate(job: Job, decided: Tensor, resume_state: Mapping[str, Any] | None) -> dict[str, Any]:
     """Take the decided filters to exactly zero while the others train; the norms and d over time, for the report."""
     spec = job.spec.bifurcate
-    total = 0 if spec.method == "none" else total_steps(spec, len(job.ready.data.train_loader(device="cpu", seed=0)))
+    total = 0 if spec.method == "none" else total_steps(spec, len(job.prepared.data.train_loader(device="cpu", seed=0)))
     shrinking = _shrinking(job, decided, total)
     substitute = _handover(job, decided, every=max(1, round(spec.shrink * total) // MOVES))
     trace = _Trace(shrinking, every=max(1, total // TRACE_POINTS))
-    if kept is not None:
-        shrinking.load_state_dict(kept["more"]["bifurcation"])
-        trace.load(kept["more"]["trace"])
+    if resume_state is not None:
+        shrinking.load_state_dict(resume_state["more"]["bifurcation"])
+        trace.load(resume_state["more"]["trace"])
         if substitute is not None:
-            substitute.load_state_dict(kept["more"]["handover"])
+            substitute.load_state_dict(resume_state["more"]["handover"])
 
     def shrink(step: Step | None) -> dict[str, float]:
         fallen = shrinking.step(step.lr if step is not None else 0.0)
@@ -56,7 +56,7 @@ def bifurcate(job: Job, decided: Tensor, kept: Mapping[str, Any] | None) -> dict
             emit=job.emit,
             stop=job.stop,
             run=job.run,
-            kept=kept,
+            resume_state=resume_state,
             after_step=shrink,
             more_state=lambda: {
                 "decided": decided,
@@ -87,12 +87,12 @@ def _shrinking(job: Job, decided: Tensor, total: int) -> Bifurcation:
     return Flow(*these, steps=max(1, round(spec.shrink * total)))
 
 
-def _handover(job: Job, decided: Tensor, every: int) -> Handover | None:
+def _handover(job: Job, decided: Tensor, every: int) -> Compensation | None:
     """Least squares for what reads the decided filters, where the recipe asks for it."""
     spec = job.spec.compensate
     if not spec.enabled:
         return None
-    size = job.ready.data.spec.batch_size
+    size = job.prepared.data.spec.batch_size
     began = time.monotonic()
     job.emit(PhaseStarted("compensate", "Fitting stand-ins", None, "batch"))
     batches = job.batches(3, max(1, -(-spec.images // size)))

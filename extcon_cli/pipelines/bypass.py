@@ -18,13 +18,13 @@ from extcon_cli.errors import DataError, GateError, Interrupted
 from extcon_cli.events import Emit, RunStarted, Saved, ignore
 from extcon_cli.pipelines.comparison import Comparison, way_of
 from extcon_cli.pipelines.output import SCHEMA, data_metadata, widths
-from extcon_cli.pipelines.phase import told
+from extcon_cli.pipelines.phase import tee_events
 from extcon_cli.pipelines.prepare import prepare
 from extcon_cli.pipelines.ways import EXTENSIONS
 from extcon_cli.recipe.load import to_dict
 from extcon_cli.recipe.schema import Recipe
 from extcon_cli.report.document import NO_GAIN
-from extcon_cli.training.device import accelerator
+from extcon_cli.training.device import create_accelerator
 from extcon_cli.training.interrupt import graceful
 from extcon_cli.training.run_directory import RunDirectory
 
@@ -53,22 +53,22 @@ def bypass(
     """
     began = time.monotonic()
     check_writable(output, force)
-    hardware = accelerator(device, "no")
+    accelerator = create_accelerator(device, "no")
     torch.manual_seed(recipe.seed)
-    ready = prepare(recipe, checkpoint, trust_code=trust_code, trust_pickle=trust_pickle, trust_recipe=trust_recipe)
-    assert ready.opened is not None
-    if not len(ready.data.validation):
+    prepared = prepare(recipe, checkpoint, trust_code=trust_code, trust_pickle=trust_pickle, trust_recipe=trust_recipe)
+    assert prepared.opened is not None
+    if not len(prepared.data.validation):
         raise DataError("bypass chooses by validation data: set data.validation above 0")
     run = RunDirectory(
-        Path(f"{output}.run"), ready.recipe, {"command": "bypass", "checkpoint": ready.opened.checkpoint.sha256}
+        Path(f"{output}.run"), prepared.recipe, {"command": "bypass", "checkpoint": prepared.opened.checkpoint.sha256}
     )
-    kept = run.begin(resume=resume)
-    emit = told(emit, run)
-    emit(RunStarted("bypass", str(checkpoint), str(output), str(hardware.device), recipe.seed))
+    resume_state = run.begin(resume=resume)
+    emit = tee_events(emit, run)
+    emit(RunStarted("bypass", str(checkpoint), str(output), str(accelerator.device), recipe.seed))
     with graceful() as stop:
-        job = Comparison(ready, hardware, run, emit, stop)
+        job = Comparison(prepared, accelerator, run, emit, stop)
         try:
-            job.compare(kept, go_on=go_on)
+            job.compare(resume_state, go_on=go_on)
             kind = job.best()
             before, after = (job.figures(job.states[name]) for name in ("theta*", kind))
         except KeyboardInterrupt as error:
@@ -88,16 +88,16 @@ def bypass(
         "certificate": {name: branch["certificate"] for name, branch in job.branches.items() if branch["certificate"]},
     }
     original, module = job.model("theta*").cpu(), job.model(kind).cpu().eval()
-    write(output, module, data_metadata(ready, done), force=force)
+    write(output, module, data_metadata(prepared, done), force=force)
     emit(Saved(str(output)))
     return {
         "schema": SCHEMA,
         **done,
         "checkpoint": str(checkpoint),
         "output": str(output),
-        "recipe": to_dict(ready.recipe),
+        "recipe": to_dict(prepared.recipe),
         "seed": recipe.seed,
-        "device": str(hardware.device),
+        "device": str(accelerator.device),
         "layers": widths(original, module, job.input_shape),
         "history": {"phases": [branch["history"] for branch in job.branches.values()]},
         "seconds": {**job.seconds, "total": time.monotonic() - began},

@@ -31,14 +31,14 @@ from extcon_cli.recipe.schema import BypassSpec, OptimizerSpec, TrainSpec
 from extcon_cli.report.document import evidence
 from extcon_cli.report.measure import measure
 from extcon_cli.report.numbers import percent
-from extcon_cli.training.device import Accelerator, accelerator
+from extcon_cli.training.device import Accelerator, create_accelerator
 from extcon_cli.training.interrupt import Stop
 from extcon_cli.training.loop import Step, Trainer
-from extcon_cli.training.objective import each, objective, prediction
+from extcon_cli.training.objective import objective, per_sample_loss, prediction
 from extcon_cli.training.optim import total_steps
 from extcon_cli.training.run_directory import RunDirectory
 
-Kept = tuple[str, dict[str, Any]] | None
+ResumeState = tuple[str, dict[str, Any]] | None
 GRADIENT_BATCHES = 20
 """Training batches over which the gradient's norm, and the energy of widened units, are taken."""
 ATTEMPTS = 4
@@ -54,8 +54,8 @@ def way_of(name: str) -> str:
 class Comparison:
     """theta*, its diagnosis, and what became of it on each branch."""
 
-    ready: Prepared
-    hardware: Accelerator
+    prepared: Prepared
+    accelerator: Accelerator
     run: RunDirectory | None
     emit: Emit
     stop: Stop
@@ -66,15 +66,15 @@ class Comparison:
     good: dict[str, Any] | None = None  # the last good state of the way that is gone
 
     def __post_init__(self) -> None:
-        self.spec: BypassSpec = self.ready.recipe.bypass
-        self.module = self.ready.module.to(self.hardware.device)
+        self.spec: BypassSpec = self.prepared.recipe.bypass
+        self.module = self.prepared.module.to(self.accelerator.device)
         if self.spec.start == "initialisation":
-            _initialise(self.module, self.ready.recipe.seed)
-        self.example = (next(iter(self.ready.data.eval_loader("train", device=self.hardware.device)))[0][:2],)
+            _initialise(self.module, self.prepared.recipe.seed)
+        self.example = (next(iter(self.prepared.data.eval_loader("train", device=self.accelerator.device)))[0][:2],)
         self.input_shape = tuple(self.example[0].shape[1:])
         self.theta = copy.deepcopy(self.module.state_dict())
-        self.loader = self.ready.data.train_loader(device=self.hardware.device, seed=self.ready.recipe.seed)
-        self.task = objective(self.ready.recipe.task)
+        self.loader = self.prepared.data.train_loader(device=self.accelerator.device, seed=self.prepared.recipe.seed)
+        self.task = objective(self.prepared.recipe.task)
         self.losses["theta*"] = self.metrics(self.module, "validation")["loss"]
 
     @property
@@ -88,10 +88,10 @@ class Comparison:
         """The channel groups; tracing takes seconds, and every extension by units needs them."""
         return channel_groups(self.model("theta*").eval(), self.example)
 
-    def compare(self, kept: Kept, *, go_on: bool) -> None:
+    def compare(self, resume_state: ResumeState, *, go_on: bool) -> None:
         """Diagnose once; then every way of every cycle. What a resumed run has is taken from it."""
-        if kept is not None:
-            more = kept[1]["more"]
+        if resume_state is not None:
+            more = resume_state[1]["more"]
             self.branches, self.losses = dict(more["branches"]), dict(more["losses"])
             self.diagnosis, self.seconds = more["diagnosis"], dict(more["seconds"])
         else:
@@ -111,7 +111,9 @@ class Comparison:
             for way in self.ways():
                 name = way if cycle == 1 else f"{way} {cycle}"
                 if name not in self.branches and way not in behind:
-                    self._branch(name, start, kept[1] if kept is not None and kept[0] == name else None)
+                    self._branch(
+                        name, start, resume_state[1] if resume_state is not None and resume_state[0] == name else None
+                    )
 
     def _else(self) -> str:
         """What the probe found to help instead."""
@@ -173,8 +175,8 @@ class Comparison:
             module, _ = way.result()
         except (GateError, TraceError, UsageError) as error:
             return str(error)
-        loader = self.ready.data.eval_loader("validation", device=self.hardware.device)
-        return Trial(torch.stack(losses).tolist(), each(module.eval(), loader, self.ready.recipe.task))
+        loader = self.prepared.data.eval_loader("validation", device=self.accelerator.device)
+        return Trial(torch.stack(losses).tolist(), per_sample_loss(module.eval(), loader, self.prepared.recipe.task))
 
     def _dead(self, given: Given) -> dict[str, dict[str, int]]:
         """Dead units by activation; by channel group where the model's forward pass cannot be rewritten."""
@@ -191,23 +193,27 @@ class Comparison:
             }
         return dead_units(extended, lambda: (inputs for (inputs,) in given.data()))
 
-    def _branch(self, name: str, start: str, kept: Mapping[str, Any] | None) -> None:
+    def _branch(self, name: str, start: str, resume_state: Mapping[str, Any] | None) -> None:
         """One way from `start` to its end; a way that cannot go, or is lost, leaves a note and no state.
 
         Where the loss is not finite it goes back to its last good state and takes half the learning rate.
         """
         ended: dict[str, Any] = {"state": None, "history": {"phase": name, "steps": [], "loss": []}, "certificate": {}}
         given = self.given(start, int(name.partition(" ")[2] or 1))
-        self.good = kept["more"]["good"] if kept is not None else None
-        for attempt in range(kept["more"]["attempt"] if kept is not None else 0, ATTEMPTS):
+        self.good = resume_state["more"]["good"] if resume_state is not None else None
+        for attempt in range(resume_state["more"]["attempt"] if resume_state is not None else 0, ATTEMPTS):
             way = None
             try:
                 way = WAYS[way_of(name)](given)
-                self._walk(name, way, given, attempt, kept)
+                self._walk(name, way, given, attempt, resume_state)
                 return
             except DivergedError as error:
-                kept = copy.deepcopy(self.good)
-                back = f"back to step {kept['trainer']['done']}" if kept is not None else "back to its start"
+                resume_state = copy.deepcopy(self.good)
+                back = (
+                    f"back to step {resume_state['trainer']['done']}"
+                    if resume_state is not None
+                    else "back to its start"
+                )
                 self.emit(Noted(f"{name}: {error}; {back}, at half the rate", warning=True))
                 ended["certificate"] = {"contracted": False, "reason": str(error)}
             except (GateError, TraceError, UsageError) as error:
@@ -216,9 +222,9 @@ class Comparison:
                 break
         self.branches[name] = ended
 
-    def _walk(self, name: str, way: Way, given: Given, attempt: int, kept: Mapping[str, Any] | None) -> None:
+    def _walk(self, name: str, way: Way, given: Given, attempt: int, resume_state: Mapping[str, Any] | None) -> None:
         """Train a way to its end and keep what it leaves."""
-        trainer, after = self._training(way_of(name), way, given, 0.5**attempt, kept)
+        trainer, after = self._training(way_of(name), way, given, 0.5**attempt, resume_state)
 
         def more() -> dict[str, Any]:
             return {**self._kept(), "way": way.state_dict(), "attempt": attempt, "good": self.good}
@@ -227,8 +233,8 @@ class Comparison:
             self.good = {**state, "more": {"way": copy.deepcopy(way.state_dict())}}
 
         outcome = run_phase(
-            name, way.title, trainer, emit=self.emit, stop=self.stop, run=self.run, kept=kept, after_step=after,
-            more_state=more, good=good,
+            name, way.title, trainer, emit=self.emit, stop=self.stop, run=self.run, resume_state=resume_state,
+            after_step=after, more_state=more, on_finite_state=good,
         )  # fmt: skip
         module, certificate = way.result()
         self.losses[name] = self.metrics(module, "validation")["loss"]
@@ -245,7 +251,7 @@ class Comparison:
         return {name: getattr(self, name) for name in names}
 
     def _training(
-        self, name: str, way: Way, given: Given, factor: float = 1.0, kept: Mapping[str, Any] | None = None
+        self, name: str, way: Way, given: Given, factor: float = 1.0, resume_state: Mapping[str, Any] | None = None
     ) -> tuple[Trainer, Callable[[Step], dict[str, float]]]:
         """The trainer of a way, and what to do after each step: the phases of an extension may have optimizers."""
         opt_1, opt_2, _ = given.lengths
@@ -255,10 +261,12 @@ class Comparison:
             at: spec.model_copy(update={"lr": spec.lr * way.rate * factor})
             for at, spec in zip((0, opt_1, opt_1 + opt_2), wanted, strict=True)
         }
-        running = specs[max(at for at in specs if at <= (kept["trainer"]["done"] if kept is not None else 0))]
+        running = specs[
+            max(at for at in specs if at <= (resume_state["trainer"]["done"] if resume_state is not None else 0))
+        ]
         trainer = self.trainer(way.module, sum(given.lengths), running, way.penalty)
-        if kept is not None:
-            way.load_state_dict(kept["more"]["way"])
+        if resume_state is not None:
+            way.load_state_dict(resume_state["more"]["way"])
             trainer.switch(running, way.module)
 
         def after(step: Step) -> dict[str, float]:
@@ -278,14 +286,14 @@ class Comparison:
             model=lambda: self.model(start),
             channels=lambda: self.channels,
             example=self.example,
-            data=lambda: ((x,) for x, _ in self.ready.data.eval_loader("train", device=self.hardware.device)),
+            data=lambda: ((x,) for x, _ in self.prepared.data.eval_loader("train", device=self.accelerator.device)),
             batches=lambda: (self.loader.batch(step) for step in range(batches)),
             loss=lambda module, batch: self.task(prediction(module(batch[0])), batch[1]),
             lengths=(opt_1, opt_2, train_3),
             epoch=len(self.loader),
             spec=self.spec,
             bound=self.metrics(self.model(start), "train")["loss"] if self.spec.opt_2.method == "controlled" else 0.0,
-            seed=self.ready.recipe.seed + cycle - 1,
+            seed=self.prepared.recipe.seed + cycle - 1,
         )
 
     def trainer(
@@ -295,17 +303,17 @@ class Comparison:
         spec = TrainSpec(
             epochs=None, steps=steps, optimizer=optimizer, schedule=self.spec.schedule, clip_grad=self.spec.clip_grad
         )
-        torch.manual_seed(self.ready.recipe.seed)
-        return Trainer(module, self.loader, spec, objective=self.task, accelerator=self.hardware, penalty=penalty)
+        torch.manual_seed(self.prepared.recipe.seed)
+        return Trainer(module, self.loader, spec, objective=self.task, accelerator=self.accelerator, penalty=penalty)
 
     def model(self, name: str) -> nn.Module:
         """A new copy of the model in one of the states."""
         module = copy.deepcopy(self.module)
         module.load_state_dict(self.states[name])
-        return module.to(self.hardware.device)
+        return module.to(self.accelerator.device)
 
     def metrics(self, module: nn.Module, split: str) -> Metrics:
-        return measured(module, self.ready.data, split, self.hardware, self.stop) or {}
+        return measured(module, self.prepared.data, split, self.accelerator, self.stop) or {}
 
     def figures(self, state: Mapping[str, Any]) -> dict[str, Any]:
         """Test metrics and size of a state."""
@@ -316,13 +324,13 @@ class Comparison:
         return {"metrics": metrics, "params": size.params, "macs": size.macs, "bytes": size.bytes}
 
 
-def diagnosis(ready: Prepared, *, device: str | None = None, stop: Stop | None = None) -> dict[str, Any]:
+def diagnosis(prepared: Prepared, *, device: str | None = None, stop: Stop | None = None) -> dict[str, Any]:
     """Whether a checkpoint is stalled and what an extension would gain, as `bypass` finds it; nothing is kept.
 
     Raises: UsageError (no extension of this model).
     """
-    torch.manual_seed(ready.recipe.seed)
-    return Comparison(ready, accelerator(device, "no"), None, ignore, stop or Stop()).diagnose()
+    torch.manual_seed(prepared.recipe.seed)
+    return Comparison(prepared, create_accelerator(device, "no"), None, ignore, stop or Stop()).diagnose()
 
 
 def _initialise(module: nn.Module, seed: int) -> None:

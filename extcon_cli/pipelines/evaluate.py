@@ -13,7 +13,7 @@ from extcon_cli.pipelines.output import SCHEMA
 from extcon_cli.pipelines.prepare import prepare
 from extcon_cli.pipelines.train import measured
 from extcon_cli.recipe.schema import Recipe
-from extcon_cli.training.device import accelerator
+from extcon_cli.training.device import create_accelerator
 from extcon_cli.training.interrupt import graceful
 
 SPLITS = ("test", "validation", "train")
@@ -33,18 +33,18 @@ def evaluate(
     """Loss and accuracy (or r2) of the checkpoint on `test`, `validation` or `train`; the result document."""
     if split not in SPLITS:
         raise UsageError(f"split {split!r}: should be one of {', '.join(SPLITS)}")
-    hardware = accelerator(device)
-    ready = prepare(recipe, checkpoint, trust_code=trust_code, trust_pickle=trust_pickle, trust_recipe=trust_recipe)
-    emit(RunStarted("evaluate", str(checkpoint), None, str(hardware.device), recipe.seed))
+    accelerator = create_accelerator(device)
+    prepared = prepare(recipe, checkpoint, trust_code=trust_code, trust_pickle=trust_pickle, trust_recipe=trust_recipe)
+    emit(RunStarted("evaluate", str(checkpoint), None, str(accelerator.device), recipe.seed))
     began = time.monotonic()
     emit(PhaseStarted("evaluate", f"Measuring on the {split} data", None, "batch"))
     with graceful() as stop:
         try:
-            metrics = measured(ready.module.to(hardware.device), ready.data, split, hardware, stop)
+            metrics = measured(prepared.module.to(accelerator.device), prepared.data, split, accelerator, stop)
         except KeyboardInterrupt as error:
             raise Interrupted("interrupted; nothing was changed") from error
     if metrics is None:
-        raise DataError(f"{ready.data.spec.dataset}: the {split} split is empty (data.validation)")
+        raise DataError(f"{prepared.data.spec.dataset}: the {split} split is empty (data.validation)")
     emit(PhaseEnded("evaluate", time.monotonic() - began, metrics))
     return {
         "schema": SCHEMA,
@@ -52,7 +52,7 @@ def evaluate(
         "version": __version__,
         "checkpoint": str(checkpoint),
         "split": split,
-        "samples": len(ready.data.split(split)),
+        "samples": len(prepared.data.split(split)),
         "metrics": metrics,
-        "device": str(hardware.device),
+        "device": str(accelerator.device),
     }

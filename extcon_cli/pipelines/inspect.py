@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from extcon_cli import __version__
-from extcon_cli.channels import ChannelGroup, channel_groups, coverage, judge
+from extcon_cli.channels import ChannelGroup, channel_groups, classify, coverage
 from extcon_cli.pipelines.comparison import diagnosis
 from extcon_cli.pipelines.open import open_model
 from extcon_cli.pipelines.output import SCHEMA
@@ -36,7 +36,7 @@ def inspect(
     shape = opened.arch.input_shape or ()
     size = measure(opened.module, shape)
     channels = channel_groups(opened.module, (torch.zeros(2, *shape),))
-    verdicts = {id(verdict.group): verdict for verdict in judge(opened.module, channels)}
+    verdicts = {id(verdict.group): verdict for verdict in classify(opened.module, channels)}
     sizes = {name: tuple(tensor.shape) for name, tensor in opened.module.named_parameters(remove_duplicate=False)}
     metadata = opened.checkpoint.metadata
     return {

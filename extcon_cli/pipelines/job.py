@@ -14,7 +14,7 @@ from extcon_cli.catalyst.filters import Filters
 from extcon_cli.channels import Channels, channel_groups
 from extcon_cli.errors import GateError
 from extcon_cli.events import Emit
-from extcon_cli.pipelines.phase import Metrics, heard
+from extcon_cli.pipelines.phase import Metrics, interruptible
 from extcon_cli.pipelines.prepare import Prepared
 from extcon_cli.pipelines.train import measured
 from extcon_cli.recipe.schema import PruneSpec
@@ -30,8 +30,8 @@ from extcon_cli.training.run_directory import RunDirectory
 class Job:
     """What the phases share: the model on its way, the original that teaches, and where to tell and keep."""
 
-    ready: Prepared
-    hardware: Accelerator
+    prepared: Prepared
+    accelerator: Accelerator
     run: RunDirectory
     emit: Emit
     stop: Stop = field(default_factory=Stop)
@@ -39,10 +39,10 @@ class Job:
     seconds: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.module = self.ready.module.to(self.hardware.device)
+        self.module = self.prepared.module.to(self.accelerator.device)
         self.original = copy.deepcopy(self.module).requires_grad_(False)
         self.example: tuple[Tensor, ...] = (
-            next(iter(self.ready.data.eval_loader("train", device=self.device)))[0][:2],
+            next(iter(self.prepared.data.eval_loader("train", device=self.device)))[0][:2],
         )
         self.channels: Channels = channel_groups(self.module, self.example)
         self.filters = Filters.of(self.channels.groups)
@@ -52,11 +52,11 @@ class Job:
 
     @property
     def spec(self) -> PruneSpec:
-        return self.ready.recipe.prune
+        return self.prepared.recipe.prune
 
     @property
     def device(self) -> torch.device:
-        return self.hardware.device
+        return self.accelerator.device
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -64,31 +64,31 @@ class Job:
 
     def batches(self, phase: int, count: int, batch_size: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
         """`count` training batches of a phase's own order."""
-        loader = self.ready.data.train_loader(device=self.device, seed=self.seed(phase), batch_size=batch_size)
-        return heard((loader.batch(step) for step in range(count)), self.stop)
+        loader = self.prepared.data.train_loader(device=self.device, seed=self.seed(phase), batch_size=batch_size)
+        return interruptible((loader.batch(step) for step in range(count)), self.stop)
 
     def seed(self, phase: int) -> int:
         """A seed of its own for each phase, whether the phases before ran or were resumed."""
-        return (self.ready.recipe.seed * 1000 + phase) % 2**32
+        return (self.prepared.recipe.seed * 1000 + phase) % 2**32
 
     def trainer(self, phase: int, spec: Any, module: nn.Module, **more: Any) -> Trainer:
         """The training loop of a phase; the original teaches where the phase distils."""
         torch.manual_seed(self.seed(phase))
         return Trainer(
             module,
-            self.ready.data.train_loader(device=self.device, seed=self.seed(phase)),
+            self.prepared.data.train_loader(device=self.device, seed=self.seed(phase)),
             spec,
             objective=objective(
-                self.ready.recipe.task, label_smoothing=getattr(spec, "label_smoothing", 0.0), distill=spec.distill
+                self.prepared.recipe.task, label_smoothing=getattr(spec, "label_smoothing", 0.0), distill=spec.distill
             ),
-            accelerator=self.hardware,
+            accelerator=self.accelerator,
             teacher=self.original,
             **more,
         )
 
     def metrics(self, module: nn.Module) -> Metrics:
         """Figures on the test data."""
-        return measured(module, self.ready.data, "test", self.hardware, self.stop) or {}
+        return measured(module, self.prepared.data, "test", self.accelerator, self.stop) or {}
 
     def figures(self, module: nn.Module) -> dict[str, Any]:
         """Test metrics and sizes of a module."""

@@ -31,7 +31,7 @@ Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
-class Looks:
+class Validation:
     """When to look at the validation data, and which state to end with."""
 
     measure: Callable[[], Metrics]
@@ -54,7 +54,7 @@ class Outcome:
     validation: Metrics | None
     """Of the kept state."""
     best_step: int | None
-    """Steps that the kept state has seen, where there were looks."""
+    """Steps that the kept state has seen, where there was validation."""
     seconds: float
 
 
@@ -66,11 +66,11 @@ def run_phase(
     emit: Emit,
     stop: Stop | None = None,
     run: RunDirectory | None = None,
-    kept: Mapping[str, Any] | None = None,
-    looks: Looks | None = None,
+    resume_state: Mapping[str, Any] | None = None,
+    validation: Validation | None = None,
     after_step: Callable[[Step], Mapping[str, float] | None] | None = None,
     more_state: Callable[[], Mapping[str, Any]] | None = None,
-    good: Callable[[dict[str, Any]], None] | None = None,
+    on_finite_state: Callable[[dict[str, Any]], None] | None = None,
 ) -> Outcome:
     """Run the trainer to its end.
 
@@ -78,18 +78,18 @@ def run_phase(
         name, title: of the phase, for events and saves.
         stop: asked between steps; then the state is saved and KeyboardInterrupt raised.
         run: where states are saved, every few seconds and at the end. None: nowhere.
-        kept: the payload that `run.load()` gave for this phase; goes on from there.
-        looks: at validation data. None: none, the last state is the result.
+        resume_state: the payload that `run.load()` gave for this phase; goes on from there.
+        validation: when to measure on validation data. None: never, the last state is the result.
         after_step: acts on the parameters after each step; may return figures to show.
         more_state: what else belongs into a save; the caller finds it in the payload under "more".
         good: given a copy of the state at every tenth of the way, where all parameters are finite, to go back to;
-            with "more" it is what `kept` takes.
+            with "more" it is what `resume_state` takes.
     """
     began, shown = time.monotonic(), 0.0
-    notes = _Notes(looks)
-    if kept is not None:
-        trainer.load_state_dict(kept["trainer"])
-        notes.load(kept["notes"])
+    notes = _Notes(validation)
+    if resume_state is not None:
+        trainer.load_state_dict(resume_state["trainer"])
+        notes.load(resume_state["notes"])
 
     def state() -> dict[str, Any]:
         return {"trainer": trainer.state_dict(), "notes": notes.state()}
@@ -101,17 +101,17 @@ def run_phase(
     emit(PhaseStarted(name, title, trainer.total))
     if trainer.done:
         emit(Progress(name, trainer.done))
-    if looks is not None and looks.before and kept is None:
-        notes.look(trainer, looks)
+    if validation is not None and validation.before and resume_state is None:
+        notes.look(trainer, validation)
     epoch = len(trainer.loader)
     for step in trainer:
         extra = after_step(step) if after_step is not None else None
         notes.add(step)
-        if looks is not None and (step.last or (step.index + 1) % (epoch * looks.every) == 0):
+        if validation is not None and (step.last or (step.index + 1) % (epoch * validation.every) == 0):
             trainer.check()
-            notes.look(trainer, looks)
-        if good is not None and (step.index + 1) % max(1, step.total // 10) == 0 and _finite(trainer.model):
-            good(copy.deepcopy(state()))
+            notes.look(trainer, validation)
+        if on_finite_state is not None and (step.index + 1) % max(1, step.total // 10) == 0 and _finite(trainer.model):
+            on_finite_state(copy.deepcopy(state()))
         if step.last or time.monotonic() - shown >= PROGRESS_EVERY:
             emit(Progress(name, trainer.done, {**step.metrics, **notes.shown(), **(extra or {})}))
             shown = time.monotonic()
@@ -122,7 +122,7 @@ def run_phase(
             save()
     trainer.check()
     save()
-    if looks is not None and looks.keep_best and notes.best is not None:
+    if validation is not None and validation.keep_best and notes.best is not None:
         trainer.model.load_state_dict(notes.best["model"])
     outcome = Outcome(notes.history(name), *notes.result(), seconds=time.monotonic() - began)
     emit(PhaseEnded(name, outcome.seconds, outcome.validation or {}))
@@ -132,8 +132,8 @@ def run_phase(
 class _Notes:
     """Losses, validation figures and the best state of a phase so far."""
 
-    def __init__(self, looks: Looks | None) -> None:
-        self.keep_best = looks is not None and looks.keep_best
+    def __init__(self, validation: Validation | None) -> None:
+        self.keep_best = validation is not None and validation.keep_best
         self.losses: list[Tensor] = []  # () each, on the device until they are needed
         self.older = torch.empty(0)  # (steps,) float32
         self.seen: list[dict[str, Any]] = []  # {"step", "metrics"} for each look
@@ -144,10 +144,10 @@ class _Notes:
         if len(self.losses) >= 1000:
             self._collect()
 
-    def look(self, trainer: Trainer, looks: Looks) -> None:
-        metrics = looks.measure()
+    def look(self, trainer: Trainer, validation: Validation) -> None:
+        metrics = validation.measure()
         self.seen.append({"step": trainer.done, "metrics": metrics})
-        if looks.keep_best and better(looks.task, metrics, self.best and self.best["metrics"]):
+        if validation.keep_best and better(validation.task, metrics, self.best and self.best["metrics"]):
             model = {name: tensor.detach().clone() for name, tensor in trainer.model.state_dict().items()}
             self.best = {"step": trainer.done, "metrics": metrics, "model": model}
 
@@ -196,14 +196,14 @@ def _finite(model: nn.Module) -> bool:
     return all(bool(torch.isfinite(parameter).all()) for parameter in model.parameters())
 
 
-def heard(items: Iterator[Item], stop: Stop) -> Iterator[Item]:
+def interruptible(items: Iterator[Item], stop: Stop) -> Iterator[Item]:
     """The items, with KeyboardInterrupt between two of them where somebody asked to stop."""
     for item in items:
         stop.check()
         yield item
 
 
-def told(emit: Emit, run: RunDirectory) -> Emit:
+def tee_events(emit: Emit, run: RunDirectory) -> Emit:
     """Events go to the listener and into the run directory."""
 
     def both(event: Any) -> None:

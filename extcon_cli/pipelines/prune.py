@@ -23,14 +23,14 @@ from extcon_cli.events import Emit, Noted, PhaseEnded, PhaseStarted, RunStarted,
 from extcon_cli.pipelines.bifurcate import bifurcate
 from extcon_cli.pipelines.job import Job
 from extcon_cli.pipelines.output import SCHEMA, data_metadata, widths
-from extcon_cli.pipelines.phase import Looks, Metrics, heard, run_phase, told
+from extcon_cli.pipelines.phase import Metrics, Validation, interruptible, run_phase, tee_events
 from extcon_cli.pipelines.prepare import prepare
 from extcon_cli.pipelines.removal import cut
 from extcon_cli.pipelines.scoring import score
 from extcon_cli.recipe.load import to_dict
 from extcon_cli.recipe.schema import FinetuneSpec, Recipe
 from extcon_cli.report.measure import latency
-from extcon_cli.training.device import accelerator
+from extcon_cli.training.device import create_accelerator
 from extcon_cli.training.interrupt import graceful
 from extcon_cli.training.objective import evaluate
 from extcon_cli.training.run_directory import RunDirectory
@@ -63,20 +63,20 @@ def prune(
     """
     began = time.monotonic()
     check_writable(output, force)
-    hardware = accelerator(device, recipe.prune.finetune.mixed_precision)
+    accelerator = create_accelerator(device, recipe.prune.finetune.mixed_precision)
     torch.manual_seed(recipe.seed)
-    ready = prepare(recipe, checkpoint, trust_code=trust_code, trust_pickle=trust_pickle, trust_recipe=trust_recipe)
-    assert ready.opened is not None
-    inputs = {"command": "prune", "checkpoint": ready.opened.checkpoint.sha256}
-    run = RunDirectory(Path(f"{output}.run"), ready.recipe, inputs)
-    kept = run.begin(resume=resume)
-    emit = told(emit, run)
-    emit(RunStarted("prune", str(checkpoint), str(output), str(hardware.device), recipe.seed))
-    job = Job(ready, hardware, run, emit)
+    prepared = prepare(recipe, checkpoint, trust_code=trust_code, trust_pickle=trust_pickle, trust_recipe=trust_recipe)
+    assert prepared.opened is not None
+    inputs = {"command": "prune", "checkpoint": prepared.opened.checkpoint.sha256}
+    run = RunDirectory(Path(f"{output}.run"), prepared.recipe, inputs)
+    resume_state = run.begin(resume=resume)
+    emit = tee_events(emit, run)
+    emit(RunStarted("prune", str(checkpoint), str(output), str(accelerator.device), recipe.seed))
+    job = Job(prepared, accelerator, run, emit)
     with graceful() as job.stop:
         try:
-            removed = _bifurcate_and_remove(job, kept)
-            _finetune(job, removed, kept)
+            removed = _bifurcate_and_remove(job, resume_state)
+            _finetune(job, removed, resume_state)
             after = job.figures(job.module)
         except KeyboardInterrupt as error:
             raise Interrupted(
@@ -97,7 +97,7 @@ def prune(
         "certificate": removed["certificate"],
     }
     module = job.module.cpu().eval()
-    write(output, module, data_metadata(job.ready, done, removed["plan"]), force=force)
+    write(output, module, data_metadata(job.prepared, done, removed["plan"]), force=force)
     emit(Saved(str(output)))
     for figures, of in ((done["before"], job.original), (done["after"], module)):
         figures["latency"] = {str(n): latency(of.cpu(), job.input_shape, n) for n in (1, 64)}
@@ -106,9 +106,9 @@ def prune(
         **done,
         "checkpoint": str(checkpoint),
         "output": str(output),
-        "recipe": to_dict(ready.recipe),
+        "recipe": to_dict(prepared.recipe),
         "seed": recipe.seed,
-        "device": str(hardware.device),
+        "device": str(accelerator.device),
         "layers": widths(job.original, module, job.input_shape),
         "frozen": [{"group": g.name, "reason": g.reason} for g in job.channels.groups if not g.prunable],
         "history": {"phases": job.history, "bifurcation": removed["trace"]},
@@ -116,20 +116,20 @@ def prune(
     }
 
 
-def _bifurcate_and_remove(job: Job, kept: tuple[str, dict[str, Any]] | None) -> dict[str, Any]:
+def _bifurcate_and_remove(job: Job, resume_state: tuple[str, dict[str, Any]] | None) -> dict[str, Any]:
     """Everything up to the smaller module; what is known of it, to be kept with the fine-tuning's state."""
-    if kept is not None and kept[0] == "finetune":
-        removed = dict(kept[1]["more"]["removed"])
+    if resume_state is not None and resume_state[0] == "finetune":
+        removed = dict(resume_state[1]["more"]["removed"])
         remove(job.module, RemovalPlan.from_json(removed["plan"]))
         job.history = list(removed["phases"])
         return removed
     before = job.figures(job.original)
-    if kept is None:
+    if resume_state is None:
         scores = score(job)
         decided = _decide(job, scores)
     else:
-        decided = kept[1]["more"]["decided"]
-    trace = bifurcate(job, decided, kept[1] if kept is not None else None)
+        decided = resume_state[1]["more"]["decided"]
+    trace = bifurcate(job, decided, resume_state[1] if resume_state is not None else None)
     removed = _remove(job, decided)
     return {"before": before, "trace": trace, "phases": list(job.history), **removed}
 
@@ -150,7 +150,7 @@ def _remove(job: Job, decided: Tensor) -> dict[str, Any]:
     began = time.monotonic()
     job.emit(PhaseStarted("remove", "Removing", None, "batch"))
     zeroed = job.module.eval()
-    real = ((x,) for x, _ in heard(iter(job.ready.data.eval_loader("test", device=job.device)), job.stop))
+    real = ((x,) for x, _ in interruptible(iter(job.prepared.data.eval_loader("test", device=job.device)), job.stop))
     removal = cut(zeroed, job.channels, job.example, real, least=int(decided.sum()))
     job.module = removal.module
     metrics = job.metrics(zeroed), job.metrics(job.module)
@@ -169,17 +169,17 @@ def _remove(job: Job, decided: Tensor) -> dict[str, Any]:
     }
 
 
-def _finetune(job: Job, removed: dict[str, Any], kept: tuple[str, dict[str, Any]] | None) -> None:
+def _finetune(job: Job, removed: dict[str, Any], resume_state: tuple[str, dict[str, Any]] | None) -> None:
     """Train the smaller model, guided by the original; it ends with the state that the recipe keeps."""
     spec: FinetuneSpec = job.spec.finetune
-    looks = None
-    if len(job.ready.data.validation):
-        loader = job.ready.data.eval_loader("validation", device=job.device)
+    validation = None
+    if len(job.prepared.data.validation):
+        loader = job.prepared.data.eval_loader("validation", device=job.device)
 
         def look() -> Metrics:
-            return evaluate(job.module, heard(iter(loader), job.stop), job.ready.recipe.task)
+            return evaluate(job.module, interruptible(iter(loader), job.stop), job.prepared.recipe.task)
 
-        looks = Looks(look, job.ready.recipe.task, spec.evaluate_every, spec.keep == "best", before=True)
+        validation = Validation(look, job.prepared.recipe.task, spec.evaluate_every, spec.keep == "best", before=True)
     outcome = run_phase(
         "finetune",
         "Fine-tuning",
@@ -187,8 +187,8 @@ def _finetune(job: Job, removed: dict[str, Any], kept: tuple[str, dict[str, Any]
         emit=job.emit,
         stop=job.stop,
         run=job.run,
-        kept=kept[1] if kept is not None and kept[0] == "finetune" else None,
-        looks=looks,
+        resume_state=resume_state[1] if resume_state is not None and resume_state[0] == "finetune" else None,
+        validation=validation,
         more_state=lambda: {"removed": removed},
     )
     job.history.append(outcome.history)

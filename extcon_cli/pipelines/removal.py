@@ -9,7 +9,17 @@ from typing import Any
 
 from torch import nn
 
-from extcon_cli.channels import Certificate, Channels, Difference, RemovalPlan, certify, coverage, judge, plan, remove
+from extcon_cli.channels import (
+    Certificate,
+    Channels,
+    Difference,
+    RemovalPlan,
+    certify,
+    classify,
+    coverage,
+    plan_removal,
+    remove,
+)
 from extcon_cli.errors import GateError
 
 
@@ -61,7 +71,7 @@ def cut(
     Raises:
         GateError: fewer than `least` channels can go, or outputs differ beyond the tolerance.
     """
-    verdicts = judge(module, channels)
+    verdicts = classify(module, channels)
     gone = sum(int(verdict.removable.sum()) for verdict in verdicts)
     if gone + sum(verdict.carrier >= 0 for verdict in verdicts) < least:
         dead = sum(int(verdict.dead.sum()) for verdict in verdicts)
@@ -69,7 +79,7 @@ def cut(
             f"{dead} channels are dead and {gone} of them can go exactly, {least} are needed; nothing was written "
             "(`extcon inspect` says what stays and why)"
         )
-    removal = plan(module, channels)
+    removal = plan_removal(module, channels)
     small = copy.deepcopy(module)
     remove(small, removal)
     certificate = certify(module, small, removal, example, evaluation)

@@ -27,20 +27,20 @@ def score(job: Job) -> Tensor:
     if spec.method == "magnitude":
         return scores.magnitude(job.module, job.filters)
     if spec.method == "random":
-        return scores.chance(job.filters, job.ready.recipe.seed)
+        return scores.random_scores(job.filters, job.prepared.recipe.seed)
     return _trained(job)
 
 
 def _summed(job: Job, method: Callable[..., Tensor]) -> Tensor:
     """Energy or Taylor over training batches, weights frozen."""
-    spec, task = job.spec.score, objective(job.ready.recipe.task)
+    spec, task = job.spec.score, objective(job.prepared.recipe.task)
     began = time.monotonic()
     job.emit(PhaseStarted("score", "Scoring filters", spec.batches, "batch"))
 
     def loss(numbered: tuple[int, Any]) -> Tensor:
         number, (x, y) = numbered
         job.emit(Progress("score", number + 1))
-        with job.hardware.autocast():
+        with job.accelerator.autocast():
             z = prediction(job.module(x))
         return task(z, y)
 

@@ -15,11 +15,11 @@ from extcon_cli.data.datasets import Data
 from extcon_cli.errors import GateError, Interrupted, RecipeError
 from extcon_cli.events import Emit, Noted, PhaseEnded, PhaseStarted, RunStarted, Saved, ignore
 from extcon_cli.pipelines.output import SCHEMA, check_output, data_metadata, write_output
-from extcon_cli.pipelines.phase import Looks, Metrics, Outcome, heard, run_phase, told
+from extcon_cli.pipelines.phase import Metrics, Outcome, Validation, interruptible, run_phase, tee_events
 from extcon_cli.pipelines.prepare import Prepared, prepare
 from extcon_cli.recipe.load import to_dict
 from extcon_cli.recipe.schema import Recipe
-from extcon_cli.training.device import Accelerator, accelerator
+from extcon_cli.training.device import Accelerator, create_accelerator
 from extcon_cli.training.interrupt import Stop, graceful
 from extcon_cli.training.loop import Trainer
 from extcon_cli.training.objective import evaluate, objective
@@ -54,21 +54,21 @@ def train(
     """
     began = time.monotonic()
     check_output(output, force=force)
-    hardware = accelerator(device, recipe.train.mixed_precision)
+    accelerator = create_accelerator(device, recipe.train.mixed_precision)
     torch.manual_seed(recipe.seed)
     prepared = prepare(recipe, checkpoint, trust_code=trust_code, trust_pickle=trust_pickle, trust_recipe=trust_recipe)
     inputs = {"command": "train", "checkpoint": prepared.opened.checkpoint.sha256 if prepared.opened else None}
     run = RunDirectory(Path(f"{output}.run"), prepared.recipe, inputs)
-    kept = run.begin(resume=resume)
-    emit = told(emit, run)
+    resume_state = run.begin(resume=resume)
+    emit = tee_events(emit, run)
     subject = str(checkpoint or prepared.recipe.model.arch)
-    emit(RunStarted("train", subject, str(output), str(hardware.device), recipe.seed))
+    emit(RunStarted("train", subject, str(output), str(accelerator.device), recipe.seed))
     if recipe.data and recipe.data.normalize is None and (used := prepared.data.normalize):
         emit(Noted(f"inputs normalised by mean {list(used.mean)}, std {list(used.std)}"))
     with graceful() as stop:
         try:
-            outcome = _fit(prepared, hardware, run, kept and kept[1], stop, emit)
-            metrics = _measure(prepared, hardware, stop, emit)
+            outcome = _fit(prepared, accelerator, run, resume_state and resume_state[1], stop, emit)
+            metrics = _measure(prepared, accelerator, stop, emit)
         except KeyboardInterrupt as error:
             raise Interrupted(
                 f"interrupted; the state is kept in {run.path}: repeat the command with --resume to go on"
@@ -90,7 +90,7 @@ def train(
         "output": str(output),
         "recipe": to_dict(prepared.recipe),
         "seed": recipe.seed,
-        "device": str(hardware.device),
+        "device": str(accelerator.device),
         "best_step": outcome.best_step,
         "history": {"phases": [outcome.history]},
         "seconds": {"train": outcome.seconds, "total": time.monotonic() - began},
@@ -99,36 +99,38 @@ def train(
 
 def _fit(
     prepared: Prepared,
-    hardware: Accelerator,
+    accelerator: Accelerator,
     run: RunDirectory,
-    kept: dict[str, Any] | None,
+    resume_state: dict[str, Any] | None,
     stop: Stop,
     emit: Emit,
 ) -> Outcome:
     """The training phase; the module ends with the kept state."""
     recipe, data = prepared.recipe, prepared.data
     spec = recipe.train
-    module = prepared.module.to(hardware.device)
+    module = prepared.module.to(accelerator.device)
     trainer = Trainer(
         module,
-        data.train_loader(device=hardware.device, seed=recipe.seed),
+        data.train_loader(device=accelerator.device, seed=recipe.seed),
         spec,
         objective=objective(recipe.task, label_smoothing=spec.label_smoothing, distill=spec.distill),
-        accelerator=hardware,
-        teacher=_teacher(prepared, hardware),
+        accelerator=accelerator,
+        teacher=_teacher(prepared, accelerator),
     )
-    looks = None
+    validation = None
     if len(data.validation):
-        loader = data.eval_loader("validation", device=hardware.device)
+        loader = data.eval_loader("validation", device=accelerator.device)
 
         def measure() -> Metrics:
-            return evaluate(module, heard(iter(loader), stop), recipe.task)
+            return evaluate(module, interruptible(iter(loader), stop), recipe.task)
 
-        looks = Looks(measure, recipe.task, spec.evaluate_every, spec.keep == "best")
-    return run_phase("train", "Training", trainer, emit=emit, stop=stop, run=run, kept=kept, looks=looks)
+        validation = Validation(measure, recipe.task, spec.evaluate_every, spec.keep == "best")
+    return run_phase(
+        "train", "Training", trainer, emit=emit, stop=stop, run=run, resume_state=resume_state, validation=validation
+    )
 
 
-def _teacher(prepared: Prepared, hardware: Accelerator) -> nn.Module | None:
+def _teacher(prepared: Prepared, accelerator: Accelerator) -> nn.Module | None:
     """The model before the run, where the recipe distils from it."""
     if prepared.recipe.train.distill is None:
         return None
@@ -136,26 +138,26 @@ def _teacher(prepared: Prepared, hardware: Accelerator) -> nn.Module | None:
         raise RecipeError("train.distill needs a model to learn from: start from a checkpoint, or remove the key")
     from copy import deepcopy
 
-    return deepcopy(prepared.module).to(hardware.device).requires_grad_(False)
+    return deepcopy(prepared.module).to(accelerator.device).requires_grad_(False)
 
 
-def _measure(prepared: Prepared, hardware: Accelerator, stop: Stop, emit: Emit) -> dict[str, Metrics | None]:
+def _measure(prepared: Prepared, accelerator: Accelerator, stop: Stop, emit: Emit) -> dict[str, Metrics | None]:
     """Validation and test figures of the module as it is."""
     began = time.monotonic()
     emit(PhaseStarted("evaluate", "Measuring", None, "batch"))
     found: dict[str, Metrics | None] = {}
     for name in ("validation", "test"):
-        found[name] = measured(prepared.module, prepared.data, name, hardware, stop)
+        found[name] = measured(prepared.module, prepared.data, name, accelerator, stop)
     emit(PhaseEnded("evaluate", time.monotonic() - began, found["test"] or {}))
     return found
 
 
-def measured(module: nn.Module, data: Data, split: str, hardware: Accelerator, stop: Stop) -> Metrics | None:
+def measured(module: nn.Module, data: Data, split: str, accelerator: Accelerator, stop: Stop) -> Metrics | None:
     """Figures of the module on a split; None where the split is empty. GateError where they are not finite."""
     if split == "validation" and not len(data.validation):
         return None
-    loader = data.eval_loader(split, device=hardware.device)
-    metrics = evaluate(module, heard(iter(loader), stop), data.task)
+    loader = data.eval_loader(split, device=accelerator.device)
+    metrics = evaluate(module, interruptible(iter(loader), stop), data.task)
     if not all(math.isfinite(value) for value in metrics.values()):
         raise GateError(f"the model's outputs on the {split} data are not finite (NaN or infinity)")
     return metrics

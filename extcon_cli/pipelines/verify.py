@@ -8,8 +8,8 @@ from typing import Any
 import torch
 
 from extcon_cli import __version__
-from extcon_cli.channels.certificate import weights_hash
-from extcon_cli.channels.verify import EXACT, Difference, difference, in_double, random_batches, runs
+from extcon_cli.channels.compare import EXACT, Difference, difference, in_double, random_batches, runs
+from extcon_cli.channels.removal.certificate import weights_hash
 from extcon_cli.errors import GateError
 from extcon_cli.pipelines.open import open_model
 from extcon_cli.pipelines.output import SCHEMA

@@ -20,7 +20,7 @@ from extcon_cli.bypass.revive import constants_on, revive
 from extcon_cli.bypass.units import units
 from extcon_cli.bypass.widen import Narrowing, widen
 from extcon_cli.channels import Channels, difference
-from extcon_cli.channels.verify import EXACT, random_batches
+from extcon_cli.channels.compare import EXACT, random_batches
 from extcon_cli.errors import GateError, UsageError
 from extcon_cli.pipelines.trace import Trace
 from extcon_cli.recipe.schema import BypassSpec

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils import benchmark
 from torch.utils.flop_counter import FlopCounterMode
 
-from extcon_cli.channels.trace import evaluating
+from extcon_cli.channels.modules import evaluating
 
 
 @dataclass(frozen=True)

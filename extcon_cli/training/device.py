@@ -14,7 +14,7 @@ from extcon_cli.errors import UsageError
 Accelerator = Any  # accelerate.Accelerator, which ships no types that mypy can follow
 
 
-def accelerator(device: str | None = None, mixed_precision: str = "no") -> Accelerator:
+def create_accelerator(device: str | None = None, mixed_precision: str = "no") -> Accelerator:
     """An `accelerate.Accelerator` on `device` (`cpu`, `cuda`, `cuda:1`, `mps`; None: the best there is).
 
     Of it the loop uses `.device`, `.autocast()`, `.backward()` and `.scaler`. UsageError where the machine lacks it.

@@ -1,6 +1,6 @@
 """The training loop: an iterator over optimizer steps. It measures nothing, saves nothing, prints nothing.
 
-    trainer = Trainer(model, loader, spec, objective=objective(task), accelerator=accelerator("cpu"))
+    trainer = Trainer(model, loader, spec, objective=objective(task), accelerator=create_accelerator("cpu"))
     for step in trainer:
         ...  # the parameters have moved; act on them, look at step.loss, save trainer.state_dict()
 
@@ -22,7 +22,7 @@ from extcon_cli.errors import DivergedError, GateError
 from extcon_cli.recipe.schema import OptimizerSpec, ScheduleSpec
 from extcon_cli.training.device import Accelerator
 from extcon_cli.training.objective import Objective, prediction
-from extcon_cli.training.optim import Length, optimizer, rate, total_steps
+from extcon_cli.training.optim import Length, lr_factor, optimizer, total_steps
 
 CHECK_EVERY = 50
 """Steps between two looks at whether the loss is finite, where a look makes the device wait."""
@@ -128,7 +128,7 @@ class Trainer:
             self.optimizer.state.update({p: old.state[p] for p in trained if p in old.state})
 
     def _step(self) -> Step:
-        lr = self.lr * rate(self.spec.schedule, self.done, self.total)
+        lr = self.lr * lr_factor(self.spec.schedule, self.done, self.total)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         x, y = self.loader.batch(self.done)

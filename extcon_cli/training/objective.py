@@ -57,12 +57,12 @@ class Objective:
             loss = functional.cross_entropy(z, y, label_smoothing=self.label_smoothing)
         if self.distill is None or t is None:
             return loss
-        t, weight, heat = t.float(), self.distill.weight, self.distill.temperature
+        t, weight, temperature = t.float(), self.distill.weight, self.distill.temperature
         if regression:
             guide = functional.mse_loss(z, t.reshape(y.shape))
         else:
-            student, teacher = ((v / heat).log_softmax(1) for v in (z, t))
-            guide = heat**2 * functional.kl_div(student, teacher, reduction="batchmean", log_target=True)
+            student, teacher = ((v / temperature).log_softmax(1) for v in (z, t))
+            guide = temperature**2 * functional.kl_div(student, teacher, reduction="batchmean", log_target=True)
         return (1 - weight) * loss + weight * guide
 
 
@@ -117,7 +117,7 @@ def _regression(model: nn.Module, loader: Iterable[tuple[Tensor, Tensor]]) -> di
 
 
 @torch.no_grad()
-def each(model: nn.Module, loader: Iterable[tuple[Tensor, Tensor]], task: Task) -> Tensor:
+def per_sample_loss(model: nn.Module, loader: Iterable[tuple[Tensor, Tensor]], task: Task) -> Tensor:
     """The plain loss of every sample (N,), in the model's mode."""
     found = []
     for x, y in loader:

@@ -48,7 +48,7 @@ def optimizer(spec: OptimizerSpec, parameters: Iterable[nn.Parameter]) -> Optimi
     return kind(wanted, lr=spec.lr, betas=spec.betas, eps=spec.eps, weight_decay=spec.weight_decay, fused=fused)
 
 
-def rate(spec: ScheduleSpec, step: int, total: int) -> float:
+def lr_factor(spec: ScheduleSpec, step: int, total: int) -> float:
     """Factor of the learning rate at `step` of 0 .. total - 1, in 0..1.
 
     Warm-up over w steps: (step + 1) / w. Then over p = (step - w) / (total - w):

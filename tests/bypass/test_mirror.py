@@ -13,7 +13,7 @@ from extcon_cli.bypass.extension import Extended, extend
 from extcon_cli.bypass.mirror import Mirror, extend_mirrored, mirror, mirrors, odd_slope
 from extcon_cli.bypass.widen import Narrowing
 from extcon_cli.channels import channel_groups, difference
-from extcon_cli.channels.verify import random_batches
+from extcon_cli.channels.compare import random_batches
 from extcon_cli.checkpoint.zoo import ZOO
 
 

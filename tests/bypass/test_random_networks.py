@@ -13,7 +13,7 @@ from extcon_cli.bypass.extension import extend
 from extcon_cli.bypass.mirror import mirror, mirrors
 from extcon_cli.bypass.widen import Narrowing, widen
 from extcon_cli.channels import channel_groups, difference
-from extcon_cli.channels.verify import random_batches
+from extcon_cli.channels.compare import random_batches
 from extcon_cli.errors import UsageError
 
 ACTIVATIONS = (nn.ReLU, nn.GELU, nn.SiLU, nn.LeakyReLU, nn.Softplus, nn.Tanh, nn.Sigmoid, nn.Mish)

@@ -13,7 +13,7 @@ from extcon_cli.bypass.revive import constants_on, revive
 from extcon_cli.bypass.units import units
 from extcon_cli.bypass.widen import Narrowing, widen
 from extcon_cli.channels import channel_groups, difference
-from extcon_cli.channels.verify import random_batches
+from extcon_cli.channels.compare import random_batches
 from extcon_cli.errors import UsageError
 
 

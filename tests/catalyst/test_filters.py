@@ -29,7 +29,7 @@ def slices(net: nn.Module, filters: Filters, number: int) -> list[Tensor]:
 def test_groups_are_the_residual_stream_the_inner_layer_and_the_bare_one(channels: Channels, filters: Filters) -> None:
     assert [(group.name, group.size) for group in filters.groups] == [("stem", 8), ("conv1", 12), ("bare", 6)]
     assert len(filters) == 26
-    silent = [{part.parameter for part in group.silencers} for group in filters.groups]
+    silent = [{part.parameter for part in group.zeroing_slices} for group in filters.groups]
     assert silent == [
         {"bn.weight", "bn.bias", "bn2.weight", "bn2.bias"},  # every normalised producer of the residual sum
         {"bn1.weight", "bn1.bias"},

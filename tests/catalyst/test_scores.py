@@ -79,8 +79,8 @@ def test_normalised_scores_have_mean_one_in_each_group(filters: Filters) -> None
 
 
 def test_chance_is_of_the_seed(filters: Filters) -> None:
-    assert torch.equal(scores.chance(filters, 3), scores.chance(filters, 3))
-    assert not torch.equal(scores.chance(filters, 3), scores.chance(filters, 4))
+    assert torch.equal(scores.random_scores(filters, 3), scores.random_scores(filters, 3))
+    assert not torch.equal(scores.random_scores(filters, 3), scores.random_scores(filters, 4))
 
 
 def test_regularisers_and_their_gradients(net: nn.Module, filters: Filters) -> None:

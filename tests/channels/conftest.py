@@ -19,12 +19,12 @@ from extcon_cli.channels import (
     RemovalPlan,
     channel_groups,
     difference,
-    plan,
+    plan_removal,
     remove,
-    silence,
+    zero_channels,
 )
-from extcon_cli.channels.trace import named_tensors
-from extcon_cli.channels.verify import in_double, random_batches
+from extcon_cli.channels.compare import in_double, random_batches
+from extcon_cli.channels.modules import named_tensors
 
 Example = tuple[Any, ...]
 Kill = Callable[[nn.Module, Channels], None]
@@ -60,7 +60,7 @@ def kill_halves(module: nn.Module, channels: Channels, seed: int = 0) -> None:
     generator = np.random.default_rng(seed)
     for group in channels.groups:
         if group.prunable:
-            silence(module, group, np.sort(generator.permutation(group.size)[: group.size // 2]))
+            zero_channels(module, group, np.sort(generator.permutation(group.size)[: group.size // 2]))
 
 
 @torch.no_grad()
@@ -71,8 +71,8 @@ def kill_to_constants(module: nn.Module, channels: Channels, constant: float = 0
     for group in channels.groups:
         if group.prunable:
             half = np.sort(generator.permutation(group.size)[: group.size // 2])
-            silence(module, group, half)
-            for part in group.silencers:
+            zero_channels(module, group, half)
+            for part in group.zeroing_slices:
                 if part.parameter.endswith(("bias", "shift")):
                     tensors[part.parameter][part.index[half[::every]].ravel()] = constant
 
@@ -91,7 +91,7 @@ def remove_exactly(
     before = copy.deepcopy(module).eval()
     channels = channel_groups(before, example)
     kill(before, channels)
-    removal = plan(before, channels)
+    removal = plan_removal(before, channels)
     after = copy.deepcopy(before)
     remove(after, removal)
     double_before = in_double(before)

@@ -9,8 +9,8 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from extcon_cli.channels import certify, channel_groups, plan, remove, silence
-from extcon_cli.channels.certificate import weights_hash
+from extcon_cli.channels import certify, channel_groups, plan_removal, remove, zero_channels
+from extcon_cli.channels.removal.certificate import weights_hash
 
 
 class Net(nn.Module):
@@ -32,8 +32,8 @@ def halved(net: nn.Module, example: tuple[Tensor, ...]):
     channels = channel_groups(net, example)
     for group in channels.groups:
         if group.prunable:
-            silence(net, group, np.arange(group.size // 2))
-    removal = plan(net, channels)
+            zero_channels(net, group, np.arange(group.size // 2))
+    removal = plan_removal(net, channels)
     small = copy.deepcopy(net)
     remove(small, removal)
     return small, removal

@@ -18,12 +18,13 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
-from extcon_cli.channels import difference, judge, plan, remove, silence
-from extcon_cli.channels.axes import Analysis, Axis, flat
-from extcon_cli.channels.groups import analyse
-from extcon_cli.channels.rules import registry
-from extcon_cli.channels.trace import Graph, named_tensors, operator, trace
-from extcon_cli.channels.verify import random_batches
+from extcon_cli.channels import classify, difference, plan_removal, remove, zero_channels
+from extcon_cli.channels.analysis.axes import Analysis, Axis, flat
+from extcon_cli.channels.analysis.groups import analyse
+from extcon_cli.channels.analysis.rules import registry
+from extcon_cli.channels.analysis.trace import Graph, operator, trace
+from extcon_cli.channels.compare import random_batches
+from extcon_cli.channels.modules import named_tensors
 
 C = 8
 Rule = Callable[..., Any]
@@ -236,8 +237,8 @@ def kill(module: nn.Module, channels: Any, constant: float) -> None:
     for number, group in enumerate(channels.groups):
         if group.prunable and group.size > 1:
             dead = np.sort(generator.permutation(group.size)[: group.size // (2 + number % 2)])
-            silence(module, group, dead)
-            for part in group.silencers if constant else ():
+            zero_channels(module, group, dead)
+            for part in group.zeroing_slices if constant else ():
                 if part.parameter.endswith("bias"):
                     tensors[part.parameter].data[part.index[dead].ravel()] = constant
 
@@ -260,10 +261,10 @@ def gone(traced: Traced, constant: float) -> int:
     before = copy.deepcopy(traced.module)
     channels = analyse(before, traced.graph)
     kill(before, channels, constant)
-    for verdict in judge(before, channels) if constant == 0 else ():
+    for verdict in classify(before, channels) if constant == 0 else ():
         assert verdict.removable.sum() >= verdict.group.size // 3 or not verdict.group.prunable, verdict.group.name
     after = copy.deepcopy(before)
-    remove(after, plan(after, channels))
+    remove(after, plan_removal(after, channels))
     found = difference(before, after, random_batches(traced.example))
     assert found.relative <= 1e-5, f"outputs differ by {found.relative:.1e}"
     return sum(p.numel() for p in before.parameters()) - sum(p.numel() for p in after.parameters())

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from extcon_cli.channels import RemovalPlan, channel_groups, remove, silence
-from extcon_cli.channels.verify import Inputs
+from extcon_cli.channels import RemovalPlan, channel_groups, remove, zero_channels
+from extcon_cli.channels.compare import Inputs
 from extcon_cli.errors import TraceError
 
 Remove = Callable[..., Any]
@@ -313,7 +313,7 @@ def kill_unequal_shares(module: nn.Module, channels: Any) -> None:
     for group in channels.groups:
         if group.prunable:
             some = int(group.size * generator.choice([1 / 6, 1 / 4, 1 / 3, 1 / 2, 3 / 4]))
-            silence(module, group, np.sort(generator.permutation(group.size)[:some]))
+            zero_channels(module, group, np.sort(generator.permutation(group.size)[:some]))
 
 
 def ready(name: str) -> tuple[nn.Module, Inputs]:

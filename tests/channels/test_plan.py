@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from extcon_cli.channels import RemovalPlan, channel_groups, plan, remove
+from extcon_cli.channels import RemovalPlan, channel_groups, plan_removal, remove
 from extcon_cli.errors import CheckpointError
 
 
@@ -27,7 +27,7 @@ def build() -> nn.Sequential:
 
 def made() -> dict[str, Any]:
     module = build()
-    return plan(module, channel_groups(module, (torch.randn(2, 3, 9, 9),))).to_json()
+    return plan_removal(module, channel_groups(module, (torch.randn(2, 3, 9, 9),))).to_json()
 
 
 def test_a_plan_survives_json_and_says_what_goes() -> None:
@@ -48,7 +48,7 @@ def test_a_plan_survives_json_and_says_what_goes() -> None:
 def test_planning_again_on_the_smaller_module_removes_nothing() -> None:
     module = build()
     remove(module, RemovalPlan.from_json(made()))
-    assert plan(module, channel_groups(module, (torch.randn(2, 3, 9, 9),))) == RemovalPlan()
+    assert plan_removal(module, channel_groups(module, (torch.randn(2, 3, 9, 9),))) == RemovalPlan()
 
 
 def test_an_empty_plan_changes_nothing() -> None:

@@ -23,7 +23,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "leaky_relu": F.leaky_relu,
     "gelu": F.gelu,
 }
-DEATHS = ("silence", "zero rows", "gamma 0", "constant bias", "laplacian", "masked rows")
+DEATHS = ("zero_channels", "zero rows", "gamma 0", "constant bias", "laplacian", "masked rows")
 
 
 class Unit(nn.Module):
@@ -141,12 +141,12 @@ def killer(kinds_of_death: list[str], number: int) -> Callable[[nn.Module, Any],
         def some(size: int) -> Tensor:
             return torch.randperm(size, generator=generator)[: max(1, size // 3)]
 
-        if "silence" in kinds_of_death:
+        if "zero_channels" in kinds_of_death:
             tensors = dict(module.named_parameters(remove_duplicate=False))
             for group in channels.groups:
                 if group.prunable:
                     rows = some(group.size).numpy()
-                    for part in group.silencers:
+                    for part in group.zeroing_slices:
                         tensors[part.parameter][torch.from_numpy(part.index[rows].ravel())] = 0.0
         for layer in module.modules():
             if isinstance(layer, (nn.Conv2d, nn.Linear)) and layer is not module.last:
@@ -177,7 +177,7 @@ def check(remove_exactly: Remove, stem: Any, drawn: Any, head: str, how: list[st
     example = (torch.randn(2, 3, 11, 11),)
     other = [(torch.randn(2, 3, 14, 14),)]
     removal = remove_exactly(module, example, killer(how, number), others=other, sizes=(1, 2))
-    if how == ["silence"]:
+    if how == ["zero_channels"]:
         prunable = [group for group in removal.channels.groups if group.prunable]
         assert prunable, "the neurons before the last layer at least"
         assert removal.gone >= sum(max(1, group.size // 3) for group in prunable)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from extcon_cli.channels import channel_groups, judge, plan, remove, silence
+from extcon_cli.channels import channel_groups, classify, plan_removal, remove, zero_channels
 from extcon_cli.errors import TraceError
 
 Remove = Callable[..., Any]
@@ -136,7 +136,7 @@ FOLLOWED: dict[str, tuple[Callable[..., Tensor], dict[str, Callable[[], Any]]]] 
         lambda m, y: F.pad(y, (0, 0, 0, 0, 2, 1))[:, :, 1:],
         {"reader": lambda: nn.Conv2d(C + 3, 6, 3)},
     ),
-    "a gate that is easier to silence, and not zero then": (
+    "a gate that is easier to zero_channels, and not zero then": (
         lambda m, y: F.relu(m.b(y) + m.c(y)) * torch.sigmoid(m.a(y)),
         {"a": lambda: nn.Conv2d(C, C, 1, bias=False), "b": lambda: nn.Conv2d(C, C, 1), "c": lambda: nn.Conv2d(C, C, 1)},
     ),
@@ -457,7 +457,7 @@ def test_a_buffer_that_the_forward_changes_is_no_constant(kill_to_constants: Kil
     channels = channel_groups(before, (torch.randn(EXAMPLE),))
     kill_to_constants(before, channels)
     after = copy.deepcopy(before)
-    remove(after, plan(before, channels))
+    remove(after, plan_removal(before, channels))
     x = torch.randn(EXAMPLE)
     for _ in range(3):  # it counts its calls
         torch.testing.assert_close(after(x), before(x), rtol=1e-5, atol=1e-5)
@@ -502,7 +502,7 @@ def test_before_zero_padding_one_constant_carries_the_others(remove_exactly: Rem
     assert removal.after[0].out_channels == 5
     assert removal.plan.folds == ()
     assert [(merge.weight, merge.channels, merge.into) for merge in removal.plan.merges] == [("2.weight", (1,), (0,))]
-    first = judge(removal.before, removal.channels)[0]
+    first = classify(removal.before, removal.channels)[0]
     assert first.dead.tolist() == [True, True, False, False, False, False]
     assert (first.carrier, first.removable.sum()) == (0, 1)
 
@@ -586,7 +586,7 @@ def test_never_all_channels_of_a_group(remove_exactly: Remove) -> None:
     def kill(module: nn.Module, channels: Any) -> None:
         for group in channels.groups:
             if group.prunable:
-                silence(module, group, np.arange(group.size))
+                zero_channels(module, group, np.arange(group.size))
 
     after = remove_exactly(module, (torch.randn(EXAMPLE),), kill).after
     assert (after[0].out_channels, after[2].out_channels, after[4].in_channels) == (1, 1, 1)
@@ -597,23 +597,23 @@ def test_never_all_channels_of_a_group(remove_exactly: Remove) -> None:
 def test_a_channel_with_a_weight_that_is_no_number_is_never_dead(where: str, value: float) -> None:
     module = trap(lambda m, y: y, {}).eval()
     channels = channel_groups(module, (torch.randn(EXAMPLE),))
-    silence(module, channels.groups[0], np.arange(4))
+    zero_channels(module, channels.groups[0], np.arange(4))
     tensor = module.state_dict()[where]
     (tensor[:, 1] if where == "reader.weight" else tensor[1]).fill_(value)
-    assert judge(module, channels)[0].dead.tolist() == [True, False, True, True, False, False, False, False]
+    assert classify(module, channels)[0].dead.tolist() == [True, False, True, True, False, False, False, False]
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_zero_times_a_weight_that_is_no_number_is_no_constant(value: float) -> None:
     module = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 2)).eval()
     channels = channel_groups(module, (torch.randn(2, 3),))
-    silence(module, channels.groups[0], np.array([1]))
+    zero_channels(module, channels.groups[0], np.array([1]))
     state = module.state_dict()
     state["1.weight"][2] = torch.tensor([0.0, value, 0.0, 0.0])
     state["2.weight"][0] = torch.tensor([0.0, 0.0, 1.0, 0.0])
-    assert not judge(module, channels)[2].dead[0]
+    assert not classify(module, channels)[2].dead[0]
     state["1.weight"][2] = 0.0
-    assert judge(module, channels)[2].dead[0]
+    assert classify(module, channels)[2].dead[0]
 
 
 def test_a_filter_whose_weights_sum_to_zero_is_alive(remove_exactly: Remove) -> None:
@@ -684,7 +684,7 @@ def test_a_model_of_complex_numbers_changes_nothing(remove_exactly: Remove) -> N
     x = torch.randn(4, 3, dtype=torch.cfloat)
     channels = channel_groups(module, (x,))
     expected = module(x)
-    remove(module, plan(module, channels))
+    remove(module, plan_removal(module, channels))
     torch.testing.assert_close(module(x), expected)
 
 
@@ -696,7 +696,7 @@ def test_planning_leaves_the_module_alone() -> None:
     modes = [child.training for child in module.modules()]
     state, generator = copy.deepcopy(module.state_dict()), torch.get_rng_state()
     held = {name: tensor.data_ptr() for name, tensor in module.state_dict().items()}
-    plan(module, channel_groups(module, (torch.randn(EXAMPLE, generator=torch.Generator()),)))
+    plan_removal(module, channel_groups(module, (torch.randn(EXAMPLE, generator=torch.Generator()),)))
     assert [child.training for child in module.modules()] == modes
     assert {name: tensor.data_ptr() for name, tensor in module.state_dict().items()} == held
     assert all(torch.equal(tensor, state[name]) for name, tensor in module.state_dict().items())
@@ -709,7 +709,7 @@ def test_removal_keeps_the_mode_and_what_is_not_trained(kill_halves: Any) -> Non
     module.conv.weight.requires_grad_(False)
     channels = channel_groups(module, (torch.randn(EXAMPLE),))
     kill_halves(module, channels)
-    remove(module, plan(module, channels))
+    remove(module, plan_removal(module, channels))
     assert all(child.training for child in module.modules())
     frozen = [name for name, parameter in module.named_parameters() if not parameter.requires_grad]
     assert frozen == ["conv.weight"]

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from extcon_cli.channels import channel_groups, coverage
-from extcon_cli.channels.trace import evaluating, operator, trace
+from extcon_cli.channels.analysis.trace import operator, trace
+from extcon_cli.channels.modules import evaluating
 
 C = 12
 Remove = Callable[..., Any]

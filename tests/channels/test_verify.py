@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from extcon_cli.channels import certify, channel_groups, difference, plan, remove
-from extcon_cli.channels.verify import random_batches, tensors_in
+from extcon_cli.channels import certify, channel_groups, difference, plan_removal, remove
+from extcon_cli.channels.compare import random_batches, tensors_in
 
 
 class Gives(nn.Module):
@@ -94,7 +94,7 @@ def test_a_certificate_holds_where_constants_were_folded() -> None:
     before = nn.Sequential(nn.Conv2d(3, 6, 3), nn.Sigmoid(), nn.Conv2d(6, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 1)).eval()
     before[0].weight.data[:3] = 0.0  # type: ignore[index]
     example = (torch.randn(2, 3, 9, 9),)
-    removal = plan(before, channel_groups(before, example))
+    removal = plan_removal(before, channel_groups(before, example))
     after = copy.deepcopy(before)
     remove(after, removal)
     found = certify(before, after, removal, example, [example])

@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from extcon_cli.channels import Channels, RemovalPlan, channel_groups, plan, remove, silence
-from extcon_cli.channels.groups import analyse
-from extcon_cli.channels.trace import trace
+from extcon_cli.channels import Channels, RemovalPlan, channel_groups, plan_removal, remove, zero_channels
+from extcon_cli.channels.analysis.groups import analyse
+from extcon_cli.channels.analysis.trace import trace
 from extcon_cli.errors import CheckpointError, TraceError
 
 C = 12
@@ -144,7 +144,7 @@ def test_zeros_go_from_under_it(name: str, remove_exactly: Remove) -> None:
 @pytest.mark.parametrize("name", NORMS)
 def test_another_constant_stays(name: str, remove_exactly: Remove) -> None:
     def kill(module: Any, channels: Channels) -> None:
-        silence(module, stream(channels), torch.arange(4).numpy())
+        zero_channels(module, stream(channels), torch.arange(4).numpy())
         module.first.bias.data[1] = 0.5
 
     removal = remove_exactly(Stream(NORMS[name]), example(), kill)
@@ -185,7 +185,7 @@ def test_a_norm_that_a_larger_module_writes_out_stays(remove_exactly: Remove) ->
 
 def test_in_two_steps_as_in_one(remove_exactly: Remove) -> None:
     def kill(upto: int) -> Callable[[nn.Module, Channels], None]:
-        return lambda module, channels: silence(module, stream(channels), torch.arange(upto).numpy())
+        return lambda module, channels: zero_channels(module, stream(channels), torch.arange(upto).numpy())
 
     module = Stream(llama)
     once = remove_exactly(module, example(), kill(6)).after
@@ -197,8 +197,8 @@ def test_in_two_steps_as_in_one(remove_exactly: Remove) -> None:
 def made() -> tuple[nn.Module, dict[str, Any]]:
     module = Stream(llama).eval()
     channels = channel_groups(module, example())
-    silence(module, stream(channels), torch.arange(4).numpy())
-    return module, json.loads(json.dumps(plan(module, channels).to_json()))
+    zero_channels(module, stream(channels), torch.arange(4).numpy())
+    return module, json.loads(json.dumps(plan_removal(module, channels).to_json()))
 
 
 def test_the_plan_survives_json_and_a_fresh_network_takes_it() -> None:
@@ -248,9 +248,9 @@ def test_a_plan_of_before_there_were_norms_is_read() -> None:
 
 def test_a_scale_of_one_and_a_weight_is_not_silenced_by_the_weight() -> None:
     channels = channel_groups(Stream(gemma).eval(), example())
-    silencers = {part.parameter for part in stream(channels).silencers}
-    assert {"first.weight", "first.bias"} <= silencers
-    assert not any(name.startswith("norms") for name in silencers)
+    zeroing_slices = {part.parameter for part in stream(channels).zeroing_slices}
+    assert {"first.weight", "first.bias"} <= zeroing_slices
+    assert not any(name.startswith("norms") for name in zeroing_slices)
 
 
 def test_numbers_too_coarse_for_the_trial_are_named() -> None:

@@ -21,8 +21,8 @@ from torch.utils._pytree import tree_leaves
 from torchvision.models import convnext, maxvit, swin_transformer
 from torchvision.models.detection import backbone_utils
 
-from extcon_cli.channels import RemovalPlan, certify, channel_groups, plan, remove
-from extcon_cli.channels.verify import Inputs, call
+from extcon_cli.channels import RemovalPlan, certify, channel_groups, plan_removal, remove
+from extcon_cli.channels.compare import Inputs, call
 
 Remove = Callable[..., Any]
 Build = Callable[[], nn.Module]
@@ -337,7 +337,7 @@ def test_raft_which_takes_two_images_and_casts_to_float32(kill_in_every_way: Cal
     module, inputs = built(partial(TwoRounds, "raft_small")), (*image(128), *image(128))
     channels = channel_groups(module, inputs)
     kill_in_every_way(module, channels)
-    after, removal = copy.deepcopy(module), plan(module, channels)
+    after, removal = copy.deepcopy(module), plan_removal(module, channels)
     remove(after, removal)
     certificate = certify(module, after, removal, inputs)
     assert certificate.exact

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from extcon_cli.channels import channel_groups, plan, remove, silence
+from extcon_cli.channels import channel_groups, plan_removal, remove, zero_channels
 from extcon_cli.checkpoint.load import load
 from extcon_cli.checkpoint.metadata import Metadata
 from extcon_cli.checkpoint.write import write
@@ -32,9 +32,9 @@ def halve(module: nn.Module, x: torch.Tensor) -> dict[str, Any]:
     channels = channel_groups(module, (x,))
     for group in channels.groups:
         if group.prunable:
-            silence(module, group, np.arange(0, group.size, 2))
+            zero_channels(module, group, np.arange(0, group.size, 2))
     expected = module(x)
-    removal = plan(module, channels)
+    removal = plan_removal(module, channels)
     remove(module, removal)
     torch.testing.assert_close(module(x), expected)
     return removal.to_json()

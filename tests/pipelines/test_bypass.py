@@ -233,8 +233,8 @@ def test_what_the_probe_sees_far_behind_is_left_out(
     stalled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found = {"predicted": True, "behind": ["widen"]}
-    kept = Comparison.diagnose
-    monkeypatch.setattr(Comparison, "diagnose", lambda self: kept(self) | found)
+    whole = Comparison.diagnose
+    monkeypatch.setattr(Comparison, "diagnose", lambda self: whole(self) | found)
     few = ["bypass.extensions=[revive,widen]"]
     assert "widen" not in run(stalled, tmp_path / "a.safetensors", overrides=few, go_on=False)["validation"]
     assert "widen" in run(stalled, tmp_path / "b.safetensors", overrides=few)["validation"]

@@ -13,7 +13,7 @@ from torch.nn import functional
 from extcon_cli.data.loader import InMemoryLoader
 from extcon_cli.errors import GateError, UsageError
 from extcon_cli.recipe.schema import AugmentSpec, DistillSpec, OptimizerSpec, ScheduleSpec, TrainSpec
-from extcon_cli.training.device import accelerator
+from extcon_cli.training.device import create_accelerator
 from extcon_cli.training.loop import Trainer
 from extcon_cli.training.objective import objective
 
@@ -41,7 +41,7 @@ def loader() -> InMemoryLoader:
 
 def trainer(net: nn.Module, spec: TrainSpec, **others) -> Trainer:
     goal = objective("classification", label_smoothing=spec.label_smoothing, distill=spec.distill)
-    return Trainer(net, loader(), spec, objective=goal, accelerator=accelerator("cpu"), **others)
+    return Trainer(net, loader(), spec, objective=goal, accelerator=create_accelerator("cpu"), **others)
 
 
 def spec(name: str = "sgd", **others) -> TrainSpec:
@@ -173,7 +173,7 @@ def test_a_state_of_another_length_is_refused():
 def test_bf16_on_the_cpu_trains_and_keeps_fp32_parameters():
     net = model()
     goal = objective("classification")
-    run = Trainer(net, loader(), spec(steps=3), objective=goal, accelerator=accelerator("cpu", "bf16"))
+    run = Trainer(net, loader(), spec(steps=3), objective=goal, accelerator=create_accelerator("cpu", "bf16"))
     assert all(torch.isfinite(step.loss) for step in run)
     assert all(p.dtype == torch.float32 for p in net.parameters())
 
@@ -181,20 +181,20 @@ def test_bf16_on_the_cpu_trains_and_keeps_fp32_parameters():
 @pytest.mark.parametrize("device", ["cuda:77", "warp", "meta2"])
 def test_a_device_that_is_not_there(device):
     with pytest.raises(UsageError, match="cannot be used here"):
-        accelerator(device)
+        create_accelerator(device)
 
 
 def test_a_number_format_that_the_device_lacks():
     with pytest.raises(UsageError, match="mixed_precision 'fp16' does not work on cpu"):
-        accelerator("cpu", "fp16")
+        create_accelerator("cpu", "fp16")
 
 
 def test_formats_may_change_within_a_process():
     for wanted in ("no", "bf16", "no"):
-        assert accelerator("cpu", wanted).mixed_precision == wanted
+        assert create_accelerator("cpu", wanted).mixed_precision == wanted
 
 
 def test_several_processes_are_refused(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(UsageError, match="one process"):
-        accelerator("cpu")
+        create_accelerator("cpu")

@@ -10,7 +10,7 @@ from torch.optim import lr_scheduler as torch_lr
 
 from extcon_cli.errors import GateError
 from extcon_cli.recipe.schema import OptimizerSpec, ScheduleSpec, TrainSpec
-from extcon_cli.training.optim import optimizer, rate, total_steps
+from extcon_cli.training.optim import lr_factor, optimizer, total_steps
 
 TOTAL = 40
 
@@ -27,7 +27,7 @@ def torchs(make, steps: int = TOTAL) -> list[float]:
 
 
 def ours(total: int = TOTAL, **spec) -> list[float]:
-    return [rate(ScheduleSpec(**spec), step, total) for step in range(total)]
+    return [lr_factor(ScheduleSpec(**spec), step, total) for step in range(total)]
 
 
 @pytest.mark.parametrize("final", [0.0, 0.1])

@@ -14,9 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
-from extcon_cli.channels.apply import remove
-from extcon_cli.channels.plan import RemovalPlan
-from extcon_cli.channels.verify import (
+from extcon_cli.channels.compare import (
     EXACT,
     EXACT_DOUBLE,
     Difference,
@@ -26,6 +24,8 @@ from extcon_cli.channels.verify import (
     random_batches,
     runs,
 )
+from extcon_cli.channels.removal.apply import remove
+from extcon_cli.channels.removal.rewrites import RemovalPlan
 
 
 @dataclass(frozen=True)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from torch import fx
 
-from extcon_cli.channels.axes import Analysis, Consumer, Value
-from extcon_cli.channels.rules.linear import stored_name
-from extcon_cli.channels.rules.registry import flow, value_of
-from extcon_cli.channels.trace import argument, shape, source
+from extcon_cli.channels.analysis.axes import Analysis, Consumer, Value
+from extcon_cli.channels.analysis.rules.linear import stored_name
+from extcon_cli.channels.analysis.rules.registry import flow, value_of
+from extcon_cli.channels.analysis.trace import argument, shape, source
 
 
 @flow("lstm", "gru", "rnn_tanh", "rnn_relu")

@@ -6,8 +6,8 @@ came to be.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stderr, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import redirect_stderr, suppress
 from dataclasses import dataclass, replace
 from io import StringIO
 from typing import Any
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.export.graph_signature import InputKind
 
+from extcon_cli.channels.modules import evaluating, named_tensors
 from extcon_cli.errors import TraceError
 
 
@@ -166,32 +167,6 @@ def source(node: fx.Node) -> str:
     file, line = lines[index].split('"')[1].rsplit("/", 1)[-1], lines[index].split("line ")[1].split(",")[0]
     code = lines[index + 1].strip() if index + 1 < len(lines) else ""
     return f"{module or operator(node)} ({file}:{line}: {code})"
-
-
-@contextmanager
-def evaluating(module: nn.Module) -> Iterator[nn.Module]:
-    """The module in eval mode, every submodule's own mode restored afterwards."""
-    modes = [(child, child.training) for child in module.modules()]
-    module.eval()
-    try:
-        yield module
-    finally:
-        for child, training in modes:
-            child.training = training
-
-
-def named_tensor(module: nn.Module, name: str) -> Tensor:
-    """One parameter or buffer."""
-    path, _, key = name.rpartition(".")
-    held: Tensor = getattr(module.get_submodule(path), key)
-    return held
-
-
-def named_tensors(module: nn.Module) -> dict[str, Tensor]:
-    """All parameters and buffers by name, tied ones under each of their names."""
-    tensors: dict[str, Tensor] = dict(module.named_parameters(remove_duplicate=False))
-    tensors.update(module.named_buffers(remove_duplicate=False))
-    return tensors
 
 
 def _canonical_names(module: nn.Module) -> dict[str, str]:

@@ -6,11 +6,11 @@ import numpy as np
 import torch
 from torch import Tensor, fx
 
-from extcon_cli.channels.axes import Analysis, Axis, Consumer, Site, Value
-from extcon_cli.channels.narrow import is_norm
-from extcon_cli.channels.rules.linear import per_channel, stored_name
-from extcon_cli.channels.rules.registry import Known, constants, flow, value_of
-from extcon_cli.channels.trace import argument, called_by, holds_tensor, operator, shape, source
+from extcon_cli.channels.analysis.axes import Analysis, Axis, Consumer, Site, Value
+from extcon_cli.channels.analysis.rules.linear import per_channel, stored_name
+from extcon_cli.channels.analysis.rules.registry import Known, constants, flow, value_of
+from extcon_cli.channels.analysis.trace import argument, called_by, holds_tensor, operator, shape, source
+from extcon_cli.channels.removal.narrow import is_norm
 
 BATCH = (
     "batch_norm",

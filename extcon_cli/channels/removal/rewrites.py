@@ -1,6 +1,6 @@
 """What a removal does, as an immutable value: slices cut, constants moved elsewhere, sizes in attributes.
 
-A plan is data: it is stored as JSON with the shrunk checkpoint and replayed when that is loaded. `judge.py` makes
+A plan is data: it is stored as JSON with the shrunk checkpoint and replayed when that is loaded. `classify.py` makes
 one, `apply.py` carries it out.
 """
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, fx
 
-from extcon_cli.channels.axes import Analysis, Axis, Value
-from extcon_cli.channels.rules.registry import Known, constants, flow, value_of
-from extcon_cli.channels.trace import argument, operator, shape, source
+from extcon_cli.channels.analysis.axes import Analysis, Axis, Value
+from extcon_cli.channels.analysis.rules.registry import Known, constants, flow, value_of
+from extcon_cli.channels.analysis.trace import argument, operator, shape, source
 
 
 @flow("embedding")

@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, fx
 
-from extcon_cli.channels.axes import Analysis, Value
-from extcon_cli.channels.rules.registry import Known, constants, flow, value_of
-from extcon_cli.channels.rules.written import root_mean_square
-from extcon_cli.channels.trace import argument, holds_tensor, operator, shape, source
+from extcon_cli.channels.analysis.axes import Analysis, Value
+from extcon_cli.channels.analysis.rules.inline_norms import root_mean_square
+from extcon_cli.channels.analysis.rules.registry import Known, constants, flow, value_of
+from extcon_cli.channels.analysis.trace import argument, holds_tensor, operator, shape, source
 
 POOLS = tuple(f"{kind}_pool{n}d" for kind in ("max", "avg", "adaptive_avg", "adaptive_max") for n in (1, 2, 3))
 RESAMPLING = ("upsample_nearest1d", "upsample_nearest2d", "upsample_nearest3d", "upsample_linear1d",

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
-from extcon_cli.channels.trace import evaluating
+from extcon_cli.channels.modules import evaluating
 
 Inputs = tuple[Any, ...] | Mapping[str, Any]
 """The arguments of a forward pass: positional, or by name. They may hold dicts and lists of tensors."""

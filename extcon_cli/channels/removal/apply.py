@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from extcon_cli.channels.axes import Index
-from extcon_cli.channels.groups import ChannelGroup
-from extcon_cli.channels.narrow import is_norm, narrow_attention, narrow_norm
-from extcon_cli.channels.plan import Fold, Merge, RemovalPlan, Renorm
-from extcon_cli.channels.trace import named_tensor, named_tensors
+from extcon_cli.channels.analysis.axes import Index
+from extcon_cli.channels.analysis.groups import ChannelGroup
+from extcon_cli.channels.modules import named_tensor, named_tensors
+from extcon_cli.channels.removal.narrow import is_norm, narrow_attention, narrow_norm
+from extcon_cli.channels.removal.rewrites import Fold, Merge, RemovalPlan, Renorm
 from extcon_cli.errors import CheckpointError
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -44,18 +44,18 @@ def remove(module: nn.Module, plan: RemovalPlan) -> None:
         narrow_attention(child)
     for size in plan.sizes:
         setattr(module.get_submodule(size.module), size.attribute, size.after)
-    tell_the_truth(module)
+    sync_attributes(module)
 
 
 @torch.no_grad()
-def silence(module: nn.Module, group: ChannelGroup, channels: Index) -> None:
+def zero_channels(module: nn.Module, group: ChannelGroup, channels: Index) -> None:
     """Set F of these channels of a group to exactly zero, in place."""
-    for part in group.silencers:
+    for part in group.zeroing_slices:
         tensor = named_tensor(module, part.parameter)
         tensor.index_fill_(part.dim, torch.from_numpy(part.index[channels].ravel()).to(tensor.device), 0.0)
 
 
-def tell_the_truth(module: nn.Module) -> None:
+def sync_attributes(module: nn.Module) -> None:
     """Set every attribute that names a size (`in_channels`, `num_features` ...) from the parameters' shapes."""
     for child in module.modules():
         _tell(child)

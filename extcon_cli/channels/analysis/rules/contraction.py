@@ -11,11 +11,11 @@ from string import ascii_letters
 import torch
 from torch import Tensor, fx
 
-from extcon_cli.channels.axes import Analysis, Axis, Value, joined
-from extcon_cli.channels.rules.linear import mapped, stored_matrix, times_stored
-from extcon_cli.channels.rules.pointwise import easiest, tied
-from extcon_cli.channels.rules.registry import Known, constants, flow, value_of
-from extcon_cli.channels.trace import argument, holds_tensor, operator, shape, source
+from extcon_cli.channels.analysis.axes import Analysis, Axis, Value, joined
+from extcon_cli.channels.analysis.rules.linear import mapped, stored_matrix, times_stored
+from extcon_cli.channels.analysis.rules.pointwise import easiest, tied
+from extcon_cli.channels.analysis.rules.registry import Known, constants, flow, value_of
+from extcon_cli.channels.analysis.trace import argument, holds_tensor, operator, shape, source
 
 MATRIX_PRODUCTS = ("matmul", "bmm", "mm")
 

@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from extcon_cli.channels import rules
-from extcon_cli.channels.axes import Consumer
-from extcon_cli.channels.groups import Channels
-from extcon_cli.channels.rules.linear import per_channel
-from extcon_cli.channels.trace import named_tensors
+from extcon_cli.channels.analysis import rules
+from extcon_cli.channels.analysis.axes import Consumer
+from extcon_cli.channels.analysis.groups import Channels
+from extcon_cli.channels.analysis.rules.linear import per_channel
+from extcon_cli.channels.modules import named_tensors
 
 
 @torch.no_grad()

@@ -3,7 +3,7 @@
 Importing this package registers every rule. An operator without a rule freezes the channels that touch it.
 """
 
-from extcon_cli.channels.rules import (
+from extcon_cli.channels.analysis.rules import (
     contraction,
     linear,
     lookup,
@@ -14,7 +14,7 @@ from extcon_cli.channels.rules import (
     recurrent,
     shapes,
 )
-from extcon_cli.channels.rules.registry import constants_of, flow_of
+from extcon_cli.channels.analysis.rules.registry import constants_of, flow_of
 
 __all__ = [
     "constants_of",

@@ -6,11 +6,11 @@ import numpy as np
 import torch
 from torch import Tensor, fx
 
-from extcon_cli.channels.axes import Analysis, Axis, Index, Value, joined
-from extcon_cli.channels.rules.pointwise import held_as, meet
-from extcon_cli.channels.rules.registry import Known, constants, flow, value_of
-from extcon_cli.channels.rules.shapes import by_number, compact
-from extcon_cli.channels.trace import argument, holds_tensor, operator, shape, source
+from extcon_cli.channels.analysis.axes import Analysis, Axis, Index, Value, joined
+from extcon_cli.channels.analysis.rules.pointwise import held_as, meet
+from extcon_cli.channels.analysis.rules.registry import Known, constants, flow, value_of
+from extcon_cli.channels.analysis.rules.shapes import by_number, compact
+from extcon_cli.channels.analysis.trace import argument, holds_tensor, operator, shape, source
 
 
 @flow("copy")

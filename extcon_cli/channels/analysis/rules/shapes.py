@@ -6,9 +6,9 @@ import numpy as np
 import torch
 from torch import Tensor, fx
 
-from extcon_cli.channels.axes import Analysis, Axis, Index, Site, Split, Value, joined
-from extcon_cli.channels.rules.registry import Known, constants, flow, value_of
-from extcon_cli.channels.trace import argument, operator, shape, source
+from extcon_cli.channels.analysis.axes import Analysis, Axis, Index, Site, Split, Value, joined
+from extcon_cli.channels.analysis.rules.registry import Known, constants, flow, value_of
+from extcon_cli.channels.analysis.trace import argument, operator, shape, source
 
 VIEWS = ("view", "_unsafe_view", "reshape", "view_as", "reshape_as", "flatten", "unflatten", "squeeze", "unsqueeze")
 REPEATS = ("repeat", "tile", "repeat_interleave")

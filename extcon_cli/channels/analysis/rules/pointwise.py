@@ -8,9 +8,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor, fx
 
-from extcon_cli.channels.axes import Analysis, Axis, Value, joined
-from extcon_cli.channels.rules.registry import Known, constants, flow, value_of
-from extcon_cli.channels.trace import argument, holds_tensor, operator, shape, source
+from extcon_cli.channels.analysis.axes import Analysis, Axis, Value, joined
+from extcon_cli.channels.analysis.rules.registry import Known, constants, flow, value_of
+from extcon_cli.channels.analysis.trace import argument, holds_tensor, operator, shape, source
 
 UNARY = (
     "relu", "relu6", "leaky_relu", "elu", "selu", "celu", "gelu", "silu", "mish", "hardswish", "hardsigmoid",

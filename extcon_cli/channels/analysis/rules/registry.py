@@ -12,8 +12,8 @@ from typing import Any, TypeVar
 
 from torch import Tensor, fx
 
-from extcon_cli.channels.axes import Analysis, Value
-from extcon_cli.channels.trace import holds_tensor, operator, shape
+from extcon_cli.channels.analysis.axes import Analysis, Value
+from extcon_cli.channels.analysis.trace import holds_tensor, operator, shape
 
 Flow = Callable[[Analysis, fx.Node], Value | tuple[Value, ...]]
 Known = Mapping[fx.Node, Any]  # a tensor, or a list of them where the operator returns several

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor, fx
 
-from extcon_cli.channels.axes import Analysis, Axis, Consumer, Site, Value, joined
-from extcon_cli.channels.rules.registry import Known, constants, flow, value_of
-from extcon_cli.channels.trace import argument, operator, shape, source
+from extcon_cli.channels.analysis.axes import Analysis, Axis, Consumer, Site, Value, joined
+from extcon_cli.channels.analysis.rules.registry import Known, constants, flow, value_of
+from extcon_cli.channels.analysis.trace import argument, operator, shape, source
 
 TRANSPOSED = ("conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
 CONVOLUTIONS = ("conv1d", "conv2d", "conv3d", *TRANSPOSED)

@@ -67,7 +67,7 @@ class Split:
 
 
 @dataclass(frozen=True)
-class WrittenNorm:
+class InlineNorm:
     """A root mean square in a module's own code, times offset + weight; the module's attribute `eps` is added in it."""
 
     weight: str
@@ -95,7 +95,7 @@ class Analysis:
     frozen: list[tuple[Index, str]] = field(default_factory=list)
     layout: dict[fx.Node, int] = field(default_factory=dict)
     splits: list[Split] = field(default_factory=list)
-    norms: list[WrittenNorm] = field(default_factory=list)
+    norms: list[InlineNorm] = field(default_factory=list)
     summed: set[fx.Node] = field(default_factory=set)
     size: int = 0
 

@@ -13,12 +13,13 @@ from dataclasses import dataclass
 import numpy as np
 from torch import fx, nn
 
-from extcon_cli.channels import rules
-from extcon_cli.channels.axes import Analysis, Index, Value, flat
-from extcon_cli.channels.trace import Graph, holds_tensor, named_tensors, operator, source
+from extcon_cli.channels.analysis import rules
+from extcon_cli.channels.analysis.axes import Analysis, Index, Value, flat
+from extcon_cli.channels.analysis.trace import Graph, holds_tensor, operator, source
+from extcon_cli.channels.modules import named_tensors
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Slice:
     """Where the channels of a group lie in one dimension of one parameter or buffer."""
 
@@ -27,18 +28,18 @@ class Slice:
     index: Index  # (channels, positions a channel)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ChannelGroup:
     """Channels that touch the same parameters. `reason` says why they must stay; empty: they can be removed.
 
-    `silencers` are the slices F whose zeros make a channel zero (DESIGN.md, section 3): (gamma, beta) of every
+    `zeroing_slices` are the slices F whose zeros make a channel zero (DESIGN.md, section 3): (gamma, beta) of every
     normalised producer, (row, bias) of a producer without normalisation.
     """
 
     name: str
     size: int
     slices: tuple[Slice, ...]
-    silencers: tuple[Slice, ...]
+    zeroing_slices: tuple[Slice, ...]
     reason: str = ""
 
     @property
@@ -125,13 +126,13 @@ def _gather(analysis: Analysis, roots: Index, reasons: dict[int, str]) -> Iterab
     produced = np.unique(roots[np.concatenate(analysis.produced)]) if analysis.produced else np.empty(0, np.int64)
     number = np.full(len(roots), -1, dtype=np.int64)  # of each channel among the produced, by its root
     number[produced] = np.arange(len(produced))
-    held, silencers = _positions(analysis.dims, roots, number), _silencers(analysis, roots, number)
+    held, zeroing_slices = _positions(analysis.dims, roots, number), _zeroing_slices(analysis, roots, number)
     why = [reasons.get(root, "") for root in produced.tolist()]
     numbered = {reason: place for place, reason in enumerate(dict.fromkeys(why))}
     kinds = _refine(
-        np.array([numbered[reason] for reason in why], dtype=np.int64), [*held.values(), *silencers.values()]
+        np.array([numbered[reason] for reason in why], dtype=np.int64), [*held.values(), *zeroing_slices.values()]
     )
-    slices, silent = _slices(held, kinds), _slices(silencers, kinds)
+    slices, silent = _slices(held, kinds), _slices(zeroing_slices, kinds)
     for kind, first in sorted(zip(*np.unique(kinds, return_index=True), strict=True), key=lambda pair: int(pair[1])):
         reason = why[first]
         if not reason and kind not in silent:
@@ -155,7 +156,7 @@ def _positions(dims: dict[tuple[str, int], Index], roots: Index, number: Index) 
     return found
 
 
-def _silencers(analysis: Analysis, roots: Index, number: Index) -> Places:
+def _zeroing_slices(analysis: Analysis, roots: Index, number: Index) -> Places:
     """The slices of the sites that feed each channel's consumers."""
     seen: dict[tuple[str, int], list[Index]] = {}
     for consumer in analysis.consumers:

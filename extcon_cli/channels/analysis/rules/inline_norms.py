@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from torch import fx
 
-from extcon_cli.channels.axes import Analysis, Consumer, WrittenNorm
-from extcon_cli.channels.plan import EPSILONS
-from extcon_cli.channels.rules.linear import stored_name
-from extcon_cli.channels.rules.registry import value_of
-from extcon_cli.channels.trace import argument, called_by, holds_tensor, operator, shape
+from extcon_cli.channels.analysis.axes import Analysis, Consumer, InlineNorm
+from extcon_cli.channels.analysis.rules.linear import stored_name
+from extcon_cli.channels.analysis.rules.registry import value_of
+from extcon_cli.channels.analysis.trace import argument, called_by, holds_tensor, operator, shape
+from extcon_cli.channels.removal.rewrites import EPSILONS
 
 CASTS = ("to", "_to_copy", "type_as")
 
@@ -52,7 +52,7 @@ def root_mean_square(analysis: Analysis, mean: fx.Node) -> bool:
     if len(held) != 1 or held[0] not in EPSILONS or axis is None:
         return False
     analysis.consumers.append(Consumer(mean, name, 0, None, read, len(shape(read)) - 1, axis, counted=True))
-    analysis.norms.append(WrittenNorm(name, held[0], offset, axis, len(shape(read))))
+    analysis.norms.append(InlineNorm(name, held[0], offset, axis, len(shape(read))))
     return True
 
 

@@ -15,12 +15,14 @@ import numpy as np
 import torch
 from torch import nn
 
-from extcon_cli.channels.apply import remove, silence
-from extcon_cli.channels.groups import ChannelGroup, Channels, analyse
-from extcon_cli.channels.judge import Verdict, judge, plan, read
-from extcon_cli.channels.plan import RemovalPlan, Renorm
-from extcon_cli.channels.trace import named_tensor, trace
-from extcon_cli.channels.verify import Inputs, batch_size, compare, outputs, random_batches, runs
+from extcon_cli.channels.analysis.groups import ChannelGroup, Channels, analyse
+from extcon_cli.channels.analysis.trace import trace
+from extcon_cli.channels.compare import Inputs, batch_size, compare, outputs, random_batches, runs
+from extcon_cli.channels.modules import named_tensor
+from extcon_cli.channels.removal.apply import remove, zero_channels
+from extcon_cli.channels.removal.classify import GroupStatus, classify, read
+from extcon_cli.channels.removal.plan import plan_removal
+from extcon_cli.channels.removal.rewrites import RemovalPlan, Renorm
 
 TOLERANCE = 1e-4  # of the largest output: far over rounding, far under any mistake
 
@@ -31,10 +33,10 @@ def channel_groups(module: nn.Module, example: Inputs) -> Channels:
     Raises:
         TraceError: the forward pass cannot be traced.
     """
-    return settle(module, analyse(module, trace(module, example)), example)
+    return dry_run(module, analyse(module, trace(module, example)), example)
 
 
-def settle(module: nn.Module, channels: Channels, example: Inputs, seed: int = 0) -> Channels:
+def dry_run(module: nn.Module, channels: Channels, example: Inputs, seed: int = 0) -> Channels:
     """Freeze the groups whose removal does not work out on this module, with the reason."""
     generator = np.random.default_rng(seed)
     parts = {
@@ -87,18 +89,18 @@ def _attempt(
     """Remove these groups' parts from a copy: the groups that are stuck, or all of them where outputs change."""
     trial = copy.deepcopy(module)
     for group in groups:
-        silence(trial, group, parts[id(group)])
+        zero_channels(trial, group, parts[id(group)])
     names = {id(group) for group in groups}
     kept = tuple(group if id(group) in names else replace(group, reason="-") for group in channels.groups)
     only = replace(channels, groups=kept)
     readings = read(trial, only)
-    judged = judge(trial, only, readings)
-    verdicts = {id(verdict.group): verdict for verdict in judged}
-    if stuck := {key: why for key in names if (why := _stuck(verdicts[key], parts[key]))}:
+    judged = classify(trial, only, readings)
+    statuses = {id(status.group): status for status in judged}
+    if stuck := {key: why for key in names if (why := _stuck(statuses[key], parts[key]))}:
         return stuck
     batch = next(random_batches(example, sizes=(batch_size(example),)))
     expected = outputs(trial, batch)
-    removal = plan(trial, only, readings, judged)
+    removal = plan_removal(trial, only, readings, judged)
     norms = {norm: copy.deepcopy(trial.get_submodule(norm.owner)) for norm in removal.norms}
     try:
         remove(trial, removal)
@@ -133,10 +135,10 @@ def _follows_eps(norm: Renorm, rank: int, before: nn.Module, trial: nn.Module, r
     return compare([(expected, found, 1)]).relative <= TOLERANCE
 
 
-def _stuck(verdict: Verdict, part: Any) -> str:
+def _stuck(status: GroupStatus, part: Any) -> str:
     """Why silenced channels cannot go: they emit a constant that nothing can take over. Empty: they can."""
-    if (~verdict.removable[part]).sum() <= (verdict.carrier >= 0):
+    if (~status.removable[part]).sum() <= (status.carrier >= 0):
         return ""
-    if verdict.dead[part].all():
+    if status.dead[part].all():
         return "a silenced channel emits a constant that is read through zero padding"
     return "a silenced channel does not become constant for all that read it"

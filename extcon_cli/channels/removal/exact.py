@@ -1,0 +1,105 @@
+"""Remove, measure, refuse: the one way in which the commands, the public classes and the strategies shrink a module."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from extcon_cli.channels.analysis.groups import ChannelGroup, Channels, coverage
+from extcon_cli.channels.compare import Inputs
+from extcon_cli.channels.dry_run import channel_groups
+from extcon_cli.channels.removal.apply import remove
+from extcon_cli.channels.removal.certificate import Certificate, certify
+from extcon_cli.channels.removal.classify import GroupStatus, classify
+from extcon_cli.channels.removal.plan import plan_removal
+from extcon_cli.channels.removal.rewrites import RemovalPlan
+from extcon_cli.errors import GateError
+
+Masks = Mapping[ChannelGroup, np.ndarray[Any, np.dtype[np.bool_]]]
+"""Which channels of each group are meant: (channels,)."""
+
+
+@dataclass(frozen=True)
+class Removal:
+    """The smaller module, how it came to be, and what was measured."""
+
+    module: nn.Module
+    plan: RemovalPlan
+    certificate: Certificate
+    removed: Masks  # of every group with a channel that went
+    prunable: int  # channels of which they could be chosen
+    share: float  # of the parameters, in channels that could go
+
+    @property
+    def filters(self) -> int:
+        """How many channels went."""
+        return sum(int(mask.sum()) for mask in self.removed.values())
+
+
+def remove_zeros(
+    module: nn.Module,
+    example: Inputs,
+    *,
+    channels: Channels | None = None,
+    decided: Masks | None = None,
+    others: bool = True,
+    evaluation: Iterable[Inputs] = (),
+) -> Removal:
+    """A copy without the channels that emit a constant whatever the input, certified to give the same outputs.
+
+    Args:
+        module: with zeros of any origin in it; it is not changed.
+        example: arguments of one forward pass, by position or by name.
+        channels: what `channel_groups` gave for this module. None: it is traced here.
+        decided: channels that have to go. A carrier of constants may stay, where `others` may go.
+        others: whether dead channels that were not decided go as well.
+        evaluation: batches of real inputs to compare on, beside random ones.
+
+    Raises:
+        TraceError: the forward pass cannot be traced.
+        GateError: nothing can go, a decided channel cannot, or the outputs differ beyond the tolerance.
+    """
+    channels = channel_groups(module, example) if channels is None else channels
+    statuses = classify(module, channels)
+    if not others:
+        statuses = [_limited(status, decided or {}) for status in statuses]
+    _check_decided(statuses, decided, others)
+    plan = plan_removal(module, channels, statuses=statuses)
+    small = copy.deepcopy(module)
+    remove(small, plan)
+    certificate = certify(module, small, plan, example, evaluation)
+    if not certificate.exact:
+        measured = (certificate.random, certificate.double, certificate.evaluation)
+        worst = max(found.relative for found in measured if found is not None)
+        raise GateError(f"the removal is not exact: outputs differ by {worst:.1e} of the largest; nothing was removed")
+    removed = {status.group: status.removable for status in statuses if status.removable.any()}
+    prunable = sum(group.size for group in channels.groups if group.prunable)
+    return Removal(small, plan, certificate, removed, prunable, coverage(module, channels))
+
+
+def _limited(status: GroupStatus, decided: Masks) -> GroupStatus:
+    """The status with only the decided channels to be removed."""
+    mask = decided.get(status.group, np.zeros(status.group.size, bool))
+    return replace(status, removable=status.removable & mask)
+
+
+def _check_decided(statuses: list[GroupStatus], decided: Masks | None, others: bool) -> None:
+    """GateError where nothing goes, or a decided channel stays."""
+    gone = sum(int(status.removable.sum()) for status in statuses)
+    dead = sum(int(status.dead.sum()) for status in statuses)
+    hint = "nothing was removed (`extcon inspect` says what stays and why)"
+    for status in statuses:
+        stays = (decided or {}).get(status.group, np.zeros(status.group.size, bool)) & ~status.removable
+        if others and status.carrier >= 0:
+            stays[status.carrier] = False
+        if stays.any():
+            raise GateError(
+                f"{int(stays.sum())} of the decided channels of {status.group.name} cannot go exactly; {hint}"
+            )
+    if not gone:
+        raise GateError(f"{dead} channels are dead and none of them can go exactly; {hint}")
