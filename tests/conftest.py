@@ -1,4 +1,4 @@
-"""For all tests: one thread. The models are tiny, and more threads would only wait for each other."""
+"""For all tests: one thread, unless the environment says otherwise. The models are tiny: more would only wait."""
 
 import os
 

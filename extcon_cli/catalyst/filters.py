@@ -65,11 +65,13 @@ class Filters:
 
     def sums(self, rows: Sequence[Tensor]) -> Tensor:
         """Add up one number a row of each part, into one number a filter: (n,)."""
-        total = torch.zeros(len(self), device=rows[0].device if rows else None)
-        if rows:
-            owners = torch.cat([part.owner for part in self.parts]).to(total.device)
-            picked = [row[part.rows.to(row.device)] for part, row in zip(self.parts, rows, strict=True)]
-            total.index_add_(0, owners, torch.cat(picked).to(total.dtype))
+        if not rows:
+            return torch.zeros(len(self))
+        dtype = torch.promote_types(rows[0].dtype, torch.float32)  # half precision is too coarse for a sum
+        total = torch.zeros(len(self), device=rows[0].device, dtype=dtype)
+        owners = torch.cat([part.owner for part in self.parts]).to(total.device)
+        picked = [row[part.rows.to(row.device)] for part, row in zip(self.parts, rows, strict=True)]
+        total.index_add_(0, owners, torch.cat(picked).to(total.dtype))
         return total
 
 

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from extcon_cli import Bypass
+from extcon_cli.channels import difference
+from extcon_cli.channels.compare import EXACT_DOUBLE
 from extcon_cli.errors import GateError, UsageError
 
 Forward = Callable[[Tensor], Tensor]
@@ -39,13 +41,13 @@ def bypassed(
     part: slice = slice(None),
 ) -> Bypass:
     """Six steps of opt_1, six of opt_2 and four after them; what was learnt in the extended space counts."""
-    x, y = images()[part], (torch.arange(16) % 3)[part]
+    x, y = images()[part].to(next(model.parameters())), (torch.arange(16) % 3)[part]
     bypass = Bypass(model, (x,), opt_1=6, opt_2=6)
     optimizer.add_param_group({"params": bypass.deltas})
     forward = wrap(bypass.model)
     for step in range(16):
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
-            loss = nn.functional.cross_entropy(forward(x).float(), y)
+            loss = nn.functional.cross_entropy(forward(x).to(x), y)
         loss.backward()
         optimizer.step()
         bypass.step()
@@ -118,7 +120,7 @@ def half_of_the_batch(rank: int, folder: Path) -> None:
 
 def perceptron() -> nn.Sequential:
     torch.manual_seed(0)
-    return nn.Sequential(nn.Flatten(), nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, 3))
+    return nn.Sequential(nn.Flatten(), nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, 3)).double()
 
 
 def test_distributed_over_two_processes(tmp_path: Path) -> None:
@@ -129,7 +131,7 @@ def test_distributed_over_two_processes(tmp_path: Path) -> None:
     first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
     for key, tensor in plain.state_dict().items():
         assert torch.equal(first[key], second[key])
-        assert torch.allclose(first[key], tensor, atol=1e-6)
+        assert torch.allclose(first[key], tensor, rtol=0, atol=1e-12)  # the halves of a batch add up in another order
 
 
 def test_a_model_that_was_changed_behind_its_back_is_not_contracted() -> None:
@@ -145,7 +147,7 @@ def test_a_model_that_was_changed_behind_its_back_is_not_contracted() -> None:
 
 @pytest.mark.parametrize("name", ["sgd", "adamw"])
 def test_mirrored(name: str) -> None:
-    model, (x, y) = network(), (images(), torch.arange(16) % 3)
+    model, (x, y) = network().double(), (images().double(), torch.arange(16) % 3)
     before = {key: tensor.shape for key, tensor in model.state_dict().items()}
     bypass = Bypass(model, (x,), opt_1=6, opt_2=8, method="mirror")
     optimizer = OPTIMIZERS[name]([*model.parameters(), *bypass.deltas])
@@ -161,10 +163,9 @@ def test_mirrored(name: str) -> None:
         optimizer.zero_grad()
         assert bypass.done == (step >= 13)
     assert renewed == [5]
-    assert bypass.contract().relative < 1e-6
+    assert bypass.contract().relative < EXACT_DOUBLE
     assert {key: tensor.shape for key, tensor in model.state_dict().items()} == before
-    bypass.model.eval()
-    assert torch.allclose(model.eval()(x), bypass.model(x), atol=1e-6)
+    assert difference(model, bypass.model, [(x,)]).relative < EXACT_DOUBLE
     assert losses[-1] < losses[0]
 
 

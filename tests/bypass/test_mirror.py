@@ -13,7 +13,7 @@ from extcon_cli.bypass.extension import Extended, extend
 from extcon_cli.bypass.mirror import Mirror, extend_mirrored, mirror, mirrors, odd_slope
 from extcon_cli.bypass.widen import Narrowing
 from extcon_cli.channels import channel_groups, difference
-from extcon_cli.channels.compare import random_batches
+from extcon_cli.channels.compare import EXACT_DOUBLE, random_batches
 from extcon_cli.checkpoint.zoo import ZOO
 
 
@@ -106,7 +106,8 @@ def test_others_have_none(activation: nn.Module) -> None:
 
 def test_what_dead_and_always_active_units_have_learnt_in_d_survives_the_contraction() -> None:
     torch.manual_seed(0)
-    model, x = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3)), torch.randn(200, 6)
+    model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3)).double()
+    x = torch.randn(200, 6).double()
     with torch.no_grad():
         model[0].bias[:4], model[0].bias[4:] = -9.0, 9.0  # type: ignore[index]
     psi, found = extended(model.eval(), x[:2])
@@ -116,5 +117,5 @@ def test_what_dead_and_always_active_units_have_learnt_in_d_survives_the_contrac
     narrowing.step()
     narrow = narrowing.narrow()
     assert narrow[0].weight.shape == model[0].weight.shape  # type: ignore[index]
-    assert difference(psi, narrow, [(x,)]).relative < 1e-6
+    assert difference(psi, narrow, [(x,)]).relative < EXACT_DOUBLE
     assert difference(model, narrow, [(x,)]).relative > 1e-2

@@ -13,7 +13,7 @@ from extcon_cli.bypass.revive import constants_on, revive
 from extcon_cli.bypass.units import units
 from extcon_cli.bypass.widen import Narrowing, widen
 from extcon_cli.channels import channel_groups, difference
-from extcon_cli.channels.compare import random_batches
+from extcon_cli.channels.compare import EXACT_DOUBLE, random_batches
 from extcon_cli.errors import UsageError
 
 
@@ -95,14 +95,14 @@ def test_a_layer_norm_counts_its_units_and_is_not_widened() -> None:
 @pytest.mark.parametrize("activation", [nn.ReLU, nn.Sigmoid])
 def test_dead_units_get_new_weights_and_the_outputs_on_the_data_stay(activation: type[nn.Module]) -> None:
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(6, 8), activation(), nn.Linear(8, 3))
-    x = torch.randn(200, 6)
+    model = nn.Sequential(nn.Linear(6, 8), activation(), nn.Linear(8, 3)).double()
+    x = torch.randn(200, 6).double()
     with torch.no_grad():
-        model[0].weight[:3], model[0].bias[:3] = 0.0, torch.tensor([-5.0, 0.0, 0.5])  # type: ignore[index]
+        model[0].weight[:3], model[0].bias[:3] = 0.0, torch.tensor([-5.0, 0.0, 0.5]).double()  # type: ignore[index]
     before = copy.deepcopy(model)
     found = units(model, channel_groups(model, (x[:2],)))
     assert revive(model, found, constants_on(model, found, [(x,)])) == {"0": 3}
-    assert difference(before, model, [(x,)]).relative < 1e-6
+    assert difference(before, model, [(x,)]).relative < EXACT_DOUBLE
     after = units(model, channel_groups(model, (x[:2],)))
     assert revive(copy.deepcopy(model), after, constants_on(model, after, [(x,)])) == {}
     model(x).square().mean().backward()

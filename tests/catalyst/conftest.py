@@ -46,7 +46,7 @@ def net() -> Net:
 
 @pytest.fixture
 def channels(net: Net) -> Channels:
-    return channel_groups(net, (torch.randn(2, 3, 8, 8),))
+    return channel_groups(net, (torch.randn(2, 3, 8, 8).to(net.fc.weight),))
 
 
 @pytest.fixture

@@ -125,11 +125,6 @@ def _kill_to_constants() -> Kill:
     return kill_to_constants
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _one_core() -> None:
-    torch.set_num_threads(1)
-
-
 @pytest.fixture(autouse=True)
 def _same_numbers_every_time() -> None:
     torch.manual_seed(0)

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import extcon_cli
+from extcon_cli.channels.compare import EXACT
 from extcon_cli.errors import GateError, Interrupted
 from extcon_cli.events import Event, Noted, Progress
 from extcon_cli.pipelines.bypass import bypass
@@ -48,14 +49,14 @@ def test_the_result_is_never_worse_on_validation(stalled: Path, tmp_path: Path) 
     assert certificate["diag"]["contracted"]
     for way in ("mirror", "widen"):
         assert certificate[way]["contracted"]
-        assert certificate[way]["embed_difference"] < 1e-6
-        assert certificate[way]["difference_after_contraction"] < 1e-6
+        assert certificate[way]["embed_difference"] <= EXACT
+        assert certificate[way]["difference_after_contraction"] <= EXACT
     assert certificate["mirror"]["embed_difference"] == 0
-    assert 0 < certificate["mirror"]["mirror_difference"] < 1e-6
+    assert 0 < certificate["mirror"]["mirror_difference"] <= EXACT
     for gap in ("embed_difference", "projection_difference", "difference_after_contraction"):
         assert certificate["diag"][gap] == 0
     assert sum(certificate["revive"]["revived"].values()) > 0
-    assert certificate["revive"]["embed_difference"] < 1e-6
+    assert certificate["revive"]["embed_difference"] <= EXACT
     assert document["before"]["params"] == document["after"]["params"]
     assert isinstance(extcon_cli.load(tmp_path / "out.safetensors")(torch.zeros(1, 1, 8, 8)), torch.Tensor)
 

@@ -14,7 +14,7 @@ from extcon_cli.errors import GateError
 from extcon_cli.recipe.schema import DistillSpec
 from extcon_cli.training.objective import better, evaluate, objective, prediction
 
-Z, T = torch.randn(2, 6, 4, generator=torch.Generator().manual_seed(0))
+Z, T = torch.randn(2, 6, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 Y = torch.tensor([0, 1, 2, 3, 0, 1])
 
 
@@ -35,12 +35,12 @@ def test_distillation_is_its_formula():
     loss = objective("classification", distill=DistillSpec(weight=0.3, temperature=2.0))(Z, Y, T)
     p, q = (T / 2).softmax(1), (Z / 2).softmax(1)
     kl = (p * (p / q).log()).sum(1).mean()
-    assert loss == pytest.approx(float(0.7 * functional.cross_entropy(Z, Y) + 0.3 * 4 * kl), rel=1e-5)
+    assert loss == pytest.approx(float(0.7 * functional.cross_entropy(Z, Y) + 0.3 * 4 * kl))
 
 
 def test_distillation_from_itself_adds_nothing():
     whole = objective("classification", distill=DistillSpec(weight=1.0))
-    assert whole(Z, Y, Z) == pytest.approx(0.0, abs=1e-6)
+    assert whole(Z, Y, Z) == pytest.approx(0.0, abs=1e-12)
 
 
 def test_regression_and_its_distillation():
@@ -53,11 +53,11 @@ def test_regression_and_its_distillation():
 
 @pytest.mark.parametrize("size", [1, 2, 5, 6])
 def test_classification_on_known_numbers(size):
-    logits = torch.zeros(6, 7)
+    logits = torch.zeros(6, 7, dtype=torch.float64)
     logits[range(6), [0, 1, 2, 0, 0, 0]] = 9.0
     labels = torch.tensor([0, 1, 2, 3, 6, 5])  # the first three right; 3 is in the top five of the rest, ties apart
     logits[3, 3] = 8.0
-    logits[4, :5], logits[5, 5] = torch.tensor([9.0, 8, 7, 6, 5]), 1.0  # 6 is not in the top five
+    logits[4, :5], logits[5, 5] = torch.tensor([9.0, 8, 7, 6, 5]).double(), 1.0  # 6 is not in the top five
     batches = list(zip(logits.split(size), labels.split(size), strict=True))
 
     found = evaluate(Stored(), batches, "classification")
