@@ -37,6 +37,20 @@ SCORED = 4
 class Bypass:
     """opt_1 for `opt_1` steps, then opt_2 for `opt_2` steps by `method`.
 
+        >>> import torch, extcon_cli
+        >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+        >>> x, y = torch.randn(32, 4), torch.randint(2, (32,))
+        >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        >>> bypass = extcon_cli.Bypass(model, (x,), opt_1=5, opt_2=10)
+        >>> optimizer.add_param_group({"params": bypass.deltas})
+        >>> while not bypass.done:
+        ...     torch.nn.functional.cross_entropy(bypass.model(x), y).backward()
+        ...     optimizer.step()
+        ...     _ = bypass.step()
+        ...     optimizer.zero_grad()
+        >>> bypass.contract().largest  # the model gives what bypass.model gave
+        0.0
+
     With `mirror` every extended unit becomes itself and its mirror image, and half of these vanish: `model` is another
     module from then on, with parameters of its own; the original has what was learnt after `contract`.
 

@@ -1,19 +1,10 @@
-"""Catalyst in your own training loop.
-
-    catalyst = Catalyst(model, (images,), ratio=0.5)
-    for images, labels in loader:
-        criterion(model(images), labels).backward()
-        optimizer.step()
-        catalyst.step()                  # after the optimizer's step, before the gradients are cleared
-        optimizer.zero_grad()
-    contraction = catalyst.contract()    # the model is smaller, its outputs are the same
+"""Catalyst in your own training loop: it scores filters, takes them to zero and removes them.
 
 It neither trains nor reads data. After `contract` the parameters are new tensors: make a new optimizer.
 """
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -25,26 +16,51 @@ from extcon_cli.catalyst.bifurcation import Flow
 from extcon_cli.catalyst.filters import Filters
 from extcon_cli.catalyst.scores import energy, normalised, taylor_terms
 from extcon_cli.catalyst.target import decide
-from extcon_cli.channels import Difference, RemovalPlan, channel_groups, difference, plan_removal, remove
-from extcon_cli.channels.compare import EXACT, random_batches
-from extcon_cli.errors import GateError, UsageError
+from extcon_cli.channels import Certificate, Difference, Masks, RemovalPlan, channel_groups, remove, remove_zeros
+from extcon_cli.channels.compare import Inputs
+from extcon_cli.errors import UsageError
 
 
 @dataclass(frozen=True)
-class Contraction:
-    """What `contract` did, and how far the outputs moved, as measured."""
+class ContractionReport:
+    """What `contract` removed, and how far the outputs moved, as measured."""
 
     plan: RemovalPlan
-    difference: Difference
-    filters: int  # how many went
+    certificate: Certificate
+    removed: Masks
+    """The channels that went, of every group that lost some: the decided ones, and those that were dead already."""
+
+    @property
+    def filters(self) -> int:
+        """How many went."""
+        return sum(int(mask.sum()) for mask in self.removed.values())
+
+    @property
+    def difference(self) -> Difference:
+        """How far outputs moved on random inputs, in float32."""
+        return self.certificate.random
 
 
 class Catalyst:
     """Scores filters over the first `score_steps` steps, takes the decided to zero over the next `shrink_steps`.
 
+        >>> import torch, extcon_cli
+        >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+        >>> x, y = torch.randn(32, 4), torch.randint(2, (32,))
+        >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        >>> catalyst = extcon_cli.Catalyst(model, (x,), ratio=0.5, score_steps=5, shrink_steps=10)
+        >>> while not catalyst.done:
+        ...     torch.nn.functional.cross_entropy(model(x), y).backward()
+        ...     optimizer.step()
+        ...     catalyst.step()  # after the optimizer's step, before the gradients are cleared
+        ...     optimizer.zero_grad()
+        >>> report = catalyst.contract()  # the model is smaller, and its outputs are the same
+        >>> report.filters, model[0].out_features, report.certificate.exact
+        (4, 4, True)
+
     Args:
         model: trained, on any device; only `contract` changes its architecture.
-        example_inputs: positional arguments of one forward pass, a batch of at least 2.
+        example_inputs: the arguments of one forward pass, by position or by name, a batch of at least 2.
         ratio: share of the prunable filters that goes.
         floor: share of each channel group that stays.
         keep: name patterns of groups that stay, such as "layer1.*".
@@ -57,7 +73,7 @@ class Catalyst:
     def __init__(
         self,
         model: nn.Module,
-        example_inputs: tuple[Any, ...],
+        example_inputs: Inputs,
         ratio: float = 0.5,
         *,
         score_steps: int = 100,
@@ -68,14 +84,14 @@ class Catalyst:
     ) -> None:
         if not 0 < ratio < 1:
             raise UsageError(f"ratio should lie between 0 and 1, not {ratio!r}")
-        self.model, self.example, self.ratio = model, example_inputs, ratio
-        self.score_steps, self.shrink_steps, self.chi, self.floor, self.keep = (
-            score_steps,
-            shrink_steps,
-            chi,
-            floor,
-            keep,
-        )
+        self.model = model
+        self.example = example_inputs
+        self.ratio = ratio
+        self.score_steps = score_steps
+        self.shrink_steps = shrink_steps
+        self.chi = chi
+        self.floor = floor
+        self.keep = keep
         self.channels = channel_groups(model, example_inputs)
         self.filters = Filters.of(self.channels.groups)
         if not len(self.filters):
@@ -111,27 +127,20 @@ class Catalyst:
         if self.steps >= self.score_steps:
             self._decide()
 
-    def contract(self) -> Contraction:
-        """Remove the dead filters in place and measure that no output changed.
+    def contract(self) -> ContractionReport:
+        """Remove the decided filters in place, with all that was dead before, and certify that no output changed.
 
         Raises:
             UsageError: the decided filters are not at zero yet.
-            GateError: the smaller model's outputs differ; the model is as it was.
+            GateError: a decided filter cannot go, or the smaller model's outputs differ; the model is as it was.
         """
-        if not self.done:
+        if self.flow is None or not self.done:
             at = "scoring" if self.flow is None else f"step {self.flow.done} of {self.flow.steps} of the flow"
             raise UsageError(f"nothing to contract yet: {at}; go on training with .step() until .done")
-        before = copy.deepcopy(self.model)
-        removal = plan_removal(self.model, self.channels)
-        trial = copy.deepcopy(self.model)
-        remove(trial, removal)
-        measured = difference(before, trial, random_batches(self.example))
-        if measured.relative > EXACT:
-            raise GateError(
-                f"removal would change the outputs by {measured.relative:.1e} of the largest; nothing was removed"
-            )
-        remove(self.model, removal)
-        return Contraction(removal, measured, int(self.flow.decided.sum()) if self.flow else 0)
+        decided = self.filters.masks(self.flow.decided)
+        removal = remove_zeros(self.model, self.example, channels=self.channels, decided=decided)
+        remove(self.model, removal.plan)
+        return ContractionReport(removal.plan, removal.certificate, removal.removed)
 
     def _decide(self) -> None:
         if float(self.scores.sum()) == 0.0:

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -62,6 +64,10 @@ class Filters:
     def chosen(self, mask: Tensor) -> list[Tensor]:
         """The numbers, within each group, of the filters that a mask (n,) picks."""
         return [mask[span].nonzero().flatten() for span in self.spans()]
+
+    def masks(self, mask: Tensor) -> dict[ChannelGroup, np.ndarray[Any, np.dtype[np.bool_]]]:
+        """A mask of all filters (n,) as one a group: (channels,)."""
+        return {group: mask[span].cpu().numpy() for group, span in zip(self.groups, self.spans(), strict=True)}
 
     def sums(self, rows: Sequence[Tensor]) -> Tensor:
         """Add up one number a row of each part, into one number a filter: (n,)."""

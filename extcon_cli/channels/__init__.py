@@ -9,13 +9,14 @@ Knows modules and tensors; never a path, a recipe or a data set.
 
 from extcon_cli.channels.analysis.groups import ChannelGroup, Channels, Slice, coverage
 from extcon_cli.channels.compare import Difference, difference
-from extcon_cli.channels.dry_run import channel_groups
+from extcon_cli.channels.dry_run import channel_groups, prunable_groups
 from extcon_cli.channels.removal.apply import remove, zero_channels
 from extcon_cli.channels.removal.certificate import Certificate, certify
 from extcon_cli.channels.removal.classify import classify
 from extcon_cli.channels.removal.exact import Masks, Removal, remove_zeros
 from extcon_cli.channels.removal.plan import plan_removal
 from extcon_cli.channels.removal.rewrites import RemovalPlan
+from extcon_cli.channels.verification import Verification, verify
 
 __all__ = [
     "Certificate",
@@ -26,13 +27,16 @@ __all__ = [
     "Removal",
     "RemovalPlan",
     "Slice",
+    "Verification",
     "certify",
     "channel_groups",
     "classify",
     "coverage",
     "difference",
     "plan_removal",
+    "prunable_groups",
     "remove",
     "remove_zeros",
+    "verify",
     "zero_channels",
 ]

@@ -36,6 +36,30 @@ def channel_groups(module: nn.Module, example: Inputs) -> Channels:
     return dry_run(module, analyse(module, trace(module, example)), example)
 
 
+def prunable_groups(model: nn.Module, example_inputs: Inputs) -> tuple[ChannelGroup, ...]:
+    """Every channel group of a model: what could go, and why the rest stays. The model is not changed.
+
+        >>> import torch, extcon_cli
+        >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+        >>> for group in extcon_cli.prunable_groups(model, (torch.randn(2, 4),)):
+        ...     print(group.name, group.size, group.reason or "can go")
+        0 8 can go
+        2 2 is an output of the model
+
+    Args:
+        model: on any device, in any mode.
+        example_inputs: the arguments of one forward pass, by position or by name, a batch of at least 2.
+
+    Returns:
+        Groups of channels that go together. Each names its slices of parameters: those that go with a channel
+        (`slices`), and those whose zeros make it zero (`zeroing_slices`).
+
+    Raises:
+        TraceError: the forward pass cannot be traced.
+    """
+    return channel_groups(model, example_inputs).groups
+
+
 def dry_run(module: nn.Module, channels: Channels, example: Inputs, seed: int = 0) -> Channels:
     """Freeze the groups whose removal does not work out on this module, with the reason."""
     generator = np.random.default_rng(seed)

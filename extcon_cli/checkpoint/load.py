@@ -19,7 +19,17 @@ from extcon_cli.errors import CheckpointError, UsageError
 def load(path: str | Path, *, trust_code: bool = False) -> nn.Module:
     """The module of a checkpoint, in eval mode, on the CPU; of one that extcon shrank, the shrunk module.
 
-    `trust_code` allows an architecture that is the user's own code. CheckpointError tells why it cannot be loaded.
+        >>> import torch, extcon_cli
+        >>> model = extcon_cli.load("sample_models/digits_resnet.pt")
+        >>> model(torch.zeros(1, 1, 8, 8)).shape
+        torch.Size([1, 10])
+
+    Args:
+        path: of a `.safetensors` file, or of what torch.save wrote.
+        trust_code: allow an architecture that is the user's own code.
+
+    Raises:
+        CheckpointError: it cannot be read, or its architecture cannot be told or built.
     """
     checkpoint = read(path)
     metadata = checkpoint.metadata

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from extcon_cli import __version__
-from extcon_cli.channels.compare import EXACT, Difference, difference, in_double, random_batches, runs
+from extcon_cli import __version__, channels
+from extcon_cli.channels.compare import EXACT
 from extcon_cli.channels.removal.certificate import weights_hash
 from extcon_cli.errors import GateError
 from extcon_cli.pipelines.open import open_model
@@ -41,17 +43,14 @@ def verify(
     shape = one.arch.input_shape or ()
     if shape != (two.arch.input_shape or ()):
         raise GateError(f"{first} takes inputs of {list(shape)}, {second} of {list(two.arch.input_shape or ())}")
-    example, sizes = (torch.zeros(2, *shape),), (1, 3, 8)
-    batches, exact = random_batches(example, sizes=sizes), random_batches(example, sizes=sizes, dtype=torch.float64)
-    found: dict[str, Difference | None] = {"random": difference(one.module, two.module, batches), "double": None}
-    doubles = in_double(one.module), in_double(two.module)
-    if all(runs(module, (example[0].double(),)) for module in doubles):
-        found["double"] = difference(*doubles, exact)
+    real: Iterable[tuple[Tensor, ...]] = ()
     if split is not None:
         data = prepare(recipes[0], first, **trust).data
-        found["evaluation"] = difference(
-            one.module, two.module, ((x,) for x, _ in data.eval_loader(split, device="cpu"))
-        )
+        real = ((x,) for x, _ in data.eval_loader(split, device="cpu"))
+    found = channels.verify(one.module, two.module, (torch.zeros(2, *shape),), evaluation=real)
+    gaps = {"random": found.random, "double": found.double}
+    if split is not None:
+        gaps["evaluation"] = found.evaluation
     return {
         "schema": SCHEMA,
         "command": "verify",
@@ -59,7 +58,7 @@ def verify(
         "checkpoint": str(first),
         "other": str(second),
         "max_diff": max_diff,
-        "verdict": all(gap.relative <= max_diff for gap in found.values() if gap is not None),
+        "verdict": found.relative <= max_diff,
         "differences": {
             name: None
             if gap is None
@@ -70,7 +69,7 @@ def verify(
                 "agreement": gap.agreement,
                 "samples": gap.samples,
             }
-            for name, gap in found.items()
+            for name, gap in gaps.items()
         },
         "certificate": _certified(two.checkpoint.metadata, weights_hash(two.module)),
     }

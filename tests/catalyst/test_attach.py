@@ -49,6 +49,21 @@ def test_half_the_filters_go_and_the_outputs_stay(
     F.cross_entropy(net.train()(x), batches[0][1]).backward()  # it trains on
 
 
+def test_the_report_counts_what_the_plan_removed(net: nn.Module, batches: Batches) -> None:
+    """A filter that was dead before, in a group that is kept, goes as well: it was not decided, and it is counted."""
+    x = batches[0][0]
+    with torch.no_grad():
+        net.bare.weight[2] = net.bare.bias[2] = 0
+    catalyst = extcon_cli.Catalyst(net, (x[:2],), ratio=0.5, score_steps=4, shrink_steps=10, keep=["bare"])
+    loop(net, catalyst, torch.optim.SGD([p for n, p in net.named_parameters() if "bare" not in n], lr=0.05), batches)
+    assert catalyst.decided is not None
+    assert int(catalyst.decided.sum()) == 13
+    contraction = catalyst.contract()
+    assert contraction.filters == 14
+    assert {group.name: int(mask.sum()) for group, mask in contraction.removed.items()}["bare"] == 1
+    assert net.bare.out_channels == 5
+
+
 def test_scoring_with_frozen_weights(net: nn.Module, batches: Batches) -> None:
     catalyst = extcon_cli.Catalyst(net, (batches[0][0],), ratio=0.3, shrink_steps=3)
     catalyst.score(batches, lambda batch: F.cross_entropy(net(batch[0]), batch[1]))
