@@ -60,9 +60,7 @@ def bypass(
             force=overwrite,
             go_on=go_on,
             require_gain=require_gain,
-            trust_code=trust_code,
-            trust_pickle=trust_pickle,
-            trust_recipe=resolved.source == "argument",
+            trust=o.trust(trust_code, trust_pickle, resolved),
             emit=emit,
         )
     deliver(document, as_json=as_json, reports=report)

@@ -48,9 +48,7 @@ def evaluate(
             resolved.recipe,
             split=split,
             device=device,
-            trust_code=trust_code,
-            trust_pickle=trust_pickle,
-            trust_recipe=resolved.source == "argument",
+            trust=o.trust(trust_code, trust_pickle, resolved),
             emit=emit,
         )
     deliver(document, as_json=as_json, reports=report)

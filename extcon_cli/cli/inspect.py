@@ -51,8 +51,6 @@ def inspect(
             resolved.recipe,
             data=data,
             device=device,
-            trust_code=trust_code,
-            trust_pickle=trust_pickle,
-            trust_recipe=resolved.source == "argument",
+            trust=o.trust(trust_code, trust_pickle, resolved),
         )
     deliver(document, as_json=as_json, reports=report)

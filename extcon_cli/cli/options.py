@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from extcon_cli.checkpoint.contents import kind
+from extcon_cli.checkpoint.trust import Trust
 from extcon_cli.errors import UsageError
 from extcon_cli.recipe.load import Resolved, resolve
 from extcon_cli.recipe.schema import Recipe
@@ -118,6 +119,11 @@ def find_recipe(
         embedded=metadata.recipe if metadata is not None and metadata.recipe else None,
         overrides=[*(overrides or ()), *put],
     )
+
+
+def trust(code: bool, pickle: bool, *recipes: Resolved) -> Trust:
+    """What the options and the origin of the recipes allow: code named by a recipe that the user gave may run."""
+    return Trust(code, pickle, recipe=all(found.source == "argument" for found in recipes))
 
 
 def check_checkpoint(path: Path) -> None:

@@ -72,17 +72,13 @@ def prune(
     from extcon_cli.cli.console import listening
     from extcon_cli.cli.results import deliver
 
-    trust = {
-        "trust_code": trust_code,
-        "trust_pickle": trust_pickle,
-        "trust_recipe": resolved.source == "argument",
-    }
+    trust = o.trust(trust_code, trust_pickle, resolved)
     if already_zero:
         with listening(quiet=quiet) as emit:
             from extcon_cli.pipelines.already_zero import already_zero as cut
 
             document = cut(
-                checkpoint, resolved.recipe, output=output, tolerance=tolerance, force=force, emit=emit, **trust
+                checkpoint, resolved.recipe, output=output, tolerance=tolerance, force=force, trust=trust, emit=emit
             )
         return deliver(document, as_json=as_json, reports=report)
 
@@ -98,6 +94,6 @@ def prune(
             force=force,
             max_drop=max_drop,
             emit=emit,
-            **trust,
+            trust=trust,
         )
     deliver(document, as_json=as_json, reports=report)

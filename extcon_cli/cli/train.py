@@ -62,9 +62,7 @@ def train(
             device=device,
             resume=resume,
             force=force,
-            trust_code=trust_code,
-            trust_pickle=trust_pickle,
-            trust_recipe=resolved.source == "argument",
+            trust=o.trust(trust_code, trust_pickle, resolved),
             emit=emit,
         )
     deliver(document, as_json=as_json, reports=report)

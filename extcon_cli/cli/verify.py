@@ -53,9 +53,7 @@ def verify(
         (resolved[0].recipe, resolved[1].recipe),
         max_diff=max_diff,
         split=data,
-        trust_code=trust_code,
-        trust_pickle=trust_pickle,
-        trust_recipe=all(found.source == "argument" for found in resolved),
+        trust=o.trust(trust_code, trust_pickle, *resolved),
     )
     deliver(document, as_json=as_json, reports=report)
     if not document["verdict"]:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from extcon_cli import __version__
 from extcon_cli.channels import channel_groups, difference
 from extcon_cli.channels.compare import EXACT, random_batches
+from extcon_cli.checkpoint.trust import UNTRUSTED, Trust
 from extcon_cli.checkpoint.write import check_writable, write
 from extcon_cli.errors import GateError
 from extcon_cli.events import Emit, PhaseEnded, PhaseStarted, RunStarted, Saved, ignore
@@ -31,9 +32,7 @@ def already_zero(
     output: Path,
     tolerance: float = 0.0,
     force: bool = False,
-    trust_code: bool = False,
-    trust_pickle: bool = False,
-    trust_recipe: bool = False,
+    trust: Trust = UNTRUSTED,
     emit: Emit = ignore,
 ) -> dict[str, Any]:
     """Cut every channel that emits a constant whatever the input, and write the smaller checkpoint.
@@ -41,13 +40,13 @@ def already_zero(
     Args:
         recipe: only `model` counts.
         tolerance: slices of a parameter whose largest absolute value is at most this count as zero.
-        output, force, trust_code, trust_pickle, trust_recipe: as in `prune`.
+        output, force, trust: as in `prune`.
 
     Raises: GateError where nothing is dead or the outputs would change; then nothing is written.
     """
     began = time.monotonic()
     check_writable(output, force)
-    opened = open_model(checkpoint, recipe, trust_code=trust_code, trust_pickle=trust_pickle, trust_recipe=trust_recipe)
+    opened = open_model(checkpoint, recipe, trust=trust)
     emit(RunStarted("prune", str(checkpoint), str(output), "cpu", recipe.seed))
     emit(PhaseStarted("remove", "Removing", None, "channel"))
     original, shape = opened.module, opened.arch.input_shape or ()

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from extcon_cli import __version__
+from extcon_cli.checkpoint.trust import UNTRUSTED, Trust
 from extcon_cli.checkpoint.write import check_writable, write
 from extcon_cli.errors import DataError, GateError, Interrupted
 from extcon_cli.events import Emit, RunStarted, Saved, ignore
@@ -39,9 +40,7 @@ def bypass(
     force: bool = False,
     go_on: bool = False,
     require_gain: bool = False,
-    trust_code: bool = False,
-    trust_pickle: bool = False,
-    trust_recipe: bool = False,
+    trust: Trust = UNTRUSTED,
     emit: Emit = ignore,
 ) -> dict[str, Any]:
     """Bypass where a checkpoint is stalled, and write the best model to `output`; the result document.
@@ -55,7 +54,7 @@ def bypass(
     check_writable(output, force)
     accelerator = create_accelerator(device, "no")
     torch.manual_seed(recipe.seed)
-    prepared = prepare(recipe, checkpoint, trust_code=trust_code, trust_pickle=trust_pickle, trust_recipe=trust_recipe)
+    prepared = prepare(recipe, checkpoint, trust=trust)
     assert prepared.opened is not None
     if not len(prepared.data.validation):
         raise DataError("bypass chooses by validation data: set data.validation above 0")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from extcon_cli import __version__
+from extcon_cli.checkpoint.trust import UNTRUSTED, Trust
 from extcon_cli.errors import DataError, Interrupted, UsageError
 from extcon_cli.events import Emit, PhaseEnded, PhaseStarted, RunStarted, ignore
 from extcon_cli.pipelines.output import SCHEMA
@@ -25,16 +26,14 @@ def evaluate(
     *,
     split: str = "test",
     device: str | None = None,
-    trust_code: bool = False,
-    trust_pickle: bool = False,
-    trust_recipe: bool = False,
+    trust: Trust = UNTRUSTED,
     emit: Emit = ignore,
 ) -> dict[str, Any]:
     """Loss and accuracy (or r2) of the checkpoint on `test`, `validation` or `train`; the result document."""
     if split not in SPLITS:
         raise UsageError(f"split {split!r}: should be one of {', '.join(SPLITS)}")
     accelerator = create_accelerator(device)
-    prepared = prepare(recipe, checkpoint, trust_code=trust_code, trust_pickle=trust_pickle, trust_recipe=trust_recipe)
+    prepared = prepare(recipe, checkpoint, trust=trust)
     emit(RunStarted("evaluate", str(checkpoint), None, str(accelerator.device), recipe.seed))
     began = time.monotonic()
     emit(PhaseStarted("evaluate", f"Measuring on the {split} data", None, "batch"))

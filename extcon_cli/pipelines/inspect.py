@@ -9,6 +9,7 @@ import torch
 
 from extcon_cli import __version__
 from extcon_cli.channels import ChannelGroup, channel_groups, classify, coverage
+from extcon_cli.checkpoint.trust import UNTRUSTED, Trust
 from extcon_cli.pipelines.comparison import diagnosis
 from extcon_cli.pipelines.open import open_model
 from extcon_cli.pipelines.output import SCHEMA
@@ -23,16 +24,13 @@ def inspect(
     *,
     data: bool = False,
     device: str | None = None,
-    trust_code: bool = False,
-    trust_pickle: bool = False,
-    trust_recipe: bool = False,
+    trust: Trust = UNTRUSTED,
 ) -> dict[str, Any]:
     """The result document of the command; with `data` also whether training is stalled (the recipe's `bypass`).
 
     Errors: of the checkpoint and the data; TraceError where no graph can be had.
     """
-    trust: dict[str, Any] = {"trust_code": trust_code, "trust_pickle": trust_pickle, "trust_recipe": trust_recipe}
-    opened = open_model(checkpoint, recipe, **trust)
+    opened = open_model(checkpoint, recipe, trust=trust)
     shape = opened.arch.input_shape or ()
     size = measure(opened.module, shape)
     channels = channel_groups(opened.module, (torch.zeros(2, *shape),))
@@ -74,7 +72,7 @@ def inspect(
             }
             for group in channels.groups
         ],
-        **({"diagnosis": diagnosis(prepare(recipe, checkpoint, **trust), device=device)} if data else {}),
+        **({"diagnosis": diagnosis(prepare(recipe, checkpoint, trust=trust), device=device)} if data else {}),
         "metadata": metadata.model_dump(mode="json", exclude={"plan"}) if metadata is not None else None,
     }
 

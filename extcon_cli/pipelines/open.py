@@ -11,6 +11,7 @@ from torch import nn
 from extcon_cli.checkpoint.architectures import default_input_shape
 from extcon_cli.checkpoint.load import recognise, restore
 from extcon_cli.checkpoint.read import Checkpoint, read
+from extcon_cli.checkpoint.trust import UNTRUSTED, Trust
 from extcon_cli.errors import CheckpointError, RecipeError, UsageError
 from extcon_cli.recipe.schema import ModelSpec, Recipe
 
@@ -32,20 +33,18 @@ def open_model(
     path: str | Path,
     recipe: Recipe,
     *,
-    trust_code: bool = False,
-    trust_pickle: bool = False,
-    trust_recipe: bool = False,
+    trust: Trust = UNTRUSTED,
     data_shape: tuple[int, ...] | None = None,
 ) -> Opened:
     """Open a checkpoint as the recipe's architecture, else as its metadata say, else as its tensors fit.
 
-    `trust_recipe`: the user gave the recipe, so its own factory may run; one that the checkpoint names needs
-    `trust_code`. The input's shape: recipe, metadata, `data_shape`, the architecture's custom.
+    A factory that the recipe names needs `trust.named_code`, one that the checkpoint names `trust.code`.
+    The input's shape: recipe, metadata, `data_shape`, the architecture's custom.
     CheckpointError if it cannot be read or does not fit; UsageError if the recipe's architecture cannot be built;
     RecipeError if nothing tells the input's shape.
     """
-    checkpoint = read(path, trust_pickle=trust_pickle)
-    module, arch, kwargs = _module(checkpoint, recipe.model, trust_code, trust_recipe)
+    checkpoint = read(path, trust_pickle=trust.pickle)
+    module, arch, kwargs = _module(checkpoint, recipe.model, trust)
     shape = recipe.model.input_shape or (checkpoint.metadata and checkpoint.metadata.input_shape) or data_shape
     if shape is None and arch is not None:
         shape = default_input_shape(arch, kwargs)
@@ -58,13 +57,11 @@ def open_model(
     return Opened(module, checkpoint, spec, recipe.model_copy(update={"model": spec}))
 
 
-def _module(
-    checkpoint: Checkpoint, wanted: ModelSpec, trust_code: bool, trust_recipe: bool
-) -> tuple[nn.Module, str | None, dict[str, Any]]:
+def _module(checkpoint: Checkpoint, wanted: ModelSpec, trust: Trust) -> tuple[nn.Module, str | None, dict[str, Any]]:
     """The module, and the name and arguments that build it."""
     if wanted.arch is not None:
-        trusted = trust_code or trust_recipe
-        return restore(checkpoint, wanted.arch, wanted.kwargs, trust_code=trusted), wanted.arch, wanted.kwargs
+        module = restore(checkpoint, wanted.arch, wanted.kwargs, trust_code=trust.named_code)
+        return module, wanted.arch, wanted.kwargs
     if checkpoint.module is not None:
         return checkpoint.module.cpu().eval(), None, {}
     metadata = checkpoint.metadata
@@ -73,6 +70,6 @@ def _module(
     known = recognise(checkpoint) if metadata is None else metadata
     arch, kwargs = str(known.arch), {**known.kwargs, **wanted.kwargs}
     try:
-        return restore(checkpoint, arch, kwargs, trust_code=trust_code), arch, kwargs
+        return restore(checkpoint, arch, kwargs, trust_code=trust.code), arch, kwargs
     except UsageError as error:
         raise CheckpointError(f"{checkpoint.path}: {error}") from error

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from extcon_cli.checkpoint.architectures import build, default_input_shape
+from extcon_cli.checkpoint.trust import UNTRUSTED, Trust
 from extcon_cli.data.datasets import Data, open_data
 from extcon_cli.errors import CheckpointError, DataError, ExtconError, RecipeError
 from extcon_cli.pipelines.open import Opened, open_model
@@ -33,15 +34,13 @@ def prepare(
     recipe: Recipe,
     checkpoint: Path | None,
     *,
-    trust_code: bool = False,
-    trust_pickle: bool = False,
-    trust_recipe: bool = False,
+    trust: Trust = UNTRUSTED,
 ) -> Prepared:
     """Open the data and the checkpoint (None: build the recipe's architecture, by torch's seed), and try one input.
 
-    `trust_recipe`: the user gave the recipe, so the code that it names may run. Errors: of data, checkpoint, recipe.
+    Errors: of data, checkpoint, recipe.
     """
-    trusted = trust_code or trust_recipe
+    trusted = trust.named_code
     spec, shape = recipe.data, recipe.model.input_shape
     if checkpoint is None and recipe.model.arch is None:
         raise RecipeError("the recipe names no architecture: set model.arch, such as zoo:digits_resnet")
@@ -56,9 +55,7 @@ def prepare(
         opened = open_model(
             checkpoint,
             recipe,
-            trust_code=trust_code,
-            trust_pickle=trust_pickle,
-            trust_recipe=trust_recipe,
+            trust=trust,
             data_shape=data.input_shape,
         )
         module, arch = opened.module, opened.arch

@@ -17,6 +17,7 @@ from extcon_cli.catalyst.filters import by_group
 from extcon_cli.catalyst.scores import normalised
 from extcon_cli.catalyst.target import decide
 from extcon_cli.channels import RemovalPlan, remove
+from extcon_cli.checkpoint.trust import UNTRUSTED, Trust
 from extcon_cli.checkpoint.write import check_writable, write
 from extcon_cli.errors import GateError, Interrupted
 from extcon_cli.events import Emit, Noted, PhaseEnded, PhaseStarted, RunStarted, Saved, ignore
@@ -45,9 +46,7 @@ def prune(
     resume: bool = False,
     force: bool = False,
     max_drop: float | None = None,
-    trust_code: bool = False,
-    trust_pickle: bool = False,
-    trust_recipe: bool = False,
+    trust: Trust = UNTRUSTED,
     emit: Emit = ignore,
 ) -> dict[str, Any]:
     """Prune a checkpoint and write the smaller one to `output`; the result document of the command.
@@ -56,7 +55,7 @@ def prune(
         recipe: `prune`, `data`, `model`, `task`, `seed` count.
         output: a .safetensors file. Beside it, `OUTPUT.run/` holds the run.
         max_drop: points of accuracy (or of 100 R2) on the test data that may be lost. None: any.
-        device, resume, force, trust_code, trust_pickle, trust_recipe: as in `train`.
+        device, resume, force, trust: as in `train`.
 
     Raises: GateError where the removal is not exact, the target is missed, or more than `max_drop` is lost; then
     nothing is written. Interrupted (resumable) on Ctrl-C or SIGTERM.
@@ -65,7 +64,7 @@ def prune(
     check_writable(output, force)
     accelerator = create_accelerator(device, recipe.prune.finetune.mixed_precision)
     torch.manual_seed(recipe.seed)
-    prepared = prepare(recipe, checkpoint, trust_code=trust_code, trust_pickle=trust_pickle, trust_recipe=trust_recipe)
+    prepared = prepare(recipe, checkpoint, trust=trust)
     assert prepared.opened is not None
     inputs = {"command": "prune", "checkpoint": prepared.opened.checkpoint.sha256}
     run = RunDirectory(Path(f"{output}.run"), prepared.recipe, inputs)

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from extcon_cli import __version__
+from extcon_cli.checkpoint.trust import UNTRUSTED, Trust
 from extcon_cli.data.datasets import Data
 from extcon_cli.errors import GateError, Interrupted, RecipeError
 from extcon_cli.events import Emit, Noted, PhaseEnded, PhaseStarted, RunStarted, Saved, ignore
@@ -34,9 +35,7 @@ def train(
     device: str | None = None,
     resume: bool = False,
     force: bool = False,
-    trust_code: bool = False,
-    trust_pickle: bool = False,
-    trust_recipe: bool = False,
+    trust: Trust = UNTRUSTED,
     emit: Emit = ignore,
 ) -> dict[str, Any]:
     """Train and write `output`; the result document of the command.
@@ -48,7 +47,7 @@ def train(
         device: `cpu`, `cuda`, ...; None: the best there is.
         resume: go on with the run in `OUTPUT.run/`, where there is one.
         force: overwrite the output.
-        trust_code, trust_pickle, trust_recipe: may code of the checkpoint, its pickles, code the recipe names run?
+        trust: may code of the checkpoint, its pickles, code the recipe names run?
 
     Raises: Interrupted (resumable) on Ctrl-C or SIGTERM; GateError where the loss is not finite.
     """
@@ -56,7 +55,7 @@ def train(
     check_output(output, force=force)
     accelerator = create_accelerator(device, recipe.train.mixed_precision)
     torch.manual_seed(recipe.seed)
-    prepared = prepare(recipe, checkpoint, trust_code=trust_code, trust_pickle=trust_pickle, trust_recipe=trust_recipe)
+    prepared = prepare(recipe, checkpoint, trust=trust)
     inputs = {"command": "train", "checkpoint": prepared.opened.checkpoint.sha256 if prepared.opened else None}
     run = RunDirectory(Path(f"{output}.run"), prepared.recipe, inputs)
     resume_state = run.begin(resume=resume)

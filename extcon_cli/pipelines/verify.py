@@ -12,6 +12,7 @@ from torch import Tensor
 from extcon_cli import __version__, channels
 from extcon_cli.channels.compare import EXACT
 from extcon_cli.channels.removal.certificate import weights_hash
+from extcon_cli.checkpoint.trust import UNTRUSTED, Trust
 from extcon_cli.errors import GateError
 from extcon_cli.pipelines.open import open_model
 from extcon_cli.pipelines.output import SCHEMA
@@ -26,9 +27,7 @@ def verify(
     *,
     max_diff: float = EXACT,
     split: str | None = None,
-    trust_code: bool = False,
-    trust_pickle: bool = False,
-    trust_recipe: bool = False,
+    trust: Trust = UNTRUSTED,
 ) -> dict[str, Any]:
     """The result document; its `verdict` says whether every difference is within `max_diff` of the largest output.
 
@@ -38,14 +37,13 @@ def verify(
 
     Raises: GateError where the two take different inputs.
     """
-    trust: dict[str, Any] = {"trust_code": trust_code, "trust_pickle": trust_pickle, "trust_recipe": trust_recipe}
-    one, two = (open_model(path, recipe, **trust) for path, recipe in zip((first, second), recipes, strict=True))
+    one, two = (open_model(path, recipe, trust=trust) for path, recipe in zip((first, second), recipes, strict=True))
     shape = one.arch.input_shape or ()
     if shape != (two.arch.input_shape or ()):
         raise GateError(f"{first} takes inputs of {list(shape)}, {second} of {list(two.arch.input_shape or ())}")
     real: Iterable[tuple[Tensor, ...]] = ()
     if split is not None:
-        data = prepare(recipes[0], first, **trust).data
+        data = prepare(recipes[0], first, trust=trust).data
         real = ((x,) for x, _ in data.eval_loader(split, device="cpu"))
     found = channels.verify(one.module, two.module, (torch.zeros(2, *shape),), evaluation=real)
     gaps = {"random": found.random, "double": found.double}

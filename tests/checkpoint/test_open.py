@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from extcon_cli.checkpoint.metadata import Metadata
+from extcon_cli.checkpoint.trust import Trust
 from extcon_cli.checkpoint.write import write
 from extcon_cli.checkpoint.zoo import MLP, ConvNet, DigitsResNet
 from extcon_cli.errors import CheckpointError, RecipeError, UsageError
@@ -85,25 +86,25 @@ def test_the_input_shape_is_the_recipes_the_metadatas_the_datas_or_customary(tmp
 def test_an_unknown_input_shape(tmp_path: Path) -> None:
     (tmp_path / "net.py").write_text(CODE)
     with pytest.raises(RecipeError, match=r"--set model\.input_shape"):
-        open_model(saved(tmp_path, nn.Linear(3, 2)), recipe(arch=f"{tmp_path}/net.py:make"), trust_code=True)
+        open_model(saved(tmp_path, nn.Linear(3, 2)), recipe(arch=f"{tmp_path}/net.py:make"), trust=Trust(code=True))
 
 
 def test_code_of_a_recipe_that_the_user_gave_runs_but_not_that_of_a_checkpoint(tmp_path: Path) -> None:
     (tmp_path / "net.py").write_text(CODE)
     arch = f"{tmp_path}/net.py:make"
     path = written(tmp_path, nn.Linear(3, 2), arch=arch, input_shape=(3,))
-    assert open_model(path, recipe(arch=arch), trust_recipe=True).module.in_features == 3
+    assert open_model(path, recipe(arch=arch), trust=Trust(recipe=True)).module.in_features == 3
     for refused in (recipe(arch=arch), Recipe()):
         with pytest.raises((UsageError, CheckpointError), match="--trust-code"):
-            open_model(path, refused, trust_recipe=refused.model.arch is None)
-    assert open_model(path, Recipe(), trust_code=True).module.in_features == 3
+            open_model(path, refused, trust=Trust(recipe=refused.model.arch is None))
+    assert open_model(path, Recipe(), trust=Trust(code=True)).module.in_features == 3
 
 
 def test_a_pickled_module_is_taken_as_it_is(tmp_path: Path) -> None:
     torch.save(nn.Sequential(nn.Linear(3, 2)), tmp_path / "model.pt")
     with pytest.raises(CheckpointError, match="--trust-pickle"):
         open_model(tmp_path / "model.pt", Recipe())
-    opened = open_model(tmp_path / "model.pt", recipe(input_shape=(3,)), trust_pickle=True)
+    opened = open_model(tmp_path / "model.pt", recipe(input_shape=(3,)), trust=Trust(pickle=True))
     assert isinstance(opened.module, nn.Sequential)
     assert opened.arch.arch is None
 

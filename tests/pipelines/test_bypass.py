@@ -11,6 +11,7 @@ import torch
 
 import extcon_cli
 from extcon_cli.channels.compare import EXACT
+from extcon_cli.checkpoint.trust import Trust
 from extcon_cli.errors import GateError, Interrupted
 from extcon_cli.events import Event, Noted, Progress
 from extcon_cli.pipelines.bypass import bypass
@@ -223,8 +224,8 @@ def test_what_cannot_be_rewritten_is_widened_all_the_same(tmp_path: Path, monkey
     model = {"model": {"arch": f"{tmp_path / 'net.py'}:Branching", "input_shape": [1, 8, 8]}}
     recipe = from_dict({**RECIPE, **model})
     stalled, output = tmp_path / "net.safetensors", tmp_path / "out.safetensors"
-    train(recipe, checkpoint=None, output=stalled, device="cpu", trust_code=True)
-    document = bypass(stalled, recipe, output=output, device="cpu", go_on=True, trust_code=True)
+    train(recipe, checkpoint=None, output=stalled, device="cpu", trust=Trust(code=True))
+    document = bypass(stalled, recipe, output=output, device="cpu", go_on=True, trust=Trust(code=True))
     assert document["diagnosis"]["probed"] in ("revive", "widen")
     assert "diag" not in document["validation"]
     assert "widen" in document["validation"]

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 import extcon_cli
+from extcon_cli.checkpoint.trust import Trust
 from extcon_cli.errors import GateError, Interrupted
 from extcon_cli.events import Event, PhaseEnded, PhaseStarted, Progress
 from extcon_cli.pipelines import phase
@@ -228,14 +229,14 @@ def test_a_transformer_loses_heads_neurons_and_width_and_comes_back(tmp_path: Pa
     adam = {"optimizer": {"name": "adam", "lr": 1e-3}}
     trained, output = tmp_path / "net.safetensors", tmp_path / "small.safetensors"
     train(from_dict({**values, "train": {"epochs": 2, **adam}}), checkpoint=None, output=trained, device="cpu",
-          trust_code=True)  # fmt: skip
+          trust=Trust(code=True))  # fmt: skip
     short = {
         "ratio": 0.4,
         "score": {"batches": 4},
         "bifurcate": {"steps": 20, **adam},
         "finetune": {"steps": 10, **adam},
     }
-    document = run(trained, output, from_dict({**values, "prune": short}), trust_code=True)
+    document = run(trained, output, from_dict({**values, "prune": short}), trust=Trust(code=True))
     assert document["certificate"]["exact"]
     assert document["removal"]["ratio"] == pytest.approx(0.4, abs=0.01)
     small = extcon_cli.load(output, trust_code=True)
@@ -244,5 +245,5 @@ def test_a_transformer_loses_heads_neurons_and_width_and_comes_back(tmp_path: Pa
     assert width < 32
     assert layer.self_attention.in_proj_weight.shape == (3 * 8 * heads, width)
     assert layer.mlp[0].out_features < 64
-    metrics = evaluate(output, from_dict(values), device="cpu", trust_code=True)["metrics"]
+    metrics = evaluate(output, from_dict(values), device="cpu", trust=Trust(code=True))["metrics"]
     assert metrics == document["after"]["metrics"]
