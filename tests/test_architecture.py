@@ -56,7 +56,10 @@ def test_only_the_command_line_draws(path: Path) -> None:
         assert not [n for n in ast.walk(tree) if isinstance(n, ast.Call) and getattr(n.func, "id", "") == "print"]
 
 
-@pytest.mark.parametrize("module", ["extcon_cli", "extcon_cli.cli.app", "extcon_cli.recipe.load", "extcon_cli.events"])
+@pytest.mark.parametrize(
+    "module",
+    ["extcon_cli", "extcon_cli.cli.app", "extcon_cli.recipe.load", "extcon_cli.events", "extcon_cli.report.results"],
+)
 def test_imports_without_torch(module: str) -> None:
     heavy = "{'torch', 'torchvision', 'accelerate', 'matplotlib', 'numpy'}"
     program = f"import sys, {module}; sys.exit(bool({heavy} & set(sys.modules)))"

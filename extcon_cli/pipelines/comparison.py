@@ -23,9 +23,9 @@ from extcon_cli.channels import Channels, channel_groups
 from extcon_cli.errors import DivergedError, GateError, TraceError, UsageError
 from extcon_cli.events import Emit, Noted, PhaseEnded, PhaseStarted, Progress, ignore
 from extcon_cli.pipelines.diagnosis import Trial, diagnose, gradient_norm
+from extcon_cli.pipelines.measure import measured
 from extcon_cli.pipelines.phase import PROGRESS_EVERY, Metrics, run_phase
 from extcon_cli.pipelines.prepare import Prepared
-from extcon_cli.pipelines.train import measured
 from extcon_cli.pipelines.ways import CONTROLS, EXTENSIONS, WAYS, Given, Way
 from extcon_cli.recipe.schema import BypassSpec, OptimizerSpec, TrainSpec
 from extcon_cli.report.document import evidence

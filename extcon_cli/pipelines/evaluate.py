@@ -10,9 +10,9 @@ from extcon_cli import __version__
 from extcon_cli.checkpoint.trust import UNTRUSTED, Trust
 from extcon_cli.errors import DataError, Interrupted, UsageError
 from extcon_cli.events import Emit, PhaseEnded, PhaseStarted, RunStarted, ignore
+from extcon_cli.pipelines.measure import measured
 from extcon_cli.pipelines.output import SCHEMA
 from extcon_cli.pipelines.prepare import prepare
-from extcon_cli.pipelines.train import measured
 from extcon_cli.recipe.schema import Recipe
 from extcon_cli.training.device import create_accelerator
 from extcon_cli.training.interrupt import graceful

@@ -14,9 +14,9 @@ from extcon_cli.catalyst.filters import Filters
 from extcon_cli.channels import Channels, channel_groups
 from extcon_cli.errors import GateError
 from extcon_cli.events import Emit
+from extcon_cli.pipelines.measure import measured
 from extcon_cli.pipelines.phase import Metrics, interruptible
 from extcon_cli.pipelines.prepare import Prepared
-from extcon_cli.pipelines.train import measured
 from extcon_cli.recipe.schema import PruneSpec
 from extcon_cli.report.measure import measure
 from extcon_cli.training.device import Accelerator

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from pathlib import Path
 from typing import Any
@@ -12,9 +11,9 @@ from torch import nn
 
 from extcon_cli import __version__
 from extcon_cli.checkpoint.trust import UNTRUSTED, Trust
-from extcon_cli.data.datasets import Data
-from extcon_cli.errors import GateError, Interrupted, RecipeError
+from extcon_cli.errors import Interrupted, RecipeError
 from extcon_cli.events import Emit, Noted, PhaseEnded, PhaseStarted, RunStarted, Saved, ignore
+from extcon_cli.pipelines.measure import measured
 from extcon_cli.pipelines.output import SCHEMA, check_output, data_metadata, write_output
 from extcon_cli.pipelines.phase import Metrics, Outcome, Validation, interruptible, run_phase, tee_events
 from extcon_cli.pipelines.prepare import Prepared, prepare
@@ -149,14 +148,3 @@ def _measure(prepared: Prepared, accelerator: Accelerator, stop: Stop, emit: Emi
         found[name] = measured(prepared.module, prepared.data, name, accelerator, stop)
     emit(PhaseEnded("evaluate", time.monotonic() - began, found["test"] or {}))
     return found
-
-
-def measured(module: nn.Module, data: Data, split: str, accelerator: Accelerator, stop: Stop) -> Metrics | None:
-    """Figures of the module on a split; None where the split is empty. GateError where they are not finite."""
-    if split == "validation" and not len(data.validation):
-        return None
-    loader = data.eval_loader(split, device=accelerator.device)
-    metrics = evaluate(module, interruptible(iter(loader), stop), data.task)
-    if not all(math.isfinite(value) for value in metrics.values()):
-        raise GateError(f"the model's outputs on the {split} data are not finite (NaN or infinity)")
-    return metrics

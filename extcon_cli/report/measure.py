@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,27 +11,7 @@ from torch.utils import benchmark
 from torch.utils.flop_counter import FlopCounterMode
 
 from extcon_cli.channels.modules import evaluating
-
-
-@dataclass(frozen=True)
-class Size:
-    """What a model costs for one sample."""
-
-    params: int
-    macs: int  # multiply-accumulates, half of the FLOPs that torch counts
-    bytes: int  # of all parameters and buffers, as stored
-
-
-@dataclass(frozen=True)
-class Layer:
-    """One module that holds parameters of its own."""
-
-    name: str
-    kind: str  # its class, "Conv2d"
-    inputs: int | None  # channels or features read; None where the notion does not apply
-    outputs: int | None
-    params: int
-    macs: int
+from extcon_cli.report.records import Layer, Size
 
 
 def measure(model: nn.Module, input_shape: Sequence[int]) -> Size:

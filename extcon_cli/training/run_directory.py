@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import torch
 import yaml
@@ -28,6 +28,13 @@ SAVE_EVERY = 3.0
 """Seconds between two periodic saves, or 100 times what a save takes where that is longer."""
 
 
+class ResumeState(NamedTuple):
+    """What a run has kept: the phase that it was in, and what that phase needs to go on."""
+
+    phase: str
+    payload: dict[str, Any]
+
+
 class RunDirectory:
     """The folder of one run.
 
@@ -40,12 +47,12 @@ class RunDirectory:
     def __init__(self, path: Path, recipe: Recipe, inputs: Mapping[str, str | None]) -> None:
         self.path = path
         self._recipe = recipe
-        told = {"recipe": recipe.model_dump(mode="json"), "inputs": dict(inputs)}
-        self.identity = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+        identity = {"recipe": recipe.model_dump(mode="json"), "inputs": dict(inputs)}
+        self.identity = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
         self._inputs = dict(inputs)
         self._saved_at, self._save_took = time.monotonic(), 0.0
 
-    def begin(self, *, resume: bool) -> tuple[str, dict[str, Any]] | None:
+    def begin(self, *, resume: bool) -> ResumeState | None:
         """Prepare the folder; the kept (phase, payload) where `resume` finds one, else start anew.
 
         UsageError where the kept run is one of another recipe or another input.
@@ -73,7 +80,7 @@ class RunDirectory:
         """Is it time for a periodic save?"""
         return time.monotonic() - self._saved_at >= max(SAVE_EVERY, 100 * self._save_took)
 
-    def load(self) -> tuple[str, dict[str, Any]] | None:
+    def load(self) -> ResumeState | None:
         """The kept (phase, payload) on the CPU, None where there is none (UsageError: of another run)."""
         path = self.path / "state.pt"
         if not path.is_file():
@@ -87,7 +94,7 @@ class RunDirectory:
             changed = [k for k in {**inputs, **self._inputs} if inputs.get(k) != self._inputs.get(k)]
             what = f"another {changed[0]}" if changed else "another recipe"
             raise UsageError(f"{self.path}: is of a run with {what}; repeat that one, or start anew without --resume")
-        return phase, payload
+        return ResumeState(phase, payload)
 
     def log(self, event: Event) -> None:
         """Append an event as one JSON line."""

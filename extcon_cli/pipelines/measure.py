@@ -1,0 +1,25 @@
+"""Figures of a module on one split of a run's data, refused where they are no numbers."""
+
+from __future__ import annotations
+
+import math
+
+from torch import nn
+
+from extcon_cli.data.datasets import Data
+from extcon_cli.errors import GateError
+from extcon_cli.pipelines.phase import Metrics, interruptible
+from extcon_cli.training.device import Accelerator
+from extcon_cli.training.interrupt import Stop
+from extcon_cli.training.objective import evaluate
+
+
+def measured(module: nn.Module, data: Data, split: str, accelerator: Accelerator, stop: Stop) -> Metrics | None:
+    """Figures of the module on a split; None where the split is empty. GateError where they are not finite."""
+    if split == "validation" and not len(data.validation):
+        return None
+    loader = data.eval_loader(split, device=accelerator.device)
+    metrics = evaluate(module, interruptible(iter(loader), stop), data.task)
+    if not all(math.isfinite(value) for value in metrics.values()):
+        raise GateError(f"the model's outputs on the {split} data are not finite (NaN or infinity)")
+    return metrics

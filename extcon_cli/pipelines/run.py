@@ -1,0 +1,141 @@
+"""How a run of `prune`, `bypass` or `train` starts and how it is interrupted. What it does is for each of them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from extcon_cli.checkpoint.trust import UNTRUSTED, Trust
+from extcon_cli.checkpoint.write import check_writable
+from extcon_cli.errors import Interrupted
+from extcon_cli.events import Emit, PhaseEnded, PhaseStarted, RunStarted, ignore
+from extcon_cli.pipelines.measure import measured
+from extcon_cli.pipelines.output import check_output
+from extcon_cli.pipelines.phase import tee_events
+from extcon_cli.pipelines.prepare import Prepared, prepare
+from extcon_cli.recipe.load import to_dict
+from extcon_cli.recipe.schema import Recipe
+from extcon_cli.report.measure import measure
+from extcon_cli.report.records import Metrics, ModelStats, RunFacts
+from extcon_cli.training.device import Accelerator, create_accelerator
+from extcon_cli.training.interrupt import Stop, graceful
+from extcon_cli.training.run_directory import ResumeState, RunDirectory
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run under way: the model and its data, where to tell and to keep, and what a run before has kept."""
+
+    checkpoint: Path | None
+    output: Path
+    prepared: Prepared
+    accelerator: Accelerator
+    directory: RunDirectory
+    resume_state: ResumeState | None
+    emit: Emit
+    stop: Stop
+    began: float
+    seconds: dict[str, float] = field(default_factory=dict)
+    """Of each phase that is over."""
+
+    @property
+    def recipe(self) -> Recipe:
+        """With all that was filled in."""
+        return self.prepared.recipe
+
+    @property
+    def device(self) -> torch.device:
+        return self.accelerator.device
+
+    @contextmanager
+    def phase(self, name: str, title: str, total: int | None = None, unit: str = "batch") -> Iterator[dict[str, float]]:
+        """A phase without training: its events and its seconds; figures put into the dict are its closing ones."""
+        began, figures = time.monotonic(), dict[str, float]()
+        self.emit(PhaseStarted(name, title, total, unit))
+        yield figures
+        self.seconds[name] = time.monotonic() - began
+        self.emit(PhaseEnded(name, self.seconds[name], figures))
+
+    def metrics(self, module: nn.Module, split: str = "test") -> Metrics:
+        """Figures of a module on one split of the data; empty where the split is."""
+        return measured(module, self.prepared.data, split, self.accelerator, self.stop) or {}
+
+    def stats(self, module: nn.Module) -> ModelStats:
+        """Test figures and sizes of a module."""
+        shape = self.recipe.model.input_shape or ()
+        return ModelStats(self.metrics(module), measure(module, shape))
+
+    def facts(self) -> RunFacts:
+        """What the result says of the run; call it last, for the seconds."""
+        return RunFacts(
+            checkpoint=str(self.checkpoint) if self.checkpoint is not None else None,
+            output=str(self.output),
+            recipe=to_dict(self.recipe),
+            seed=self.recipe.seed,
+            device=str(self.device),
+            seconds={**self.seconds, "total": time.monotonic() - self.began},
+        )
+
+
+@contextmanager
+def start_run(
+    command: str,
+    recipe: Recipe,
+    checkpoint: Path | None,
+    *,
+    output: Path,
+    device: str | None = None,
+    mixed_precision: str = "no",
+    resume: bool = False,
+    force: bool = False,
+    trust: Trust = UNTRUSTED,
+    emit: Emit = ignore,
+    plain: bool = False,
+    check: Callable[[Prepared], None] | None = None,
+) -> Iterator[Run]:
+    """Begin a run, or go on with one; within, Ctrl-C and SIGTERM wait for the end of a step.
+
+    Args:
+        checkpoint: None: the recipe's architecture with new weights.
+        device: `cpu`, `cuda`, ...; None: the best there is.
+        resume: go on with the run in `OUTPUT.run/`, where there is one.
+        force: overwrite the output.
+        plain: the output may be a plain state dict (.pt, .pth) as well.
+        check: refuses what this command cannot work with, before anything is written.
+
+    Raises: UsageError where the output cannot be written or the kept run is another; errors of data, checkpoint and
+    recipe; from within, Interrupted (resumable) in the place of KeyboardInterrupt.
+    """
+    began = time.monotonic()
+    if plain:
+        check_output(output, force=force)
+    else:
+        check_writable(output, force)
+    accelerator = create_accelerator(device, mixed_precision)
+    torch.manual_seed(recipe.seed)
+    prepared = prepare(recipe, checkpoint, trust=trust)
+    if check is not None:
+        check(prepared)
+    directory = RunDirectory(Path(f"{output}.run"), prepared.recipe, _inputs(command, prepared))
+    kept = directory.begin(resume=resume)
+    emit = tee_events(emit, directory)
+    subject = str(checkpoint or prepared.recipe.model.arch)
+    emit(RunStarted(command, subject, str(output), str(accelerator.device), recipe.seed))
+    with graceful() as stop:
+        try:
+            yield Run(checkpoint, output, prepared, accelerator, directory, kept, emit, stop, began)
+        except KeyboardInterrupt as error:
+            raise Interrupted(
+                f"interrupted; the state is kept in {directory.path}: repeat the command with --resume to go on"
+            ) from error
+
+
+def _inputs(command: str, prepared: Prepared) -> Mapping[str, str | None]:
+    """What decides the result beside the recipe."""
+    return {"command": command, "checkpoint": prepared.opened.checkpoint.sha256 if prepared.opened else None}

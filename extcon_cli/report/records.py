@@ -1,0 +1,160 @@
+"""What several commands report: sizes, widths, phases, differences, certificates. Measures nothing.
+
+No module of results imports torch, so that `extcon schema` is instant.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from extcon_cli import __version__
+from extcon_cli.report.serialise import INLINE, OPTIONAL, key
+
+SCHEMA = "extcon/1"
+"""Version of the result documents of all commands."""
+
+Metrics = Mapping[str, float]
+"""Figures on data by name: loss, accuracy (0..1), top5, r2."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """What a command leaves in the history of the checkpoint that it writes: no times, so that bytes repeat."""
+
+    command: str
+    version: str = __version__
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """What every result says first; each command fixes `command`."""
+
+    schema: str = SCHEMA
+    command: str
+    version: str = __version__
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """What a run worked on, and with what."""
+
+    checkpoint: str | None
+    """None: from scratch."""
+    output: str
+    recipe: Mapping[str, object]
+    """As resolved, with all that was filled in."""
+    seed: int
+    device: str
+    seconds: Mapping[str, float]
+    """Wall time of each phase, and `total`."""
+
+
+@dataclass(frozen=True)
+class Size:
+    """What a model costs for one sample."""
+
+    params: int
+    macs: int  # multiply-accumulates, half of the FLOPs that torch counts
+    bytes: int  # of all parameters and buffers, as stored
+
+
+@dataclass(frozen=True)
+class ModelStats:
+    """A model at one moment: its figures on the test data and what it costs."""
+
+    metrics: Metrics
+    """Empty: there were no data."""
+    size: Size = field(metadata=INLINE)
+    latency: Mapping[str, float] | None = field(default=None, metadata=OPTIONAL)
+    """Seconds of a forward pass by batch size; None: not measured."""
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One module that holds parameters of its own."""
+
+    name: str
+    kind: str  # its class, "Conv2d"
+    inputs: int | None = field(metadata=key("in"))  # channels or features read; None: the notion does not apply
+    outputs: int | None = field(metadata=key("out"))
+    params: int
+    macs: int
+
+
+@dataclass(frozen=True)
+class LayerWidth:
+    """Channels or features that a layer gives, before and after; None where the notion does not apply."""
+
+    name: str
+    kind: str
+    before: int | None
+    after: int | None
+
+
+@dataclass(frozen=True)
+class ValidationCurve:
+    """Figures on the validation data after these steps."""
+
+    steps: tuple[int, ...]
+    metrics: Mapping[str, tuple[float, ...]] = field(metadata=INLINE)
+
+
+@dataclass(frozen=True)
+class PhaseRecord:
+    """How a training phase went, at most a thousand points of it."""
+
+    phase: str
+    steps: tuple[int, ...]
+    """Steps that are over at each point."""
+    loss: tuple[float, ...]
+    """Of the training batches since the point before."""
+    accuracy: tuple[float | None, ...] | None = field(default=None, metadata=OPTIONAL)
+    """On the validation data, as last measured; None: not yet."""
+    r2: tuple[float | None, ...] | None = field(default=None, metadata=OPTIONAL)
+    """The same of a regression."""
+    validation: ValidationCurve | None = None
+    trace: tuple[tuple[float, ...], ...] | None = field(default=None, metadata=OPTIONAL)
+    """Of an extended model: step, ||D||, ||A D W||, distance, angle, step size."""
+
+
+@dataclass(frozen=True)
+class OutputDifference:
+    """Outputs of two models beside each other, on the same inputs."""
+
+    largest: float  # absolute difference
+    scale: float  # largest absolute output of the first
+    agreement: float  # share of arg-max that are the same
+    samples: int
+    relative: float  # largest / scale
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """Shares of the largest output that a removal may move an output by."""
+
+    float32: float
+    float64: float
+
+
+@dataclass(frozen=True)
+class Rewrite:
+    """One change of a removal, with the rule that allowed it."""
+
+    rule: str
+    where: str
+    channels: int
+
+
+@dataclass(frozen=True)
+class CertificateRecord:
+    """What was measured at a removal, on what, and of exactly which weights."""
+
+    exact: bool
+    tolerance: Tolerance
+    before: str  # sha256 of the weights
+    after: str
+    rewrites: tuple[Rewrite, ...]
+    random: OutputDifference
+    double: OutputDifference | None  # None: the model does not run in float64
+    evaluation: OutputDifference | None  # real inputs

@@ -1,0 +1,177 @@
+"""The result of each command, as a value: what `--json` prints, reports show and `extcon schema` describes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from extcon_cli.report.records import (
+    CertificateRecord,
+    Layer,
+    LayerWidth,
+    Metrics,
+    ModelStats,
+    OutputDifference,
+    PhaseRecord,
+    Record,
+    Result,
+    RunFacts,
+    Size,
+)
+from extcon_cli.report.serialise import INLINE, OPTIONAL
+
+
+@dataclass(frozen=True)
+class RemovalFigures:
+    """How much went, and how far outputs moved when it went."""
+
+    requested_ratio: float | None
+    ratio: float
+    filters: int
+    prunable: int
+    removable_share: float
+    metrics_before_removal: Metrics
+    metrics_after_removal: Metrics
+    max_difference: float
+    largest_output: float
+    relative_difference: float
+    argmax_agreement: float
+
+
+@dataclass(frozen=True)
+class FrozenGroup:
+    """A channel group that stays whole, and why."""
+
+    group: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class BifurcationTrace:
+    """||F|| and d of every filter at some moments of the bifurcation."""
+
+    steps: tuple[int, ...]
+    norm: tuple[tuple[float, ...], ...]  # (moments, filters)
+    d: tuple[tuple[float, ...], ...]  # (moments, filters)
+    decided: tuple[bool, ...]  # (filters,) that go
+
+
+@dataclass(frozen=True)
+class PruneHistory:
+    """How a pruning went, for the figures of its report."""
+
+    phases: tuple[PhaseRecord, ...]
+    bifurcation: BifurcationTrace
+
+
+@dataclass(frozen=True, kw_only=True)
+class PruneRecord(Record):
+    """What a pruning leaves in the history of its checkpoint."""
+
+    command: Literal["prune"] = "prune"
+    before: ModelStats
+    after: ModelStats
+    removal: RemovalFigures
+    certificate: CertificateRecord
+
+
+@dataclass(frozen=True, kw_only=True)
+class PruneResult(PruneRecord, Result):
+    """The result of `extcon prune`."""
+
+    run: RunFacts = field(metadata=INLINE)
+    layers: tuple[LayerWidth, ...]
+    frozen: tuple[FrozenGroup, ...]
+    history: PruneHistory | None = field(default=None, metadata=OPTIONAL)
+    """None: nothing was trained."""
+
+
+@dataclass(frozen=True)
+class TrainHistory:
+    """How a training went."""
+
+    phases: tuple[PhaseRecord, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainRecord(Record):
+    """What a training leaves in the history of its checkpoint."""
+
+    command: Literal["train"] = "train"
+    metrics: Metrics
+    """On the test data."""
+    validation: Metrics | None
+    """None: there are no validation data."""
+    params: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainResult(TrainRecord, Result):
+    """The result of `extcon train`."""
+
+    run: RunFacts = field(metadata=INLINE)
+    best_step: int | None
+    """Steps that the kept state has seen, where there was validation."""
+    history: TrainHistory
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateResult(Result):
+    """The result of `extcon evaluate`."""
+
+    command: Literal["evaluate"] = "evaluate"
+    checkpoint: str
+    split: str
+    samples: int
+    metrics: Metrics
+    device: str
+
+
+@dataclass(frozen=True)
+class GroupSummary:
+    """A channel group: what of it could go and what it would save."""
+
+    name: str
+    channels: int
+    dead: int
+    removable: int
+    prunable: bool
+    params_per_channel: int
+    reason: str | None  # why it stays
+
+
+@dataclass(frozen=True, kw_only=True)
+class InspectResult(Result):
+    """The result of `extcon inspect`."""
+
+    command: Literal["inspect"] = "inspect"
+    checkpoint: str
+    arch: str | None
+    input_shape: tuple[int, ...]
+    size: Size = field(metadata=INLINE)
+    file_bytes: int
+    removable_share: float
+    """Of the parameters, in channels that could go."""
+    layers: tuple[Layer, ...]
+    groups: tuple[GroupSummary, ...]
+    diagnosis: Mapping[str, object] | None = field(default=None, metadata=OPTIONAL)
+    """With --data: is it stalled, and what would an extension gain?"""
+    metadata: Mapping[str, object] | None
+    """What the checkpoint says of itself."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class VerifyResult(Result):
+    """The result of `extcon verify`."""
+
+    command: Literal["verify"] = "verify"
+    checkpoint: str
+    other: str
+    max_diff: float
+    verdict: bool
+    """Every difference is within `max_diff` of the largest output."""
+    differences: Mapping[str, OutputDifference | None]
+    """On random inputs in float32 and float64 (None: one does not run in it), and on real inputs where asked for."""
+    certificate: str | None
+    """What the second's own certificate says of its weights; None: it carries none."""
