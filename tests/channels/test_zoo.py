@@ -21,7 +21,9 @@ from torch.utils._pytree import tree_leaves
 from torchvision.models import convnext, maxvit, swin_transformer
 from torchvision.models.detection import backbone_utils
 
-from extcon_cli.channels import RemovalPlan, certify, channel_groups, plan_removal, remove
+from extcon_cli.channels import ChannelGroup, RemovalPlan, certify, channel_groups, plan_removal, remove
+from extcon_cli.channels.analysis import trace as tracing
+from extcon_cli.channels.analysis.groups import analyse
 from extcon_cli.channels.compare import Inputs, call
 
 Remove = Callable[..., Any]
@@ -381,3 +383,21 @@ def test_it_compiles(name: str, remove_exactly: Remove) -> None:
     compiled = torch.compile(removal.after)
     for found, expected in zip(results(compiled, inputs), results(removal.after, inputs), strict=True):
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.slow if n in SLOW else ()) for n in (*ALWAYS, *SLOW)]
+)
+def test_the_recorder_and_torch_export_give_the_same_groups(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    build, example, *_ = {**ALWAYS, **SLOW}[name]
+    module, inputs = built(build), example()
+
+    recorded = analyse(module, tracing.trace(module, inputs))
+    monkeypatch.setattr(tracing, "_recorded", lambda *_: None)
+    exported = analyse(module, tracing.trace(module, inputs))
+    assert [described(g) for g in recorded.groups] == [described(g) for g in exported.groups]
+
+
+def described(group: ChannelGroup) -> tuple[Any, ...]:
+    slices = [{(p.parameter, p.dim, p.index.tobytes()) for p in ps} for ps in (group.slices, group.zeroing_slices)]
+    return (group.name, group.size, group.prunable, *slices)

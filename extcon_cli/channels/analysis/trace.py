@@ -1,4 +1,6 @@
-"""A module as an ATen graph with parameter names (torch.export), free of mutation seen through views.
+"""A module as an ATen graph with parameter names, free of mutation seen through views.
+
+The graph is recorded over meta tensors where that can be vouched for (recorder.py), else torch.export makes it.
 
 Knows nothing of channels: it only says which node holds which parameter, and in which line of the model a node
 came to be.
@@ -49,12 +51,12 @@ def trace(module: nn.Module, inputs: tuple[Any, ...] | Mapping[str, Any]) -> Gra
         TraceError: torch.export cannot follow the forward pass, for example data-dependent control flow.
     """
     with evaluating(module):
-        graph = _exported(module, inputs)
+        graph = _traced(module, inputs)
         if graph.unread:
             for child in module.modules():  # layers stay in eval mode, so that nothing is drawn or averaged
                 child.training = any(child.children()) and not type(child).__module__.startswith("torch.nn.")
             with suppress(TraceError):
-                return _grafted(graph, _exported(module, inputs))
+                return _grafted(graph, _traced(module, inputs))
     return graph
 
 
@@ -86,6 +88,33 @@ def _named(graph: Graph, node: fx.Node, found: Mapping[fx.Node, fx.Node] | None 
         return graph.stored.get(node.name, node.name if node.name in graph.inputs else f"{id(node)}")
     arguments = (node.args, node.kwargs) if found is None else fx.map_arg((node.args, node.kwargs), found.__getitem__)
     return f"{node.target} {arguments}"
+
+
+def _traced(module: nn.Module, inputs: tuple[Any, ...] | Mapping[str, Any]) -> Graph:
+    """The forward pass in the mode that the modules are in: recorded where that can be vouched for, else exported.
+
+    Raises:
+        TraceError: as `trace`.
+    """
+    return _recorded(module, inputs) or _exported(module, inputs)
+
+
+def _recorded(module: nn.Module, inputs: tuple[Any, ...] | Mapping[str, Any]) -> Graph | None:
+    """What the recorder vouches for; None where it does not, or where torch's internals are others."""
+    try:
+        from extcon_cli.channels.analysis.recorder import NotRecorded, record
+    except ImportError:
+        return None
+    try:
+        recording = record(module, *((), inputs) if isinstance(inputs, Mapping) else (inputs, {}))
+    except NotRecorded:
+        return None
+    seen_later, written = _mutations(recording.graph)
+    if seen_later:
+        return None
+    recording.graph.eliminate_dead_code()
+    changing = frozenset(recording.stored[name] for name in written if name in recording.stored)
+    return Graph(tuple(recording.graph.nodes), recording.stored, changing, recording.inputs)
 
 
 def _exported(module: nn.Module, inputs: tuple[Any, ...] | Mapping[str, Any]) -> Graph:

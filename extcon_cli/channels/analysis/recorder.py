@@ -1,0 +1,312 @@
+"""A forward pass recorded over meta tensors: the operators of torch.export's graph in a fraction of its time.
+
+The module's own code runs once. Its parameters, buffers and inputs are meta tensors, and a dispatch mode notes each
+operator before torch takes it apart. No value exists, so code that asks for one fails. What cannot be vouched for
+raises `NotRecorded`, and `trace.py` asks torch.export instead: an exception in the model, a tensor that came about
+unseen, a tensor subclass, a shape that changes in place.
+
+This rests on torch's internals: the mode stack of the PreDispatch key. A test pins what is used of them.
+"""
+
+# mypy: disable-error-code="no-untyped-call"
+from __future__ import annotations
+
+import linecache
+import operator
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch._subclasses.schema_check_mode import SchemaCheckMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map
+
+TORCH = str(Path(torch.__file__).parent) + "/"
+LAYERS = f"{TORCH}nn/"
+PLAIN = (Tensor, nn.Parameter, nn.Buffer)
+NOT_TENSORS = (int, float, complex, str, bytes, bool, type(None), torch.dtype, torch.device, torch.Size)
+
+
+class NotRecorded(Exception):
+    """The recorder cannot vouch for this forward pass."""
+
+
+@dataclass(frozen=True)
+class Recording:
+    """A forward pass. `stored` maps a placeholder's name to the parameter or buffer that it holds."""
+
+    graph: fx.Graph
+    stored: Mapping[str, str]
+    inputs: frozenset[str]
+
+
+def record(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Recording:
+    """The forward pass in the mode that the modules are in. The module is as before afterwards.
+
+    Raises:
+        NotRecorded: it has to be traced otherwise.
+    """
+    _check(module)
+    try:
+        recorder = _Recorder(module)
+        with recorder.as_meta(module), recorder.calls_watched(), _exporting(), torch.no_grad():
+            inputs = tree_map(recorder.input, (args, dict(kwargs)))
+            with torch._C._EnablePythonDispatcher(), recorder:
+                output = module(*inputs[0], **inputs[1])
+            recorder.output(output)
+    except NotRecorded:
+        raise
+    except Exception as error:  # whatever the model's code raises where there are no values
+        raise NotRecorded(str(error)) from error
+    return Recording(recorder.graph, recorder.stored, frozenset(recorder.inputs))
+
+
+def _check(module: nn.Module) -> None:
+    """Refuse what runs outside Python or holds tensors of its own kind."""
+    for child in module.modules():
+        if isinstance(child, torch.jit.ScriptModule):
+            raise NotRecorded("a scripted module")
+        for tensor in (*child._parameters.values(), *child._buffers.values()):
+            if tensor is not None and (type(tensor) not in PLAIN or tensor.layout != torch.strided):
+                raise NotRecorded(f"a {type(tensor).__name__}, {tensor.layout}")
+
+
+@contextmanager
+def _exporting() -> Iterator[None]:
+    """Models that ask `torch.compiler.is_exporting()` go the way that they go under torch.export."""
+    flags = ("_is_compiling_flag", "_is_exporting_flag")
+    before = {name: getattr(torch.compiler, name) for name in flags}
+    try:
+        for name in flags:
+            setattr(torch.compiler, name, True)
+        yield
+    finally:
+        for name, value in before.items():
+            setattr(torch.compiler, name, value)
+
+
+@dataclass
+class _Watched:
+    """What a tensor of the recording is: its node, and the tensor itself, so that its id stays its own."""
+
+    node: fx.Node
+    tensor: Tensor
+
+
+class _Recorder(SchemaCheckMode):
+    """The mode. It takes the place of torch's SchemaCheckMode, the one foreign kind that the PreDispatch key allows."""
+
+    def __init__(self, module: nn.Module) -> None:
+        TorchDispatchMode.__init__(self, _dispatch_key=torch._C.DispatchKey.PreDispatch)
+        self.graph = fx.Graph()
+        self.stored: dict[str, str] = {}
+        self.inputs: list[str] = []
+        self.paths = {id(child): path for path, child in reversed(list(module.named_modules()))}
+        self.calls: list[tuple[str, type]] = []  # the modules whose forward pass is running
+        self.seen: dict[int, _Watched] = {}  # by the id of a meta tensor
+        self.fresh: dict[int, fx.Node] = {}  # by storage: of torch.zeros and the like, Python gets a shallow copy
+        self.metas: dict[int, Tensor] = {}  # of each real tensor, by its id
+        self.reals: list[Tensor] = []  # kept, so that their ids stay their own
+        self.placeholders = 0
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # else the class statement imports torch._dynamo
+
+    def __enter__(self) -> _Recorder:
+        TorchDispatchMode.__enter__(self)
+        return self
+
+    # before and after the pass
+
+    @contextmanager
+    def as_meta(self, module: nn.Module) -> Iterator[None]:
+        """Meta tensors in the place of all parameters and buffers; afterwards all attributes are as before."""
+        attributes = [(child, dict(vars(child)), _held(child)) for child in module.modules()]
+        try:
+            for name, tensor in (
+                *module.named_parameters(remove_duplicate=False),
+                *module.named_buffers(remove_duplicate=False),
+            ):
+                if id(tensor) not in self.metas:
+                    self._store(name, tensor)
+            for child in module.modules():
+                for store in (child._parameters, child._buffers):
+                    for key, held in store.items():
+                        if held is not None:
+                            store[key] = self.metas[id(held)]  # type: ignore[assignment]
+            yield
+        finally:
+            for child, before, containers in attributes:
+                vars(child).clear()
+                vars(child).update(before)
+                for container, content in containers:
+                    _restore(container, content)
+
+    def _store(self, name: str, tensor: Tensor) -> None:
+        meta = torch.empty_like(tensor, device="meta")
+        if isinstance(tensor, nn.Parameter):
+            meta = nn.Parameter(meta, requires_grad=tensor.requires_grad)
+        vars(meta).update(vars(tensor))
+        node = self._placeholder(f"p_{name.replace('.', '_')}", tensor, meta)
+        self.stored[node.name] = name
+
+    def _placeholder(self, name: str, real: Tensor, meta: Tensor) -> fx.Node:
+        """A placeholder before all operators."""
+        first = next((node for node in self.graph.nodes if node.op != "placeholder"), None)
+        with self.graph.inserting_before(first) if first is not None else self.graph.inserting_after():
+            node = self.graph.placeholder(name)
+        node.meta["val"] = meta
+        self.reals.append(real)
+        self.metas[id(real)] = meta
+        self.seen[id(meta)] = _Watched(node, meta)
+        return node
+
+    def input(self, value: Any) -> Any:
+        """The meta tensor that stands for an argument of the forward pass; other values are themselves."""
+        if not isinstance(value, Tensor):
+            return value
+        if type(value) not in PLAIN or value.layout != torch.strided:
+            raise NotRecorded(f"an input of type {type(value).__name__}")
+        if id(value) not in self.metas:
+            node = self._placeholder(f"input_{len(self.inputs)}", value, torch.empty_like(value, device="meta"))
+            self.inputs.append(node.name)
+        return self.metas[id(value)]
+
+    def output(self, value: Any) -> None:
+        """End the graph with the tensors of an output."""
+        nodes = []
+        for leaf in tree_leaves(value):
+            if isinstance(leaf, Tensor):
+                nodes.append(self._node(leaf))
+            elif not isinstance(leaf, NOT_TENSORS):
+                raise NotRecorded(f"an output of type {type(leaf).__name__}")
+        self.graph.output(tuple(nodes))
+
+    @contextmanager
+    def calls_watched(self) -> Iterator[None]:
+        """Note which modules' forward passes are running."""
+
+        def enter(child: nn.Module, args: object) -> None:
+            self.calls.append((self.paths.get(id(child), ""), type(child)))
+
+        def leave(child: nn.Module, args: object, output: object) -> None:
+            self.calls.pop()
+
+        with ExitStack() as hooks:
+            before = nn.modules.module.register_module_forward_pre_hook(enter)
+            hooks.callback(before.remove)
+            after = nn.modules.module.register_module_forward_hook(leave, always_call=True)
+            hooks.callback(after.remove)
+            yield
+
+    # during the pass
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if any(torch.is_autocast_enabled(kind) for kind in ("cpu", "cuda")):
+            raise NotRecorded("autocast, which meta tensors do not follow")
+        args, kwargs = tree_map(self._meta, (args, dict(kwargs or {})))
+        tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        if not tensors and any(argument.name == "device" for argument in func._schema.arguments):
+            kwargs["device"] = torch.device("meta")
+        shapes = [tensor.shape for tensor in tensors]
+        result = _shortcut(func, args) if func in SHORTCUTS else func(*args, **kwargs)
+        results = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
+        if any(tensor.shape != shape for tensor, shape in zip(tensors, shapes, strict=True)):
+            raise NotRecorded(f"{func} changes a shape in place")
+        if func._schema.is_mutable and not any(a is b for a in results for b in tensors):
+            raise NotRecorded(f"{func} writes to what it does not return")
+        if results:
+            node = self._note(func, args, kwargs, result)
+            if not tensors and isinstance(result, Tensor):
+                self.fresh[_storage(result)] = node
+        return result
+
+    def _meta(self, value: Any) -> Any:
+        """The meta tensor that stands for an argument of an operator; a real tensor is a constant of the model."""
+        if not isinstance(value, Tensor) or id(value) in self.seen:
+            return value
+        if id(value) in self.metas:
+            return self.metas[id(value)]
+        if type(value) not in PLAIN or (value.device.type == "meta" and _storage(value) not in self.fresh):
+            raise NotRecorded("a tensor of unknown origin")
+        if value.device.type == "meta":
+            self.seen[id(value)] = _Watched(self.fresh.pop(_storage(value)), value)
+            return value
+        self.placeholders += 1
+        meta = torch.empty_like(value, device="meta")
+        self._placeholder(f"constant_{self.placeholders}", value, meta)
+        return meta
+
+    def _node(self, tensor: Tensor) -> fx.Node:
+        return self.seen[id(self._meta(tensor))].node
+
+    def _note(self, func: Any, args: Any, kwargs: Any, result: Any) -> fx.Node:
+        def node_of(value: Any) -> Any:
+            return self.seen[id(value)].node if isinstance(value, Tensor) else value
+
+        node = self.graph.call_function(func, *tree_map(node_of, (args, kwargs)))
+        node.meta.update(val=result, nn_module_stack=_stack(self.calls), stack_trace=_line())
+        self._see(result, node)
+        return node
+
+    def _see(self, result: Any, node: fx.Node) -> None:
+        """Note which node gave these tensors, those too that an operator returned as it got them."""
+        if isinstance(result, Tensor):
+            self.seen[id(result)] = _Watched(node, result)
+            return
+        for place, part in enumerate(result):
+            if part is not None:
+                taken = self.graph.call_function(operator.getitem, (node, place))
+                taken.meta.update(node.meta, val=part)
+                self._see(part, taken)
+
+
+def _held(module: nn.Module) -> list[tuple[Any, Any]]:
+    """Each list, dict and set among a module's attributes, with its content."""
+    return [(value, value.copy()) for value in vars(module).values() if isinstance(value, (dict, list, set))]
+
+
+def _restore(container: Any, content: Any) -> None:
+    container.clear()
+    container.extend(content) if isinstance(container, list) else container.update(content)
+
+
+SHORTCUTS = {torch.ops.aten.batch_norm.default, torch.ops.aten.layer_norm.default}
+"""Operators whose result has the shape of their first argument, and which torch works out slowly."""
+
+
+def _shortcut(func: Any, args: Any) -> Tensor:
+    return torch.empty_like(args[0])
+
+
+def _stack(calls: list[tuple[str, type]]) -> dict[str, tuple[str, type]]:
+    return {f"{depth}": call for depth, call in enumerate(calls)}
+
+
+def _storage(tensor: Tensor) -> int:
+    """What two tensors over the same memory have in common, though it holds nothing."""
+    return tensor.untyped_storage()._cdata
+
+
+def _line() -> str:
+    """The line of the innermost `forward` outside torch.nn, else the innermost line, as a traceback says it."""
+    frame: FrameType | None = sys._getframe(3)
+    found: list[FrameType] = []
+    while frame is not None and frame.f_code.co_filename != __file__:
+        file = frame.f_code.co_filename
+        if file.startswith(LAYERS) or not file.startswith(TORCH):
+            found.append(frame)
+        frame = frame.f_back
+    forwards = [frame for frame in found if frame.f_code.co_name == "forward"] or found
+    outside = [frame for frame in forwards if not frame.f_code.co_filename.startswith(LAYERS)] or forwards
+    if not outside:
+        return ""
+    file, number = outside[0].f_code.co_filename, outside[0].f_lineno
+    return f'  File "{file}", line {number}, in forward\n    {linecache.getline(file, number).strip()}'
