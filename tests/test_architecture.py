@@ -1,4 +1,4 @@
-"""The house (DESIGN.md, section 6): dependencies point down, and only the command line knows how to print."""
+"""The house: dependencies point down, and only the command line knows how to print."""
 
 from __future__ import annotations
 
@@ -46,6 +46,17 @@ def test_arrows_point_down(path: Path) -> None:
     part = path.relative_to(ROOT).parts[0]
     used = {name.split(".")[1] for name in imports(path) if name.startswith("extcon_cli.")}
     assert used <= {part} | ALLOWED[part]
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_the_rooms_of_channels_are_entered_by_its_door(path: Path) -> None:
+    """Other parts import from `extcon_cli.channels`; in it the analysis knows nothing of removal."""
+    room = path.relative_to(ROOT).parts[:2]
+    inner = {tuple(name.split(".")[1:3]) for name in imports(path) if name.startswith("extcon_cli.channels.")}
+    if room[0] != "channels":
+        assert not inner & {("channels", "analysis"), ("channels", "removal")}
+    elif room[1] == "analysis":
+        assert ("channels", "removal") not in inner
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))

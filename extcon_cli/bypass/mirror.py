@@ -21,8 +21,7 @@ from torch import Tensor, fx, nn
 
 from extcon_cli.bypass.extension import TRANSPARENT, Extended, Site, called_once, extend
 from extcon_cli.bypass.units import Units, append, covers, taken, units
-from extcon_cli.channels import Channels
-from extcon_cli.channels.removal.apply import sync_attributes
+from extcon_cli.channels import Channels, sync_attributes
 from extcon_cli.errors import UsageError
 
 MAPS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)

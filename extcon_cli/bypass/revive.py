@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from extcon_cli.bypass.units import Units, draw, neutral, positions, taken
-from extcon_cli.channels.analysis.axes import Consumer
+from extcon_cli.channels import Consumer
 from extcon_cli.channels.modules import evaluating, named_tensors
 
 READERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)

@@ -13,8 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from extcon_cli.channels import ChannelGroup, Channels, Slice
-from extcon_cli.channels.analysis.axes import Consumer
+from extcon_cli.channels import ChannelGroup, Channels, Consumer, Slice
 from extcon_cli.channels.modules import named_tensors
 
 
@@ -40,11 +39,9 @@ def units(module: nn.Module, channels: Channels) -> list[Units]:
     for group in channels.groups:
         if not group.prunable:
             continue
-        ids = channels.ids(group)
+        ids = channels.ids_of(group)
         consumers = tuple(
-            consumer
-            for consumer in channels.analysis.consumers
-            if np.isin(channels.roots[consumer.axis.atoms], ids).any()
+            consumer for consumer in channels.consumers if np.isin(channels.ids_along(consumer.axis), ids).any()
         )
         read = {(consumer.weight, consumer.dim) for consumer in consumers}
         written = {(part.parameter, part.dim) for part in group.zeroing_slices}
@@ -56,7 +53,7 @@ def units(module: nn.Module, channels: Channels) -> list[Units]:
         )
         others = tuple(part for part in group.slices if tensors[part.parameter].dim() == 1)
         whole = len(readers) + len(writers) + len(others) == len(group.slices)
-        if whole and writers and readers and written and not any(consumer.counted for consumer in consumers):
+        if whole and writers and readers and written and not any(consumer.is_norm for consumer in consumers):
             found.append(Units(group, writers, readers, others, consumers))
     return found
 

@@ -18,8 +18,7 @@ from extcon_cli.bypass.units import append, covers, draw, neutral, taken, units
 from extcon_cli.catalyst.bifurcation import Flow
 from extcon_cli.catalyst.filters import Filters
 from extcon_cli.catalyst.scores import energy
-from extcon_cli.channels import Channels, channel_groups, classify, plan_removal, remove
-from extcon_cli.channels.removal.apply import sync_attributes
+from extcon_cli.channels import Channels, channel_groups, classify, plan_removal, remove, sync_attributes
 from extcon_cli.errors import GateError, UsageError
 
 

@@ -88,11 +88,11 @@ def handover(
     """Measure the Gram matrices on these batches, in eval mode, and solve for every reader of decided channels."""
     owners = _owners(channels, filters)
     chosen: dict[str, Tensor] = {}
-    for consumer in channels.analysis.consumers:
+    for consumer in channels.consumers:
         name = consumer.weight.rpartition(".")[0]
         module = model.get_submodule(name)
         if consumer.groups == 1 and isinstance(module, (nn.Linear, nn.Conv2d)):
-            owner = owners[channels.roots[consumer.axis.atoms]]
+            owner = owners[channels.ids_along(consumer.axis)]
             taps = module.weight[0, 0].numel()
             columns = owner.repeat_interleave(taps)
             if bool(decided.cpu()[owner.clamp_min(0)][owner >= 0].any()):
@@ -112,10 +112,10 @@ def handover(
 
 
 def _owners(channels: Channels, filters: Filters) -> Tensor:
-    """For every atom's channel the number of its filter, -1 where it is none that may go: (atoms,)."""
-    owners = torch.full((len(channels.roots),), -1)
+    """For every channel id the number of its filter, -1 where it is none that may go: (positions,)."""
+    owners = torch.full((len(channels.channel_ids),), -1)
     for group, span in zip(filters.groups, filters.spans(), strict=True):
-        owners[torch.from_numpy(channels.ids(group))] = torch.arange(span.start, span.stop)
+        owners[torch.from_numpy(channels.ids_of(group))] = torch.arange(span.start, span.stop)
     return owners
 
 

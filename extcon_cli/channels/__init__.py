@@ -7,11 +7,13 @@
 Knows modules and tensors; never a path, a recipe or a data set.
 """
 
+from extcon_cli.channels.analysis.axes import Consumer
 from extcon_cli.channels.analysis.groups import ChannelGroup, Channels, Slice, coverage
 from extcon_cli.channels.compare import Difference, difference
 from extcon_cli.channels.dry_run import channel_groups, prunable_groups
-from extcon_cli.channels.removal.apply import remove, zero_channels
-from extcon_cli.channels.removal.certificate import Certificate, certify
+from extcon_cli.channels.modules import evaluating, named_tensor, named_tensors
+from extcon_cli.channels.removal.apply import remove, sync_attributes, zero_channels
+from extcon_cli.channels.removal.certificate import Certificate, certify, weights_hash
 from extcon_cli.channels.removal.classify import classify
 from extcon_cli.channels.removal.exact import Masks, Removal, remove_zeros
 from extcon_cli.channels.removal.plan import plan_removal
@@ -22,6 +24,7 @@ __all__ = [
     "Certificate",
     "ChannelGroup",
     "Channels",
+    "Consumer",
     "Difference",
     "Masks",
     "Removal",
@@ -33,10 +36,15 @@ __all__ = [
     "classify",
     "coverage",
     "difference",
+    "evaluating",
+    "named_tensor",
+    "named_tensors",
     "plan_removal",
     "prunable_groups",
     "remove",
     "remove_zeros",
+    "sync_attributes",
     "verify",
+    "weights_hash",
     "zero_channels",
 ]

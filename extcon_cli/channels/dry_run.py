@@ -15,12 +15,13 @@ import numpy as np
 import torch
 from torch import nn
 
+from extcon_cli.channels.analysis.constants import consumer_inputs
 from extcon_cli.channels.analysis.groups import ChannelGroup, Channels, analyse
 from extcon_cli.channels.analysis.trace import trace
 from extcon_cli.channels.compare import Inputs, batch_size, compare, outputs, random_batches, runs
 from extcon_cli.channels.modules import named_tensor
 from extcon_cli.channels.removal.apply import remove, zero_channels
-from extcon_cli.channels.removal.classify import GroupStatus, classify, read
+from extcon_cli.channels.removal.classify import GroupStatus, classify
 from extcon_cli.channels.removal.plan import plan_removal
 from extcon_cli.channels.removal.rewrites import RemovalPlan, Renorm
 
@@ -117,14 +118,14 @@ def _attempt(
     names = {id(group) for group in groups}
     kept = tuple(group if id(group) in names else replace(group, reason="-") for group in channels.groups)
     only = replace(channels, groups=kept)
-    readings = read(trial, only)
-    judged = classify(trial, only, readings)
-    statuses = {id(status.group): status for status in judged}
+    inputs = consumer_inputs(trial, only)
+    classified = classify(trial, only, inputs)
+    statuses = {id(status.group): status for status in classified}
     if stuck := {key: why for key in names if (why := _stuck(statuses[key], parts[key]))}:
         return stuck
     batch = next(random_batches(example, sizes=(batch_size(example),)))
     expected = outputs(trial, batch)
-    removal = plan_removal(trial, only, readings, judged)
+    removal = plan_removal(trial, only, inputs, classified)
     norms = {norm: copy.deepcopy(trial.get_submodule(norm.owner)) for norm in removal.norms}
     try:
         remove(trial, removal)
@@ -137,7 +138,7 @@ def _attempt(
         why = f"removal changes the outputs by {moved:.1e}: the forward pass depends on the width"
         coarse = {tensor.dtype for tensor in trial.parameters()} & {torch.float16, torch.bfloat16}
         return dict.fromkeys(names, f"{why}, or {coarse.pop()} is too coarse to tell (try float32)" if coarse else why)
-    ranks = {norm.weight: norm.rank for norm in channels.analysis.norms}
+    ranks = {norm.weight: norm.rank for norm in channels.analysis.inline_norms}
     if not all(_follows_eps(norm, ranks[norm.weight], before, trial, removal) for norm, before in norms.items()):
         return dict.fromkeys(names, "a norm in the model's own code does not take its eps from the attribute")
     if not runs(trial, example, training=True) and runs(copy.deepcopy(module), example, training=True):

@@ -1,9 +1,10 @@
-"""What every part that looks at a module needs: its tensors by name, and its eval mode for a while."""
+"""What every part that looks at a module needs: its tensors by name, its eval mode for a while, its norms."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TypeGuard
 
 from torch import Tensor, nn
 
@@ -32,3 +33,18 @@ def named_tensors(module: nn.Module) -> dict[str, Tensor]:
     tensors: dict[str, Tensor] = dict(module.named_parameters(remove_duplicate=False))
     tensors.update(module.named_buffers(remove_duplicate=False))
     return tensors
+
+
+Norm = nn.LayerNorm | nn.RMSNorm | nn.GroupNorm
+
+
+def is_norm(module: nn.Module | None) -> TypeGuard[Norm]:
+    """Whether it is a norm over all channels that has a narrow form: layer, RMS, or group norm of a single group.
+
+    It normalises its last dimension, or dimension 1 (group norm, and layer norms named so: `LayerNorm2d`).
+    """
+    if isinstance(module, nn.GroupNorm):
+        return module.num_groups == 1 and module.weight is not None
+    if not isinstance(module, (nn.LayerNorm, nn.RMSNorm)):
+        return False
+    return len(module.normalized_shape) == 1 and module.weight is not None

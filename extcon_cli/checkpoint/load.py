@@ -103,8 +103,7 @@ def fill(module: nn.Module, state: Mapping[str, Tensor], *, source: str, arch: s
 
 
 def _replay(module: nn.Module, plan: Mapping[str, Any], problem: str) -> None:
-    from extcon_cli.channels.removal.apply import remove
-    from extcon_cli.channels.removal.rewrites import RemovalPlan
+    from extcon_cli.channels import RemovalPlan, remove
 
     try:
         remove(module, RemovalPlan.from_json(plan))

@@ -80,7 +80,7 @@ def _metadata(checkpoint: Checkpoint) -> Metadata:
 
 
 def _replay(module: nn.Module, plans: Sequence[RemovalPlan], like: Path) -> None:
-    from extcon_cli.channels.removal.apply import remove
+    from extcon_cli.channels import remove
 
     for plan in plans:
         try:

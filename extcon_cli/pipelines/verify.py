@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from extcon_cli import __version__, channels
+from extcon_cli.channels import weights_hash
 from extcon_cli.channels.compare import EXACT
-from extcon_cli.channels.removal.certificate import weights_hash
 from extcon_cli.checkpoint.trust import UNTRUSTED, Trust
 from extcon_cli.errors import GateError
 from extcon_cli.pipelines.open import open_model

@@ -19,7 +19,7 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from extcon_cli.channels import classify, difference, plan_removal, remove, zero_channels
-from extcon_cli.channels.analysis.axes import Analysis, Axis, flat
+from extcon_cli.channels.analysis.axes import Analysis, Axis, axes_in
 from extcon_cli.channels.analysis.groups import analyse
 from extcon_cli.channels.analysis.rules import registry
 from extcon_cli.channels.analysis.trace import Graph, operator, trace
@@ -299,7 +299,7 @@ def noticed(name: str) -> bool:
 def rolled(value: Any) -> Any:
     """The same channels, each one position further."""
     if isinstance(value, Axis):
-        return value.take(np.roll(np.arange(len(value.atoms)), 1))
+        return value.take(np.roll(np.arange(len(value.positions)), 1))
     return tuple(rolled(entry) for entry in value) if isinstance(value, tuple) else value
 
 
@@ -321,12 +321,12 @@ class Broken:
 
     def forgets_channels(self, analysis: Analysis, node: fx.Node) -> Any:
         value = self.rule(analysis, node)
-        self.changed |= any(True for _ in flat(value))
+        self.changed |= any(True for _ in axes_in(value))
         return emptied(value)
 
     def shifts_channels(self, analysis: Analysis, node: fx.Node) -> Any:
         value = self.rule(analysis, node)
-        self.changed |= any(len(axis.atoms) > 1 for axis in flat(value))
+        self.changed |= any(len(axis.positions) > 1 for axis in axes_in(value))
         return rolled(value)
 
     def ties_nothing(self, analysis: Analysis, node: fx.Node) -> Any:

@@ -6,26 +6,39 @@ known, so that the result holds for all inputs and all resolutions. Of complex n
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, fx, nn
 
 from extcon_cli.channels.analysis import rules
-from extcon_cli.channels.analysis.axes import Consumer
+from extcon_cli.channels.analysis.axes import Consumer, Index
 from extcon_cli.channels.analysis.groups import Channels
 from extcon_cli.channels.analysis.rules.linear import per_channel
 from extcon_cli.channels.modules import named_tensors
 
 
+@dataclass(frozen=True, eq=False)
+class ConsumerInput:
+    """What a consumer reads, with the weights as they are."""
+
+    consumer: Consumer
+    channel_ids: Index  # (channels read,)
+    constants: NDArray[np.float64]  # (channels read,) what the channel always is; NaN: no known constant
+
+
 @torch.no_grad()
-def read_constants(module: nn.Module, channels: Channels) -> list[tuple[Consumer, Tensor]]:
-    """For every linear map the constant of each channel that it reads, NaN where it is none: (channels read,)."""
-    known = _known_values(module, channels, {consumer.read for consumer in channels.analysis.consumers})
-    return [
-        (consumer, per_channel(known[consumer.read], consumer.read_dim, len(consumer.axis.atoms)))
-        for consumer in channels.analysis.consumers
-    ]
+def consumer_inputs(module: nn.Module, channels: Channels) -> list[ConsumerInput]:
+    """What every consumer reads: the work that classifying channels and planning their removal share."""
+    known = _known_values(module, channels, {consumer.input for consumer in channels.consumers})
+    found = []
+    for consumer in channels.consumers:
+        constants = per_channel(known[consumer.input], consumer.input_dim, len(consumer.axis.positions))
+        found.append(ConsumerInput(consumer, channels.ids_along(consumer.axis), constants.numpy()))
+    return found
 
 
 def _known_values(module: nn.Module, channels: Channels, wanted: set[fx.Node]) -> dict[fx.Node, Any]:

@@ -14,7 +14,7 @@ import numpy as np
 from torch import fx, nn
 
 from extcon_cli.channels.analysis import rules
-from extcon_cli.channels.analysis.axes import Analysis, Index, Value, flat
+from extcon_cli.channels.analysis.axes import Analysis, Axis, Consumer, Index, Value, axes_in
 from extcon_cli.channels.analysis.trace import Graph, holds_tensor, operator, source
 from extcon_cli.channels.modules import named_tensors
 
@@ -25,7 +25,7 @@ class Slice:
 
     parameter: str
     dim: int
-    index: Index  # (channels, positions a channel)
+    index: Index  # (channels, indices a channel), along the dimension
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,13 +54,22 @@ class Channels:
 
     graph: Graph
     analysis: Analysis
-    roots: Index  # (atoms,) the channel of each atom
+    channel_ids: Index  # (positions,) the channel of each position, named by the smallest position in it
     groups: tuple[ChannelGroup, ...]
 
-    def ids(self, group: ChannelGroup) -> Index:
-        """What names each channel of a group in `roots`: (channels,)."""
+    @property
+    def consumers(self) -> list[Consumer]:
+        """The maps that read channels, in the order in which they run."""
+        return self.analysis.consumers
+
+    def ids_along(self, axis: Axis) -> Index:
+        """The id of the channel at each index of an axis: (size,)."""
+        return self.channel_ids[axis.positions]
+
+    def ids_of(self, group: ChannelGroup) -> Index:
+        """The id of each channel of a group: (channels,)."""
         first = group.slices[0]
-        return self.roots[self.analysis.dims[first.parameter, first.dim][first.index[:, 0]]]
+        return self.channel_ids[self.analysis.dims[first.parameter, first.dim][first.index[:, 0]]]
 
 
 def coverage(module: nn.Module, channels: Channels) -> float:
@@ -79,33 +88,33 @@ def analyse(module: nn.Module, graph: Graph) -> Channels:
     """Walk the graph once, apply each operator's rule, and gather what was tied into groups."""
     analysis = _walk(module, graph, {})
     for _ in range(3):  # a view lays channels out over at most three dimensions that matter: (3, heads, width)
-        if not analysis.summed:
+        if not analysis.refused_views:
             break
-        layout = {node: analysis.layout.get(node, 0) + (node in analysis.summed)
-                  for node in analysis.summed | set(analysis.layout)}  # fmt: skip
-        analysis = _walk(module, graph, layout)
-    roots = analysis.channels()
-    reasons = _reasons(analysis, roots)
-    return Channels(graph, analysis, roots, tuple(_gather(analysis, roots, reasons)))
+        view_layouts = {node: analysis.view_layouts.get(node, 0) + (node in analysis.refused_views)
+                        for node in analysis.refused_views | set(analysis.view_layouts)}  # fmt: skip
+        analysis = _walk(module, graph, view_layouts)
+    channel_ids = analysis.channel_ids()
+    reasons = _reasons(analysis, channel_ids)
+    return Channels(graph, analysis, channel_ids, tuple(_gather(analysis, channel_ids, reasons)))
 
 
-def _walk(module: nn.Module, graph: Graph, layout: dict[fx.Node, int]) -> Analysis:
+def _walk(module: nn.Module, graph: Graph, view_layouts: dict[fx.Node, int]) -> Analysis:
     tensors = named_tensors(module)
-    analysis = Analysis(names=dict(graph.stored), modules=dict(module.named_modules()), layout=layout)
+    analysis = Analysis(names=dict(graph.stored), modules=dict(module.named_modules()), view_layouts=view_layouts)
     held: dict[str, Value] = {}
     for node in graph.nodes:
         if node.op == "placeholder":
             name = graph.stored.get(node.name)
             if name is not None and tensors[name].dim() > 0:
                 if name not in held:
-                    held[name] = analysis.allocate(name, tensors[name].shape)
+                    held[name] = analysis.add_parameter(name, tensors[name].shape)
                 analysis.values[node] = held[name]
         elif node.op == "output":
             for result in node.all_input_nodes:
-                analysis.freeze(flat(analysis.values.get(result)), "is an output of the model")
+                analysis.freeze(axes_in(analysis.values.get(result)), "is an output of the model")
         elif node.op == "call_function":
             rule = rules.flow_of(node)
-            inputs = [axis for read in node.all_input_nodes for axis in flat(analysis.values.get(read))]
+            inputs = [axis for read in node.all_input_nodes for axis in axes_in(analysis.values.get(read))]
             if rule is not None and (inputs or holds_tensor(node)):
                 analysis.values[node] = rule(analysis, node)
             elif inputs:
@@ -113,21 +122,22 @@ def _walk(module: nn.Module, graph: Graph, layout: dict[fx.Node, int]) -> Analys
     return analysis
 
 
-def _reasons(analysis: Analysis, roots: Index) -> dict[int, str]:
+def _reasons(analysis: Analysis, channel_ids: Index) -> dict[int, str]:
     reasons: dict[int, str] = {}
-    for atoms, reason in analysis.frozen:
-        for root in np.unique(roots[atoms]).tolist():
-            reasons.setdefault(root, reason)
+    for positions, reason in analysis.frozen:
+        for channel_id in np.unique(channel_ids[positions]).tolist():
+            reasons.setdefault(channel_id, reason)
     return reasons
 
 
-def _gather(analysis: Analysis, roots: Index, reasons: dict[int, str]) -> Iterable[ChannelGroup]:
+def _gather(analysis: Analysis, channel_ids: Index, reasons: dict[int, str]) -> Iterable[ChannelGroup]:
     """Group the produced channels by the parameters that they touch, in the order of the model."""
-    produced = np.unique(roots[np.concatenate(analysis.produced)]) if analysis.produced else np.empty(0, np.int64)
-    number = np.full(len(roots), -1, dtype=np.int64)  # of each channel among the produced, by its root
+    produced = np.unique(channel_ids[np.concatenate(analysis.produced)]) if analysis.produced else np.empty(0, np.int64)
+    number = np.full(len(channel_ids), -1, dtype=np.int64)  # of each channel among the produced, by its id
     number[produced] = np.arange(len(produced))
-    held, zeroing_slices = _positions(analysis.dims, roots, number), _zeroing_slices(analysis, roots, number)
-    why = [reasons.get(root, "") for root in produced.tolist()]
+    held = _parameter_places(analysis.dims, channel_ids, number)
+    zeroing_slices = _zeroing_slices(analysis, channel_ids, number)
+    why = [reasons.get(channel_id, "") for channel_id in produced.tolist()]
     numbered = {reason: place for place, reason in enumerate(dict.fromkeys(why))}
     kinds = _refine(
         np.array([numbered[reason] for reason in why], dtype=np.int64), [*held.values(), *zeroing_slices.values()]
@@ -142,28 +152,28 @@ def _gather(analysis: Analysis, roots: Index, reasons: dict[int, str]) -> Iterab
 
 
 Places = dict[tuple[str, int], tuple[Index, Index]]
-"""(parameter, dim) -> numbers of channels, and a position of each beside it, in the order of both."""
+"""(parameter, dim) -> numbers of channels, and an index of each along the dimension beside it, in the order of both."""
 
 
-def _positions(dims: dict[tuple[str, int], Index], roots: Index, number: Index) -> Places:
+def _parameter_places(dims: dict[tuple[str, int], Index], channel_ids: Index, number: Index) -> Places:
     found: Places = {}
-    for slot, atoms in dims.items():
-        channels = number[roots[atoms]]
-        positions = np.flatnonzero(channels >= 0)
-        if len(positions):
-            positions = positions[np.argsort(channels[positions], kind="stable")]
-            found[slot] = channels[positions], positions
+    for slot, positions in dims.items():
+        channels = number[channel_ids[positions]]
+        places = np.flatnonzero(channels >= 0)
+        if len(places):
+            places = places[np.argsort(channels[places], kind="stable")]
+            found[slot] = channels[places], places
     return found
 
 
-def _zeroing_slices(analysis: Analysis, roots: Index, number: Index) -> Places:
-    """The slices of the sites that feed each channel's consumers."""
+def _zeroing_slices(analysis: Analysis, channel_ids: Index, number: Index) -> Places:
+    """The slices of the sources that feed each channel's consumers."""
     seen: dict[tuple[str, int], list[Index]] = {}
     for consumer in analysis.consumers:
-        channels = number[roots[consumer.axis.atoms]]
-        for site, rows in consumer.axis.sites:
+        channels = number[channel_ids[consumer.axis.positions]]
+        for zero_source, rows in consumer.axis.sources:
             known = (channels >= 0) & (rows >= 0)
-            for part in site.parts if known.any() else ():
+            for part in zero_source.parts if known.any() else ():
                 seen.setdefault(part, []).append(np.stack([channels[known], rows[known]]))
     found: Places = {}
     for slot in sorted(seen):

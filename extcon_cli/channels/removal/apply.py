@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from extcon_cli.channels.analysis.axes import Index
 from extcon_cli.channels.analysis.groups import ChannelGroup
-from extcon_cli.channels.modules import named_tensor, named_tensors
-from extcon_cli.channels.removal.narrow import is_norm, narrow_attention, narrow_norm
+from extcon_cli.channels.modules import is_norm, named_tensor, named_tensors
+from extcon_cli.channels.removal.narrow import narrow_attention, narrow_norm
 from extcon_cli.channels.removal.rewrites import Fold, Merge, RemovalPlan, Renorm
 from extcon_cli.errors import CheckpointError
 
@@ -58,10 +58,10 @@ def zero_channels(module: nn.Module, group: ChannelGroup, channels: Index) -> No
 def sync_attributes(module: nn.Module) -> None:
     """Set every attribute that names a size (`in_channels`, `num_features` ...) from the parameters' shapes."""
     for child in module.modules():
-        _tell(child)
+        _sync_sizes(child)
 
 
-def _tell(module: nn.Module) -> None:
+def _sync_sizes(module: nn.Module) -> None:
     if isinstance(module, CONVOLUTIONS):
         rows, columns = module.weight.shape[:2]
         if module.groups > 1 and module.in_channels == module.groups:  # one filter, or m, for each channel

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from torch import Tensor, nn
 
-from extcon_cli.channels.analysis.axes import Consumer, Index
-from extcon_cli.channels.analysis.constants import read_constants
+from extcon_cli.channels.analysis.axes import Consumer, Index, Mask
+from extcon_cli.channels.analysis.constants import ConsumerInput, consumer_inputs
 from extcon_cli.channels.analysis.groups import ChannelGroup, Channels
 from extcon_cli.channels.analysis.trace import argument, called_by
 from extcon_cli.channels.modules import named_tensors
@@ -27,45 +26,33 @@ class GroupStatus:
     """
 
     group: ChannelGroup
-    dead: np.ndarray[Any, np.dtype[np.bool_]]  # (channels,)
-    removable: np.ndarray[Any, np.dtype[np.bool_]]  # (channels,)
+    dead: Mask  # (channels,)
+    removable: Mask  # (channels,)
     carrier: int = -1
 
 
-Readings = list[tuple[Consumer, Index, np.ndarray[Any, Any]]]
-"""A map, the channels that it reads, and their constants with the weights as they are; NaN where they are none."""
-
-
-def read(module: nn.Module, channels: Channels) -> Readings:
-    """What every linear map reads: the work that `classify` and `plan` share."""
-    return [
-        (consumer, channels.roots[consumer.axis.atoms], constants.numpy())
-        for consumer, constants in read_constants(module, channels)
-    ]
-
-
-def classify(module: nn.Module, channels: Channels, readings: Readings | None = None) -> list[GroupStatus]:
+def classify(module: nn.Module, channels: Channels, inputs: Sequence[ConsumerInput] | None = None) -> list[GroupStatus]:
     """Which channels emit constants only, and which of them can go exactly with the weights as they are.
 
     A constant other than zero can be folded where it is read by a map without zero padding that has a bias or can
     get one; elsewhere, one dead channel of the group carries those of the others. At least one channel stays.
     """
-    readings = read(module, channels) if readings is None else readings
-    alive, carried, stays, seen = (np.zeros(len(channels.roots), bool) for _ in range(4))
-    reading, unfolded = readers(channels), Readings()
-    for consumer, roots, values in readings:
-        alive[roots[np.isnan(values)]] = True
-        seen[roots] = True
-        if not foldable(module, consumer, reading):
-            held = roots[~np.isnan(values) & (values != 0)]
-            (carried if _mergeable(consumer, reading) else stays)[held] = True
-            if len(held):
-                unfolded.append((consumer, roots, values))
+    inputs = consumer_inputs(module, channels) if inputs is None else inputs
+    alive, carried, stays, seen = (np.zeros(len(channels.channel_ids), bool) for _ in range(4))
+    times_read, unfolded = count_readers(channels), []
+    for read in inputs:
+        alive[read.channel_ids[np.isnan(read.constants)]] = True
+        seen[read.channel_ids] = True
+        if not can_fold(module, read.consumer, times_read):
+            constant = read.channel_ids[~np.isnan(read.constants) & (read.constants != 0)]
+            (carried if _can_merge(read.consumer, times_read) else stays)[constant] = True
+            if len(constant):
+                unfolded.append(read)
     statuses = []
     tensors = named_tensors(module)
     whole = _whole(tensors)
     for group in channels.groups:
-        members = channels.ids(group)
+        members = channels.ids_of(group)
         dead = seen[members] & ~alive[members] & _finite(tensors, whole, group)
         free = dead & ~stays[members] & group.prunable
         removable, carrier = free & ~carried[members], -1
@@ -80,28 +67,28 @@ def classify(module: nn.Module, channels: Channels, readings: Readings | None = 
     return statuses
 
 
-def _carrier(members: Index, free: np.ndarray[Any, np.dtype[np.bool_]], unfolded: Readings) -> int:
+def _carrier(members: Index, free: Mask, unfolded: Sequence[ConsumerInput]) -> int:
     """The dead channel whose constants are farthest from zero wherever others' cannot be folded; -1: none will do."""
     strength = np.where(free, np.inf, 0.0)
-    for consumer, roots, values in unfolded:
-        places = [np.flatnonzero(roots == member) for member in members]
-        width = len(roots) // consumer.groups
+    for read in unfolded:
+        places = [np.flatnonzero(read.channel_ids == member) for member in members]
+        width = len(read.channel_ids) // read.consumer.groups
         blocks = {tuple(place // width) for place in places}
         if len(blocks) > 1:  # the channels are not read alike
             return -1
-        if any(values[place].any() for place, goes in zip(places, free, strict=True) if goes):
-            least = [np.abs(values[place]).min(initial=np.inf) for place in places]
+        if any(read.constants[place].any() for place, goes in zip(places, free, strict=True) if goes):
+            least = [np.abs(read.constants[place]).min(initial=np.inf) for place in places]
             strength = np.minimum(strength, np.nan_to_num(least, nan=0.0, posinf=np.inf))
     best = int(strength.argmax())
     return best if 0 < strength[best] < np.inf else -1
 
 
-def foldable(module: nn.Module, consumer: Consumer, readers: Mapping[str, int]) -> bool:
+def can_fold(module: nn.Module, consumer: Consumer, times_read: Mapping[str, int]) -> bool:
     """Whether a constant read by this map can move into its bias."""
-    if consumer.padded or not _mergeable(consumer, readers):
+    if consumer.padded or not _can_merge(consumer, times_read):
         return False
     if consumer.bias is not None:
-        return readers[consumer.bias] == 1
+        return times_read[consumer.bias] == 1
     path, _, name = consumer.weight.rpartition(".")
     owner = module.get_submodule(path)
     return (
@@ -112,9 +99,9 @@ def foldable(module: nn.Module, consumer: Consumer, readers: Mapping[str, int]) 
     )
 
 
-def _mergeable(consumer: Consumer, readers: Mapping[str, int]) -> bool:
+def _can_merge(consumer: Consumer, times_read: Mapping[str, int]) -> bool:
     """Whether a constant read by this map can be read from another constant channel instead."""
-    return not consumer.counted and readers[consumer.weight] == 1
+    return not consumer.is_norm and times_read[consumer.weight] == 1
 
 
 def _whole(tensors: Mapping[str, Tensor]) -> set[str]:
@@ -125,7 +112,7 @@ def _whole(tensors: Mapping[str, Tensor]) -> set[str]:
     }
 
 
-def _finite(tensors: Mapping[str, Tensor], whole: set[str], group: ChannelGroup) -> np.ndarray[Any, np.dtype[np.bool_]]:
+def _finite(tensors: Mapping[str, Tensor], whole: set[str], group: ChannelGroup) -> Mask:
     """Which channels hold numbers only: zero times NaN is NaN. (channels,)"""
     finite = np.ones(group.size, bool)
     for part in group.slices:
@@ -136,7 +123,7 @@ def _finite(tensors: Mapping[str, Tensor], whole: set[str], group: ChannelGroup)
     return finite
 
 
-def readers(channels: Channels) -> Mapping[str, int]:
+def count_readers(channels: Channels) -> Mapping[str, int]:
     """How many operators read each parameter."""
     found: Counter[str] = Counter()
     for node in channels.graph.nodes:

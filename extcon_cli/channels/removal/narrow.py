@@ -6,12 +6,13 @@ the state dict its keys. Each is an ordinary module: it trains, compiles and exp
 
 from __future__ import annotations
 
-from typing import Any, TypeGuard
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from extcon_cli.channels.modules import Norm
 from extcon_cli.errors import CheckpointError
 
 
@@ -247,21 +248,6 @@ def narrow_attention(module: nn.Module) -> None:
         heads = int(vars(module).get("num_heads") or vars(module)["n_heads"])
         vars(module)["head_dim"] = output.in_features // heads
     module.__class__ = kind
-
-
-Norm = nn.LayerNorm | nn.RMSNorm | nn.GroupNorm
-
-
-def is_norm(module: nn.Module | None) -> TypeGuard[Norm]:
-    """Whether it is a norm over all channels that has a narrow form: layer, RMS, or group norm of a single group.
-
-    It normalises its last dimension, or dimension 1 (group norm, and layer norms named so: `LayerNorm2d`).
-    """
-    if isinstance(module, nn.GroupNorm):
-        return module.num_groups == 1 and module.weight is not None
-    if not isinstance(module, (nn.LayerNorm, nn.RMSNorm)):
-        return False
-    return len(module.normalized_shape) == 1 and module.weight is not None
 
 
 def narrow_norm(module: Norm) -> None:

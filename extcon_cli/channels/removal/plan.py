@@ -3,93 +3,95 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 import numpy as np
 from torch import nn
 
-from extcon_cli.channels.analysis.axes import Consumer, Index
+from extcon_cli.channels.analysis.axes import Index, Mask
+from extcon_cli.channels.analysis.constants import ConsumerInput, consumer_inputs
 from extcon_cli.channels.analysis.groups import Channels
 from extcon_cli.channels.analysis.trace import called_by
-from extcon_cli.channels.removal.classify import GroupStatus, Readings, classify, foldable, read, readers
-from extcon_cli.channels.removal.rewrites import COUNTS, WIDTHS, Cut, Fold, Merge, RemovalPlan, Renorm, Resize
+from extcon_cli.channels.attributes import COUNTS, WIDTHS
+from extcon_cli.channels.removal.classify import GroupStatus, can_fold, classify, count_readers
+from extcon_cli.channels.removal.rewrites import Cut, Fold, Merge, RemovalPlan, Renorm, Resize
 
 
 def plan_removal(
     module: nn.Module,
     channels: Channels,
-    readings: Readings | None = None,
+    inputs: Sequence[ConsumerInput] | None = None,
     statuses: Sequence[GroupStatus] | None = None,
 ) -> RemovalPlan:
     """Remove every channel that can go exactly with the weights as they are now, or those that `statuses` name."""
-    readings, reading = read(module, channels) if readings is None else readings, readers(channels)
-    gone = np.zeros(len(channels.roots), bool)
-    carrier = np.full(len(channels.roots), -1, dtype=np.int64)  # of each removed channel that needs one
+    inputs = consumer_inputs(module, channels) if inputs is None else inputs
+    times_read = count_readers(channels)
+    gone = np.zeros(len(channels.channel_ids), bool)
+    carrier = np.full(len(channels.channel_ids), -1, dtype=np.int64)  # of each removed channel that needs one
     cut: dict[tuple[str, int], list[int]] = {}
-    for status in classify(module, channels, readings) if statuses is None else statuses:
-        members = channels.ids(status.group)
+    for status in classify(module, channels, inputs) if statuses is None else statuses:
+        members = channels.ids_of(status.group)
         gone[members[status.removable]] = True
         if status.carrier >= 0:
             carrier[members[status.removable]] = members[status.carrier]
         for part in status.group.slices:
             cut.setdefault((part.parameter, part.dim), []).extend(part.index[status.removable].ravel().tolist())
-    sizes = {slot: len(atoms) for slot, atoms in channels.analysis.dims.items()}
+    sizes = {slot: len(positions) for slot, positions in channels.analysis.dims.items()}
     folds, merges = [], []
-    for consumer, roots, values in readings:
-        moved = np.flatnonzero(gone[roots] & (values != 0))
+    for read in inputs:
+        consumer, moved = read.consumer, np.flatnonzero(gone[read.channel_ids] & (read.constants != 0))
         if not len(moved):
             continue
-        if not foldable(module, consumer, reading):
-            merges.append(_merged(consumer, roots, values, moved, carrier))
+        if not can_fold(module, consumer, times_read):
+            merges.append(_merge(read, moved, carrier))
             continue
         bias = consumer.bias or _bias_name(consumer.weight)
         if consumer.bias is None:  # it is made with a row for each of the weight's, and cut like them
             written = 1 - consumer.dim
             sizes[bias, 0] = sizes[consumer.weight, written]
             cut[bias, 0] = cut.get((consumer.weight, written), [])
-        constants = tuple(values[moved].tolist())
+        constants = tuple(read.constants[moved].tolist())
         folds.append(Fold(consumer.weight, bias, consumer.groups, tuple(moved.tolist()), constants, consumer.dim))
     cuts = tuple(
         Cut(parameter, dim, sizes[parameter, dim], _ranges(removed))
         for (parameter, dim), removed in sorted(cut.items())
         if removed
     )
-    sizes_told, norms = _sizes(module, channels, gone), _norms(module, channels, gone)
-    return RemovalPlan(cuts, tuple(folds), sizes_told, tuple(merges), norms)
+    resized, norms = _resized(module, channels, gone), _norms(module, channels, gone)
+    return RemovalPlan(cuts, tuple(folds), resized, tuple(merges), norms)
 
 
-def _merged(consumer: Consumer, roots: Index, values: np.ndarray[Any, Any], moved: Index, carrier: Index) -> Merge:
+def _merge(read: ConsumerInput, moved: Index, carrier: Index) -> Merge:
     """Each removed channel's place beside its carrier's: the i-th place of the one goes to the i-th of the other."""
-    into = []
+    consumer, channel_ids, into = read.consumer, read.channel_ids, []
     for place in moved:
-        nth = int((np.flatnonzero(roots == roots[place]) < place).sum())
-        into.append(int(np.flatnonzero(roots == carrier[roots[place]])[nth]))
-    gains = tuple((values[moved] / values[into]).tolist())
+        nth = int((np.flatnonzero(channel_ids == channel_ids[place]) < place).sum())
+        into.append(int(np.flatnonzero(channel_ids == carrier[channel_ids[place]])[nth]))
+    gains = tuple((read.constants[moved] / read.constants[into]).tolist())
     return Merge(consumer.weight, consumer.groups, tuple(moved.tolist()), tuple(into), gains, consumer.dim)
 
 
-def _sizes(module: nn.Module, channels: Channels, gone: np.ndarray[Any, Any]) -> tuple[Resize, ...]:
+def _resized(module: nn.Module, channels: Channels, gone: Mask) -> tuple[Resize, ...]:
     """The attributes of modules by which views lay out what is removed: how many heads, or how wide together."""
     found: dict[tuple[str, str], Resize] = {}
-    for split in channels.analysis.splits:
-        roots = channels.roots[split.axis.atoms]
-        positions, kept, path = len(roots), int((~gone[roots]).sum()), called_by(split.node)
-        if kept == positions:
+    for view in channels.analysis.sized_views:
+        channel_ids = channels.ids_along(view.axis)
+        size, kept, path = len(channel_ids), int((~gone[channel_ids]).sum()), called_by(view.node)
+        if kept == size:
             continue
         held = vars(module.get_submodule(path))
         for name in (*COUNTS, *WIDTHS):
             value = held.get(name)
-            counted = name in WIDTHS or value in (positions, len(np.unique(roots)))
-            if type(value) is int and counted and value * kept % positions == 0:
-                found.setdefault((path, name), Resize(path, name, value, value * kept // positions))
+            counted = name in WIDTHS or value in (size, len(np.unique(channel_ids)))
+            if type(value) is int and counted and value * kept % size == 0:
+                found.setdefault((path, name), Resize(path, name, value, value * kept // size))
     return tuple(found.values())
 
 
-def _norms(module: nn.Module, channels: Channels, gone: np.ndarray[Any, Any]) -> tuple[Renorm, ...]:
+def _norms(module: nn.Module, channels: Channels, gone: Mask) -> tuple[Renorm, ...]:
     """The norms in modules' own code, whose mean has fewer channels to run over."""
     found = []
-    for norm in channels.analysis.norms:
-        before, kept = len(norm.axis.atoms), int((~gone[channels.roots[norm.axis.atoms]]).sum())
+    for norm in channels.analysis.inline_norms:
+        before, kept = len(norm.axis.positions), int((~gone[channels.ids_along(norm.axis)]).sum())
         if kept < before:
             eps = float(vars(module.get_submodule(norm.weight.rpartition(".")[0]))[norm.eps])
             found.append(Renorm(norm.weight, norm.offset, norm.eps, eps, before, kept))

@@ -11,15 +11,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from extcon_cli.channels.attributes import COUNTS, EPSILONS, WIDTHS
 from extcon_cli.errors import CheckpointError
-
-COUNTS = ("num_heads", "n_heads", "n_head", "heads", "nhead", "num_attention_heads", "num_key_value_heads",
-          "hidden_dim", "width")  # fmt: skip
-WIDTHS = ("all_head_size", "attn_dim", "split_size", "inner_dim", "expand_chs", "in_channels")
-"""Attributes that say how many heads an attention has, how wide a view is, and how wide the heads are together."""
-
-EPSILONS = ("variance_epsilon", "eps", "epsilon", "norm_eps", "rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon")
-"""Attributes that hold what a norm in a module's own code adds to its mean."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +78,7 @@ class Resize:
 class Renorm:
     """A root mean square over `after` of `before` channels, the others zero, and the scale offset + weight after it.
 
-    eps *= before / after; offset + weight *= sqrt(before / after): see rules/written.py.
+    eps *= before / after; offset + weight *= sqrt(before / after): see rules/inline_norms.py.
     """
 
     weight: str

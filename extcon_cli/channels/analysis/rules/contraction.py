@@ -11,7 +11,7 @@ from string import ascii_letters
 import torch
 from torch import Tensor, fx
 
-from extcon_cli.channels.analysis.axes import Analysis, Axis, Value, joined
+from extcon_cli.channels.analysis.axes import Analysis, Axis, Value, join_axes
 from extcon_cli.channels.analysis.rules.linear import mapped, stored_matrix, times_stored
 from extcon_cli.channels.analysis.rules.pointwise import easiest, tied
 from extcon_cli.channels.analysis.rules.registry import Known, constants, flow, value_of
@@ -41,7 +41,7 @@ def contract(analysis: Analysis, node: fx.Node) -> Value:
         carrying = tied(analysis, node, meeting)
         everywhere = all(letter in term for term in terms)
         if carrying and (letter not in result or not everywhere):
-            analysis.summed |= {axis.split for axis in carrying if axis.split is not None}
+            analysis.refused_views |= {axis.laid_out_by for axis in carrying if axis.laid_out_by is not None}
         if letter not in result:
             analysis.freeze(carrying, f"{operator(node)} sums over these channels in {source(node)}")
         found[letter] = easiest(carrying) if carrying else None
@@ -53,10 +53,10 @@ def contract_and_add(analysis: Analysis, node: fx.Node) -> Value:
     """input + batch1 @ batch2."""
     read = [value_of(analysis, other) for other in node.args[:3]]
     added = [value[-1] for value in read] + [value[-2] for value in read if len(value) > 1]
-    analysis.summed |= {axis.split for axis in added if axis is not None and axis.split is not None}
+    analysis.refused_views |= {axis.laid_out_by for axis in added if axis is not None and axis.laid_out_by is not None}
     analysis.freeze(added, f"baddbmm sums over these channels in {source(node)}")
     heads = tied(analysis, node, [value[0] for value in read if len(value) == 3])
-    return (joined(heads) if heads else None, None, None)
+    return (join_axes(heads) if heads else None, None, None)
 
 
 @flow("scaled_dot_product_attention")
@@ -66,7 +66,7 @@ def attention(analysis: Analysis, node: fx.Node) -> Value:
     mask = argument(node, "attn_mask")
     reason = f"attention sums over these channels in {source(node)}"
     inner = [axis for read in (query, key, value) for axis in read[-2:] if axis is not None]
-    analysis.summed |= {axis.split for axis in inner if axis.split is not None}
+    analysis.refused_views |= {axis.laid_out_by for axis in inner if axis.laid_out_by is not None}
     analysis.freeze([query[-1], key[-1], key[-2], value[-2]], reason)
     if mask is not None:
         analysis.freeze(value_of(analysis, mask)[-2:], reason)
@@ -93,7 +93,7 @@ def normalised(analysis: Analysis, node: fx.Node) -> Value:
     value = value_of(analysis, node.args[0])
     dim = int(argument(node, "dim")) % len(value)
     analysis.freeze([value[dim]], f"{operator(node)} shares out among these channels in {source(node)}")
-    return tuple(None if axis is None or d == dim else Axis(axis.atoms, (), axis.split) for d, axis in enumerate(value))
+    return tuple(None if axis is None or d == dim else axis.without_sources() for d, axis in enumerate(value))
 
 
 @constants(*MATRIX_PRODUCTS, "einsum")

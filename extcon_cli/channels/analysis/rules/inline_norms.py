@@ -12,7 +12,7 @@ from extcon_cli.channels.analysis.axes import Analysis, Consumer, InlineNorm
 from extcon_cli.channels.analysis.rules.linear import stored_name
 from extcon_cli.channels.analysis.rules.registry import value_of
 from extcon_cli.channels.analysis.trace import argument, called_by, holds_tensor, operator, shape
-from extcon_cli.channels.removal.rewrites import EPSILONS
+from extcon_cli.channels.attributes import EPSILONS
 
 CASTS = ("to", "_to_copy", "type_as")
 
@@ -51,8 +51,8 @@ def root_mean_square(analysis: Analysis, mean: fx.Node) -> bool:
     axis = value_of(analysis, read)[-1]
     if len(held) != 1 or held[0] not in EPSILONS or axis is None:
         return False
-    analysis.consumers.append(Consumer(mean, name, 0, None, read, len(shape(read)) - 1, axis, counted=True))
-    analysis.norms.append(InlineNorm(name, held[0], offset, axis, len(shape(read))))
+    analysis.consumers.append(Consumer(mean, name, 0, None, read, len(shape(read)) - 1, axis, is_norm=True))
+    analysis.inline_norms.append(InlineNorm(name, held[0], offset, axis, len(shape(read))))
     return True
 
 

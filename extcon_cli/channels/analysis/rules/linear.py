@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, fx
 
-from extcon_cli.channels.analysis.axes import Analysis, Axis, Consumer, Site, Value, joined
+from extcon_cli.channels.analysis.axes import Analysis, Axis, Consumer, Value, ZeroSource, join_axes
 from extcon_cli.channels.analysis.rules.registry import Known, constants, flow, value_of
 from extcon_cli.channels.analysis.trace import argument, operator, shape, source
 
@@ -25,7 +25,7 @@ def linear(analysis: Analysis, node: fx.Node) -> Value:
     if len(value_of(analysis, weight)) == 1:  # a single row: a number for each position
         analysis.freeze((value[-1], *value_of(analysis, weight)), f"is multiplied by a vector in {source(node)}")
         return value[:-1]
-    produced = _map(analysis, node, read, len(value) - 1, weight, bias)
+    produced = _linear_map(analysis, node, read, len(value) - 1, weight, bias)
     return (*value[:-1], produced)
 
 
@@ -41,7 +41,7 @@ def times_stored(analysis: Analysis, node: fx.Node) -> Value:
         analysis.freeze(computed, f"the weight is computed, not stored, in {source(node)}")
         return (*value[:-1], None)
     stored, written = matrix
-    return (*value[:-1], _map(analysis, node, read, len(value) - 1, stored, bias, written=written))
+    return (*value[:-1], _linear_map(analysis, node, read, len(value) - 1, stored, bias, written=written))
 
 
 def stored_matrix(analysis: Analysis, node: object) -> tuple[fx.Node, int] | None:
@@ -69,13 +69,13 @@ def convolution(analysis: Analysis, node: fx.Node) -> Value:
     else:
         written = 1 if transposed else 0
         padded = transposed or _padded(node)  # its borders see fewer taps
-        produced = _map(analysis, node, read, dim, weight, bias, groups, padded, written)
+        produced = _linear_map(analysis, node, read, dim, weight, bias, groups, padded, written)
     spatial: Value = (None,) * (len(value) - dim - 1)
     analysis.freeze(value[dim + 1 :], f"a convolution slides along it in {source(node)}")
     return (*value[:dim], produced, *spatial)
 
 
-def _map(
+def _linear_map(
     analysis: Analysis,
     node: fx.Node,
     read: fx.Node,
@@ -98,19 +98,21 @@ def _map(
         analysis.freeze(computed, f"the weight is computed, not stored, in {source(node)}")
         return None
     analysis.freeze(taps, "a position of the kernel, not a channel")
-    blocks = first.atoms.reshape(groups, -1)
+    blocks = first.positions.reshape(groups, -1)
     for block in blocks[1:]:
         analysis.tie(blocks[0], block)
-    rows, columns = (second.take(np.tile(np.arange(len(second.atoms)), groups)), first) if written else (first, second)
+    rows, columns = first, second
+    if written:
+        rows, columns = second.take(np.tile(np.arange(len(second.positions)), groups)), first
     if axis is None:
         analysis.freeze([columns], f"reads what no removable channel feeds in {source(node)}")
     else:
-        for block in axis.atoms.reshape(groups, -1):
-            analysis.tie(block, columns.atoms[: len(block)])
-        place = stored_name(analysis, bias) if bias is None or shape(bias) == (len(rows.atoms),) else None  # type: ignore[arg-type]
+        for block in axis.positions.reshape(groups, -1):
+            analysis.tie(block, columns.positions[: len(block)])
+        place = stored_name(analysis, bias) if bias is None or shape(bias) == (len(rows.positions),) else None  # type: ignore[arg-type]
         consumer = Consumer(node, name, 1 - written, place, read, read_dim, axis, groups, padded)
         analysis.consumers.append(consumer)
-    return _written(analysis, node, rows, name, bias, written)
+    return _output_axis(analysis, node, rows, name, bias, written)
 
 
 def _depthwise(analysis: Analysis, node: fx.Node, axis: Axis | None, weight: object, bias: object) -> Axis | None:
@@ -124,27 +126,27 @@ def _depthwise(analysis: Analysis, node: fx.Node, axis: Axis | None, weight: obj
         )
         return None
     analysis.freeze([columns, *taps], "a position of the kernel, not a channel")
-    multiplier = len(rows.atoms) // len(axis.atoms)
+    multiplier = len(rows.positions) // len(axis.positions)
     for offset in range(multiplier):
-        analysis.tie(rows.atoms[offset::multiplier], axis.atoms)
-    return _written(analysis, node, rows, name, bias)
+        analysis.tie(rows.positions[offset::multiplier], axis.positions)
+    return _output_axis(analysis, node, rows, name, bias)
 
 
-def _written(analysis: Analysis, node: fx.Node, rows: Axis, weight: str, bias: object, dim: int = 0) -> Axis | None:
+def _output_axis(analysis: Analysis, node: fx.Node, rows: Axis, weight: str, bias: object, dim: int = 0) -> Axis | None:
     """What a map writes: zero where the slice of the weight is, and what the bias adds."""
-    analysis.produced.append(rows.atoms)
-    filters, index = Site(((weight, dim),)), rows.sites[0][1]
+    analysis.produced.append(rows.positions)
+    filters, index = ZeroSource(((weight, dim),)), rows.sources[0][1]
     if bias is None:
-        return Axis(rows.atoms, ((filters, index),))
+        return Axis(rows.positions, ((filters, index),))
     offsets = value_of(analysis, bias)
-    if not offsets or offsets[0] is None or len(offsets[0].atoms) != len(rows.atoms):
+    if not offsets or offsets[0] is None or len(offsets[0].positions) != len(rows.positions):
         analysis.freeze([rows], f"the bias is not one number a filter in {source(node)}")
-        return Axis(rows.atoms, ((filters, index),))
-    analysis.tie(rows.atoms, offsets[0].atoms)
+        return Axis(rows.positions, ((filters, index),))
+    analysis.tie(rows.positions, offsets[0].positions)
     name = stored_name(analysis, bias)
-    if name is None or not np.array_equal(index, offsets[0].sites[0][1]):  # computed: each part by itself
-        return joined((Axis(rows.atoms, ((filters, index),)), offsets[0]))
-    return Axis(rows.atoms, ((Site(((weight, dim), (name, 0))), index),))
+    if name is None or not np.array_equal(index, offsets[0].sources[0][1]):  # computed: each part by itself
+        return join_axes((Axis(rows.positions, ((filters, index),)), offsets[0]))
+    return Axis(rows.positions, ((ZeroSource(((weight, dim), (name, 0))), index),))
 
 
 def stored_name(analysis: Analysis, node: object) -> str | None:

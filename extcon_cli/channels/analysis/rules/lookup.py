@@ -16,7 +16,7 @@ def embedding(analysis: Analysis, node: fx.Node) -> Value:
     rows, columns = value_of(analysis, node.args[0])
     analysis.freeze([rows], f"is looked up by number in {source(node)}")
     if columns is not None:
-        analysis.produced.append(columns.atoms)
+        analysis.produced.append(columns.positions)
     return (*value_of(analysis, node.args[1]), columns)
 
 

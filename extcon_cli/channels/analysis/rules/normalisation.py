@@ -6,11 +6,11 @@ import numpy as np
 import torch
 from torch import Tensor, fx
 
-from extcon_cli.channels.analysis.axes import Analysis, Axis, Consumer, Site, Value
+from extcon_cli.channels.analysis.axes import Analysis, Axis, Consumer, Value, ZeroSource
 from extcon_cli.channels.analysis.rules.linear import per_channel, stored_name
 from extcon_cli.channels.analysis.rules.registry import Known, constants, flow, value_of
 from extcon_cli.channels.analysis.trace import argument, called_by, holds_tensor, operator, shape, source
-from extcon_cli.channels.removal.narrow import is_norm
+from extcon_cli.channels.modules import is_norm
 
 BATCH = (
     "batch_norm",
@@ -40,12 +40,12 @@ def channelwise(analysis: Analysis, node: fx.Node) -> Value | tuple[Value, ...]:
         if vector is None:
             analysis.freeze([axis], f"is normalised with numbers that are computed, not stored, in {source(node)}")
         else:
-            analysis.tie(axis.atoms, vector.atoms)
+            analysis.tie(axis.positions, vector.positions)
     scale = value_of(analysis, stored[0])
     if scale and scale[0] is not None:
         names = [stored_name(analysis, vector) for vector in stored[:2]]
         parts = tuple((name, 0) for name in names if name is not None)
-        axis = Axis(axis.atoms, ((Site(parts), scale[0].sites[0][1]),))
+        axis = Axis(axis.positions, ((ZeroSource(parts), scale[0].sources[0][1]),))
     return _as_returned(node, (value[0], axis, *value[2:]))
 
 
@@ -81,13 +81,13 @@ def _counted(analysis: Analysis, node: fx.Node, axis: Axis | None, dim: int) -> 
     for vector in vectors:
         found = value_of(analysis, vector)[0]
         analysis.freeze([axis] if found is None else (), f"is normalised with computed numbers in {source(node)}")
-        analysis.tie(axis.atoms, axis.atoms if found is None else found.atoms)
+        analysis.tie(axis.positions, axis.positions if found is None else found.positions)
     name = stored_name(analysis, vectors[0])
     assert name is not None
     assert isinstance(node.args[0], fx.Node)
-    analysis.consumers.append(Consumer(node, name, 0, None, node.args[0], dim, axis, counted=True))
+    analysis.consumers.append(Consumer(node, name, 0, None, node.args[0], dim, axis, is_norm=True))
     parts = tuple((part, 0) for part in (stored_name(analysis, vector) for vector in vectors) if part is not None)
-    return Axis(axis.atoms, ((Site(parts), np.arange(len(axis.atoms), dtype=np.int64)),))
+    return Axis(axis.positions, ((ZeroSource(parts), np.arange(len(axis.positions), dtype=np.int64)),))
 
 
 @constants("layer_norm", "rms_norm", "group_norm")

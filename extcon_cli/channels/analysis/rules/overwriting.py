@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor, fx
 
-from extcon_cli.channels.analysis.axes import Analysis, Axis, Index, Value, joined
+from extcon_cli.channels.analysis.axes import Analysis, Axis, Index, Value, join_axes
 from extcon_cli.channels.analysis.rules.pointwise import held_as, meet
 from extcon_cli.channels.analysis.rules.registry import Known, constants, flow, value_of
 from extcon_cli.channels.analysis.rules.shapes import by_number, compact
@@ -19,7 +19,7 @@ def copy(analysis: Analysis, node: fx.Node) -> Value:
     met, other = meet(analysis, node), value_of(analysis, node.args[1])
     found = [None] * (len(met) - len(other)) + list(other)
     return tuple(
-        axis and Axis(axis.atoms, new.sites if new else (), axis.split, new is None or new.zero)
+        axis and Axis(axis.positions, new.sources if new else (), axis.laid_out_by, new is None or new.zero)
         for axis, new in zip(met, found, strict=True)
     )
 
@@ -37,22 +37,22 @@ def overwrite(analysis: Analysis, node: fx.Node) -> Value:
     """Some positions are replaced by another value's, whose channels are tied to those that they replace."""
     value, other = value_of(analysis, node.args[0]), list(value_of(analysis, node.args[1]))
     dim = int(argument(node, "dim", 0)) % len(value)
-    positions = _written(node, dim)
+    places = _written(node, dim)
     if operator(node) == "select_scatter":
         other.insert(dim, None)
     result: list[Axis | None] = []
     for place, (axis, new) in enumerate(zip(value, other, strict=True)):
         if axis is not None and place == dim:
-            by_number(analysis, node, axis, positions)
+            by_number(analysis, node, axis, places)
         if axis is None or new is None:
             analysis.freeze([axis, new], f"is written over by number in {source(node)}")
             result.append(axis)
         elif place == dim:
-            analysis.tie(axis.atoms[positions], new.atoms)
-            result.append(_replaced(axis, new, positions))
+            analysis.tie(axis.positions[places], new.positions)
+            result.append(_replaced(axis, new, places))
         else:
-            analysis.tie(axis.atoms, new.atoms)
-            result.append(joined((axis, new)))
+            analysis.tie(axis.positions, new.positions)
+            result.append(join_axes((axis, new)))
     return tuple(result)
 
 
@@ -64,14 +64,16 @@ def _written(node: fx.Node, dim: int) -> Index:
     return numbers[slice(argument(node, "start"), argument(node, "end"), argument(node, "step", 1))].numpy()
 
 
-def _replaced(axis: Axis, new: Axis, positions: Index) -> Axis:
-    """Each position with the sites of what it holds now."""
-    kept = [(site, np.where(np.isin(np.arange(len(rows)), positions), -1, rows)) for site, rows in axis.sites]
-    for site, rows in new.sites:
-        wide = np.full(len(axis.atoms), -1, dtype=np.int64)
-        wide[positions] = rows
-        kept.append((site, wide))
-    return Axis(axis.atoms, tuple(kept), axis.split, axis.zero and new.zero)
+def _replaced(axis: Axis, new: Axis, places: Index) -> Axis:
+    """Each position with the sources of what it holds now."""
+    kept = [
+        (zero_source, np.where(np.isin(np.arange(len(rows)), places), -1, rows)) for zero_source, rows in axis.sources
+    ]
+    for zero_source, rows in new.sources:
+        wide = np.full(len(axis.positions), -1, dtype=np.int64)
+        wide[places] = rows
+        kept.append((zero_source, wide))
+    return Axis(axis.positions, tuple(kept), axis.laid_out_by, axis.zero and new.zero)
 
 
 @constants("slice_scatter", "select_scatter")

@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, fx
 
-from extcon_cli.channels.analysis.axes import Analysis, Axis, Value, joined
+from extcon_cli.channels.analysis.axes import Analysis, Axis, Value, join_axes
 from extcon_cli.channels.analysis.rules.registry import Known, constants, flow, value_of
 from extcon_cli.channels.analysis.trace import argument, holds_tensor, operator, shape, source
 
@@ -78,7 +78,7 @@ def meet(analysis: Analysis, node: fx.Node) -> Value:
 @flow(*COMPARISONS)
 def compare(analysis: Analysis, node: fx.Node) -> Value:
     """Yes or no for each position; nothing that can be silenced."""
-    return tuple(axis and Axis(axis.atoms, (), axis.split) for axis in meet(analysis, node))
+    return tuple(axis and axis.without_sources() for axis in meet(analysis, node))
 
 
 @flow("where", "masked_fill")
@@ -95,14 +95,14 @@ def blend(analysis: Analysis, node: fx.Node) -> Value:
     for back, axis in zip(range(-len(shape(node)), 0), meet(analysis, node), strict=True):
         product = [factor for value in factors for factor in _along(value, back, axis)]
         zeros = _along(added, back, axis) + ([easiest(product)] if product else [])
-        result.append(joined(zeros) if zeros else axis)
+        result.append(join_axes(zeros) if zeros else axis)
     return tuple(result)
 
 
 def _along(value: Value, back: int, result: Axis | None) -> list[Axis]:
     """The value's axis where it meets the result's, not broadcast to it."""
     axis = value[back] if -back <= len(value) else None
-    return [axis] if axis is not None and result is not None and len(axis.atoms) == len(result.atoms) else []
+    return [axis] if axis is not None and result is not None and len(axis.positions) == len(result.positions) else []
 
 
 @constants("addcmul", "addcdiv", "lerp")
@@ -162,7 +162,7 @@ def _join(analysis: Analysis, node: fx.Node, axes: list[Axis | None]) -> Axis | 
     carrying = tied(analysis, node, axes)
     if len(carrying) < 2:
         return carrying[0] if carrying else None
-    return easiest(carrying) if operator(node) in PRODUCTS else joined(carrying)
+    return easiest(carrying) if operator(node) in PRODUCTS else join_axes(carrying)
 
 
 def tied(analysis: Analysis, node: fx.Node, axes: Sequence[Axis | None]) -> list[Axis]:
@@ -171,17 +171,16 @@ def tied(analysis: Analysis, node: fx.Node, axes: Sequence[Axis | None]) -> list
     if carrying and len(carrying) < len(axes):
         analysis.freeze(carrying, f"meets a value without channels of its own in {source(node)}")
     for other in carrying[1:]:
-        analysis.tie(carrying[0].atoms, other.atoms)
+        analysis.tie(carrying[0].positions, other.positions)
     return carrying
 
 
 def easiest(factors: Sequence[Axis]) -> Axis:
     """One factor at zero is enough: that with the fewest parameters to silence, of those that become zero."""
-    silent = (
-        [axis for axis in factors if axis.sites and axis.zero] or [axis for axis in factors if axis.sites] or factors
-    )
-    chosen = min(silent, key=lambda axis: sum(len(site.parts) for site, _ in axis.sites))
-    return replace(chosen, split=joined(factors).split)
+    fed = [axis for axis in factors if axis.sources]
+    silent = [axis for axis in fed if axis.zero] or fed or factors
+    chosen = min(silent, key=lambda axis: sum(len(zero_source.parts) for zero_source, _ in axis.sources))
+    return replace(chosen, laid_out_by=join_axes(factors).laid_out_by)
 
 
 @constants(*UNARY, *SAME, *MEETING)

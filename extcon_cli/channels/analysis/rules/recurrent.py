@@ -30,7 +30,7 @@ def recurrent(analysis: Analysis, node: fx.Node) -> tuple[Value, ...]:
         if axis is None or columns is None or name is None:
             analysis.freeze([columns], f"reads what no removable channel feeds in {source(node)}")
             continue
-        analysis.tie(axis.atoms, columns.atoms)
+        analysis.tie(axis.positions, columns.positions)
         place = stored_name(analysis, bias)
         analysis.consumers.append(Consumer(node, name, 1, place, read, len(steps), axis))
     return tuple((None,) * len(part.shape) for part in node.meta["val"])

@@ -1,6 +1,6 @@
 """The two registries: how channels flow through an operator, and how constants do.
 
-A *flow* rule reads `analysis.values` of a node's arguments, ties or freezes atoms, and returns the node's value.
+A *flow* rule reads `analysis.values` of a node's arguments, ties or freezes positions, and returns the node's value.
 A *constants* rule reads what is known of its arguments and returns what is known of its result: a tensor that
 broadcasts to the result's shape, NaN where the value is not a known constant. Without a rule, nothing is known.
 """

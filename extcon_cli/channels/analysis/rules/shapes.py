@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor, fx
 
-from extcon_cli.channels.analysis.axes import Analysis, Axis, Index, Site, Split, Value, joined
+from extcon_cli.channels.analysis.axes import Analysis, Axis, Index, SizedView, Value, ZeroSource, join_axes
 from extcon_cli.channels.analysis.rules.registry import Known, constants, flow, value_of
 from extcon_cli.channels.analysis.trace import argument, operator, shape, source
 
@@ -43,8 +43,8 @@ def view(analysis: Analysis, node: fx.Node) -> Value:
         assert axis is not None
         shaped = [1] * len(sizes)
         shaped[at] = sizes[at]
-        positions = np.broadcast_to(np.arange(sizes[at]).reshape(shaped), sizes).reshape(-1)
-        result.extend(_split(analysis, node, axis.take(positions), [shape(node)[dim] for dim in after]))
+        places = np.broadcast_to(np.arange(sizes[at]).reshape(shaped), sizes).reshape(-1)
+        result.extend(_split(analysis, node, axis.take(places), [shape(node)[dim] for dim in after]))
     return tuple(result)
 
 
@@ -60,26 +60,26 @@ def _split(analysis: Analysis, node: fx.Node, axis: Axis, sizes: list[int]) -> l
         analysis.freeze([axis], f"is reduced to a single position in {source(node)}")
         return result
     if len(long) == 1:
-        analysis.splits.append(Split(node, axis))
+        analysis.sized_views.append(SizedView(node, axis))
         result[long[0]] = axis
         return result
-    laid = np.arange(len(axis.atoms)).reshape(sizes)
+    laid = np.arange(len(axis.positions)).reshape(sizes)
     layouts = {dim: np.moveaxis(laid, dim, -1).reshape(-1, sizes[dim]) for dim in long}
-    came_from = [dim for dim in long if (axis.atoms[layouts[dim]] == axis.atoms[layouts[dim][0]]).all()]
-    chosen = came_from[-1] if came_from else long[max(0, len(long) - 1 - analysis.layout.get(node, 0))]
+    came_from = [dim for dim in long if (axis.positions[layouts[dim]] == axis.positions[layouts[dim][0]]).all()]
+    chosen = came_from[-1] if came_from else long[max(0, len(long) - 1 - analysis.view_layouts.get(node, 0))]
     along = _merged(analysis, axis, layouts[chosen], None if came_from or chosen == long[0] else node)
-    analysis.splits.append(Split(node, along))
+    analysis.sized_views.append(SizedView(node, along))
     result[chosen] = along
     return result
 
 
-def _merged(analysis: Analysis, axis: Axis, layout: Index, split: fx.Node | None = None) -> Axis:
+def _merged(analysis: Analysis, axis: Axis, layout: Index, laid_out_by: fx.Node | None = None) -> Axis:
     """The axis of positions laid out in rows, the i-th of each the same channel."""
-    atoms = _distinct(axis.atoms[layout])
-    for row in atoms[1:]:
-        analysis.tie(atoms[0], row)
-    sites = tuple((site, row) for site, rows in axis.sites for row in _distinct(rows[layout]))
-    return Axis(atoms[0], sites, split, axis.zero)
+    positions = _distinct(axis.positions[layout])
+    for row in positions[1:]:
+        analysis.tie(positions[0], row)
+    sources = tuple((zero_source, row) for zero_source, rows in axis.sources for row in _distinct(rows[layout]))
+    return Axis(positions[0], sources, laid_out_by, axis.zero)
 
 
 def _distinct(rows: Index) -> Index:
@@ -121,18 +121,18 @@ def move(analysis: Analysis, node: fx.Node) -> Value:
         numbers = torch.arange(sizes[dim]).reshape([-1 if d == dim else 1 for d in range(len(sizes))]).expand(sizes)
         moved = _moved(node, numbers)
         target = next((d for d in range(moved.dim()) if moved.shape[d] > 1 and _varies(moved, d)), None)
-        positions = np.empty(0, np.int64)
+        places = np.empty(0, np.int64)
         if target is not None:
-            positions = moved.movedim(target, -1).reshape(-1, moved.shape[target])[0].numpy()
-        if operator(node) in REPEATS and len(positions):
+            places = moved.movedim(target, -1).reshape(-1, moved.shape[target])[0].numpy()
+        if operator(node) in REPEATS and len(places):
             pass  # each position as often as any other, however many there are
         elif operator(node) == "slice":
-            by_number(analysis, node, axis, positions)
-        elif len(positions) != sizes[dim] or (operator(node) == "roll" and positions[0] != 0):
+            by_number(analysis, node, axis, places)
+        elif len(places) != sizes[dim] or (operator(node) == "roll" and places[0] != 0):
             # the bounds stand in the model's code: after a removal they would pick other channels
             analysis.freeze([axis], f"{operator(node)} picks positions by number in {source(node)}")
         if target is not None:
-            result[target] = axis.take(positions)
+            result[target] = axis.take(places)
     return tuple(result)
 
 
@@ -144,12 +144,12 @@ def _moved(node: fx.Node, read: Tensor) -> Tensor:
     return result
 
 
-def by_number(analysis: Analysis, node: fx.Node, axis: Axis, positions: Index) -> None:
+def by_number(analysis: Analysis, node: fx.Node, axis: Axis, places: Index) -> None:
     """Positions whose bounds stand in the model's code: one of several equal runs, of what is left too, or frozen."""
-    length, size = len(positions), len(axis.atoms)
-    if length and size % length == 0 and positions[0] % length == 0 and positions[-1] - positions[0] < length:
-        for block in axis.atoms.reshape(-1, length):  # a half, a third
-            analysis.tie(axis.atoms[:length], block)
+    length, size = len(places), len(axis.positions)
+    if length and size % length == 0 and places[0] % length == 0 and places[-1] - places[0] < length:
+        for block in axis.positions.reshape(-1, length):  # a half, a third
+            analysis.tie(axis.positions[:length], block)
     else:
         analysis.freeze([axis], f"{operator(node)} picks positions by number in {source(node)}")
 
@@ -183,29 +183,30 @@ def concatenate(analysis: Analysis, node: fx.Node) -> Value:
             if len(carrying) < len(axes):
                 analysis.freeze(carrying, f"is joined with a value without channels in {source(node)}")
             for other in carrying[1:]:
-                analysis.tie(carrying[0].atoms, other.atoms)
-            result.append(joined(carrying))
+                analysis.tie(carrying[0].positions, other.positions)
+            result.append(join_axes(carrying))
     return tuple(result)
 
 
 def _lay(analysis: Analysis, node: fx.Node, axes: list[Axis | None], sizes: list[int]) -> Axis | None:
     if all(axis is None for axis in axes):
         return None
-    atoms: list[Index] = []
-    sites: list[tuple[Site, Index]] = []
+    positions: list[Index] = []
+    sources: list[tuple[ZeroSource, Index]] = []
     start, total = 0, sum(sizes)
     for axis, size in zip(axes, sizes, strict=True):
-        if axis is None:  # its positions stay: they get atoms of their own, frozen
-            fresh = analysis.unnamed(size)
+        if axis is None:  # its indices stay: they get positions of their own, frozen
+            fresh = analysis.new_positions(size)
             analysis.freeze([Axis(fresh)], f"reads what no removable channel feeds in {source(node)}")
             axis = Axis(fresh)
-        atoms.append(axis.atoms)
-        for site, rows in axis.sites:
+        positions.append(axis.positions)
+        for zero_source, rows in axis.sources:
             padded = np.full(total, -1, dtype=np.int64)
             padded[start : start + size] = rows
-            sites.append((site, padded))
+            sources.append((zero_source, padded))
         start += size
-    return Axis(np.concatenate(atoms), tuple(sites), next((axis.split for axis in axes if axis and axis.split), None))
+    view = next((axis.laid_out_by for axis in axes if axis and axis.laid_out_by), None)
+    return Axis(np.concatenate(positions), tuple(sources), view)
 
 
 @flow("pad", "constant_pad_nd")
@@ -256,8 +257,8 @@ def shuffle_pixels(analysis: Analysis, node: fx.Node) -> Value:
     if axis is None:
         return (*value[:-3], None, None, None)
     if operator(node) == "pixel_unshuffle":
-        return (*value[:-3], axis.take(np.arange(len(axis.atoms)).repeat(factor)), None, None)
-    layout = np.arange(len(axis.atoms)).reshape(-1, factor).T
+        return (*value[:-3], axis.take(np.arange(len(axis.positions)).repeat(factor)), None, None)
+    layout = np.arange(len(axis.positions)).reshape(-1, factor).T
     return (*value[:-3], _merged(analysis, axis, layout), None, None)
 
 
@@ -279,10 +280,10 @@ def cut(analysis: Analysis, node: fx.Node) -> tuple[Value, ...]:
         analysis.freeze([axis], f"{operator(node)} cuts into unequal parts in {source(node)}")
     starts = np.cumsum([0, *sizes[:-1]])
     taken = [axis.take(np.arange(start, start + size)) for start, size in zip(starts, sizes, strict=True)]
-    analysis.splits.append(Split(node, taken[0]))
+    analysis.sized_views.append(SizedView(node, taken[0]))
     if len(set(sizes)) == 1:  # the parts stay equal only where each loses the same positions
         for part in taken[1:]:
-            analysis.tie(taken[0].atoms, part.atoms)
+            analysis.tie(taken[0].positions, part.positions)
     return tuple((*value[:dim], part, *value[dim + 1 :]) for part in taken)
 
 
@@ -294,8 +295,8 @@ def gate(analysis: Analysis, node: fx.Node) -> Value:
     axis = value[dim]
     if axis is None:
         return value
-    first, second = (axis.take(half) for half in np.arange(len(axis.atoms)).reshape(2, -1))
-    analysis.tie(first.atoms, second.atoms)
+    first, second = (axis.take(half) for half in np.arange(len(axis.positions)).reshape(2, -1))
+    analysis.tie(first.positions, second.positions)
     return (*value[:dim], first, *value[dim + 1 :])
 
 
