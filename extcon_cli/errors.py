@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 class ExtconError(Exception):
-    """Base of all refusals. `exit_code` is what the command line returns (DESIGN.md, section 5)."""
+    """Base of all refusals. `exit_code` is what the command line returns: docs/guide/ci.md lists them."""
 
     exit_code = 1
 

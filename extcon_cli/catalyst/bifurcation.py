@@ -1,7 +1,7 @@
 """How the decided filters reach exactly zero: along the flow, by proximal steps, or under the penalty.
 
 The gradient flow of R(F, d) = sum |d_i| ||F_i|| in u = ||F_i||, v = |d_i| is u' = -v, v' = -u (in units of lambda):
-u^2 - v^2 is conserved, and v_0 = chi u_0 > u_0 ends with F_i = 0 at tau = atanh(1 / chi) (DESIGN.md, section 3).
+u^2 - v^2 is conserved, and v_0 = chi u_0 > u_0 ends with F_i = 0 at tau = atanh(1 / chi) (docs/method/catalyst.md).
 
 Each class takes decided filters through training: `step` after every optimizer step. Nothing here decides.
 """

@@ -1,7 +1,7 @@
 """The regularisers: the paper's R(F, d) = sum_i |d_i| ||F_i||_2, its race, and Group Lasso for comparison.
 
 The race starts every filter with |d_i| = c ||F_i|| and lets the task tip each to one side. Its outcome is a score
-here; what it would remove is decided by the target, because no c meets a ratio (EVIDENCE.md).
+here; what it would remove is decided by the target, because no c meets a ratio (docs/method/catalyst.md).
 """
 
 from __future__ import annotations

@@ -50,7 +50,7 @@ def common(
 
 
 def main() -> None:
-    """The console script: exit codes as in DESIGN.md, section 5; EXTCON_DEBUG=1 shows tracebacks and warnings."""
+    """The console script: exit codes as in docs/guide/ci.md; EXTCON_DEBUG=1 shows tracebacks and warnings."""
     debugging = bool(os.environ.get("EXTCON_DEBUG"))
     if not debugging:
         warnings.simplefilter("ignore")  # of the libraries; extcon says what users should know through events

@@ -73,7 +73,7 @@ def check(file: File, overrides: Set = None) -> None:
 
 
 @app.command()
-def schema(markdown: Annotated[bool, typer.Option("--markdown", help="The reference docs/recipe.md.")] = False) -> None:
+def schema(markdown: Annotated[bool, typer.Option("--markdown", help="The reference, as Markdown.")] = False) -> None:
     """Print the JSON Schema of recipes, for editors that complete and check YAML.
 
     Example: `extcon recipe schema > recipe.schema.json`

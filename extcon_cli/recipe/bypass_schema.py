@@ -1,4 +1,4 @@
-"""The section `bypass` of a recipe: probe, opt_1, opt_2, train_3 (DESIGN.md, section 2)."""
+"""The section `bypass` of a recipe: probe, opt_1, opt_2, train_3 (docs/method/bypass.md)."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ def resolve(
     embedded: Mapping[str, Any] | None = None,
     overrides: Sequence[str] = (),
 ) -> Resolved:
-    """Find the recipe of a run of `method`, put the overrides in, and check it (DESIGN.md, section 5).
+    """Find the recipe of a run of `method`, put the overrides in, and check it.
 
     The first of these that is there is taken, alone: `recipe` (a file, or a bundled name such as
     `prune/digits_resnet`), the sidecar `model.yaml` of the checkpoint `model.pt`, the recipe `embedded` in

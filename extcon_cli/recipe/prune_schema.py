@@ -1,4 +1,4 @@
-"""The section `prune` of a recipe: score, decide, bifurcate, remove, fine-tune (DESIGN.md, section 3).
+"""The section `prune` of a recipe: score, decide, bifurcate, remove, fine-tune (docs/method/catalyst.md).
 
 F_i: the gamma and beta of a channel's batch norm, else its row and bias. d_i: its auxiliary variable.
 """

@@ -1,4 +1,4 @@
-"""Writes the reference of every key from the schema: docs/recipe.md as Markdown, and JSON Schema for editors."""
+"""Writes the reference of every key from the schema: docs/reference/recipe.md, and JSON Schema for editors."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from extcon_cli.recipe.schema import Recipe
 from extcon_cli.recipe.tree import section_of
 
 _INTRODUCTION = """\
-# Recipe reference
+# Reference: recipe
 
 Every key of a recipe with its default, its values and its meaning. Made by `extcon recipe schema --markdown`
 from `extcon_cli/recipe/`; edit it there.

@@ -1,6 +1,6 @@
 """The recipe: one frozen value that says all of a run. Each key's meaning stands below it.
 
-`extcon recipe schema` and docs/recipe.md print them. This module reads no file; load.py does.
+`extcon recipe schema` and docs/reference/recipe.md print them. This module reads no file; load.py does.
 """
 
 from __future__ import annotations

@@ -81,7 +81,7 @@ def test_schema_is_json_schema() -> None:
 
 
 def test_schema_as_markdown_is_the_reference() -> None:
-    assert run("schema", "--markdown").startswith("# Recipe reference")
+    assert run("schema", "--markdown").startswith("# Reference: recipe")
 
 
 @pytest.mark.parametrize("command", ["list", "show", "check", "schema"])
