@@ -35,6 +35,15 @@ class Net(nn.Module):
         return self.head(self.middle(self, self.norm(self.conv(x)).relu()).mean((2, 3)))
 
 
+def masked(net: Net, y: Tensor) -> Tensor:
+    """Adds a mask that is written to place by place, once it is seen through a view."""
+    mask = y.new_zeros(6, 6)
+    rows = mask[2:]
+    mask[:3] = 1.0
+    rows[1:, :2] = -100.0
+    return y + mask
+
+
 class Recurrent(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -76,6 +85,7 @@ SAME = {
     "a tensor that is no buffer": (lambda: Net(lambda net, y: y * net.plain), X),
     "a tensor made on the way": (lambda: Net(lambda net, y: y * torch.tensor(2.0) + torch.zeros(4, 1, 1)), X),
     "what it cannot follow": (lambda: Net(lambda net, y: y.cumsum(1)), X),
+    "memory written to through views": (lambda: Net(masked), X),
     "an operator in place": (lambda: Net(lambda net, y: y.mul_(2).add_(y)), X),
 }
 
@@ -86,6 +96,13 @@ def test_the_groups_are_those_of_torch_export(name: str, exported: Callable[...,
     module = build().eval()
     record(module, (x,), {})  # it does vouch
     assert groups(module, tracing.trace(module, (x,))) == groups(module, exported(module, (x,)))
+
+
+def test_memory_that_is_written_to_is_no_constant() -> None:
+    """The mask is zero when it is made; what is added to the channels later is not."""
+    graph = tracing.trace(Net(masked).eval(), (X,))
+    added = next(node for node in reversed(graph.nodes) if tracing.operator(node) == "add")
+    assert tracing.operator(added.all_input_nodes[1]) == "overwritten"
 
 
 def squeezed(net: Net, y: Tensor) -> Tensor:

@@ -110,6 +110,7 @@ class _Recorder(SchemaCheckMode):
         self.paths = {id(child): path for path, child in reversed(list(module.named_modules()))}
         self.calls: list[tuple[str, type]] = []  # the modules whose forward pass is running
         self.seen: dict[int, _Watched] = {}  # by the id of a meta tensor
+        self.made: set[int] = set()  # storages that take no values from elsewhere, such as that of torch.zeros
         self.fresh: dict[int, fx.Node] = {}  # by storage: of torch.zeros and the like, Python gets a shallow copy
         self.metas: dict[int, Tensor] = {}  # of each real tensor, by its id
         self.reals: list[Tensor] = []  # kept, so that their ids stay their own
@@ -224,9 +225,23 @@ class _Recorder(SchemaCheckMode):
             raise NotRecorded(f"{func} writes to what it does not return")
         if results:
             node = self._note(func, args, kwargs, result)
-            if not tensors and isinstance(result, Tensor):
+            if isinstance(result, Tensor) and (not tensors or func._opname in LIKE):
+                self.made.add(_storage(result))
+            if isinstance(result, Tensor) and not tensors:
                 self.fresh[_storage(result)] = node
+            if func._schema.is_mutable:
+                self._overwrite(results[0], node)
         return result
+
+    def _overwrite(self, written: Tensor, node: fx.Node) -> None:
+        """Whatever else lies over memory that was made here and written to is another value from now on."""
+        if (storage := _storage(written)) not in self.made:
+            return  # where it matters, trace.py sees it
+        for other in [seen for seen in self.seen.values() if seen.tensor is not written]:
+            if _storage(other.tensor) == storage:
+                after = self.graph.call_function(overwritten, (other.node, node))
+                after.meta.update(node.meta, val=other.tensor)
+                self.seen[id(other.tensor)] = _Watched(after, other.tensor)
 
     def _meta(self, value: Any) -> Any:
         """The meta tensor that stands for an argument of an operator; a real tensor is a constant of the model."""
@@ -268,6 +283,11 @@ class _Recorder(SchemaCheckMode):
                 self._see(part, taken)
 
 
+def overwritten(before: Tensor, written: Tensor) -> Tensor:
+    """Stands in a graph for a tensor, part of whose memory was written to through another one. Never called."""
+    raise NotImplementedError
+
+
 def _held(module: nn.Module) -> list[tuple[Any, Any]]:
     """Each list, dict and set among a module's attributes, with its content."""
     return [(value, value.copy()) for value in vars(module).values() if isinstance(value, (dict, list, set))]
@@ -278,6 +298,8 @@ def _restore(container: Any, content: Any) -> None:
     container.extend(content) if isinstance(container, list) else container.update(content)
 
 
+LIKE = ("new_zeros", "new_ones", "new_full", "new_empty", "zeros_like", "ones_like", "full_like", "empty_like")
+"""Operators that take nothing from their argument but its kind."""
 SHORTCUTS = {torch.ops.aten.batch_norm.default, torch.ops.aten.layer_norm.default}
 """Operators whose result has the shape of their first argument, and which torch works out slowly."""
 

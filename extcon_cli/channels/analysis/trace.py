@@ -226,7 +226,7 @@ def _mutations(graph: fx.Graph) -> tuple[bool, set[str]]:
         for target in changed:
             written |= {member.name for member in memory[target] if member.op == "placeholder"}
             seen_by = memory[target] - {node, target} if target.op == "call_function" else {target}
-            users = [user for other in (*seen_by, target) for user in other.users]
+            users = [user for other in (*seen_by, target) for user in other.users if operator(user) != "overwritten"]
             seen_later |= any(order[user] > order[node] for user in users)
     return seen_later, written
 
