@@ -22,22 +22,44 @@ from extcon_cli.channels.modules import evaluating
 Inputs = tuple[Any, ...] | Mapping[str, Any]
 """The arguments of a forward pass: positional, or by name. They may hold dicts and lists of tensors."""
 
-EXACT = 1e-5  # of the largest output, float32 (DESIGN.md, section 8)
+EXACT = 1e-5  # of the largest output, float32
 EXACT_DOUBLE = 1e-10
+EXTREME = 1e4  # a number this large that is the same in both may be a mask's, and is no measure for the others
+
+ROUNDED = 1e-3  # the share of integer outputs that rounding in float32 may move: pixels that a model gives as bytes
 
 
 @dataclass(frozen=True)
 class Difference:
-    """Outputs of two modules beside each other: `relative` is the largest difference over the largest output."""
+    """Outputs of two modules beside each other, each held to its own scale; the figures of the worst one.
 
-    largest: float  # largest absolute difference
-    scale: float  # largest absolute output of the first module
+    Set aside is what agrees exactly and says nothing of the size of the others: NaN, infinite, or at least `EXTREME`
+    in both (-1e9 or finfo.min where a mask is). Integers, booleans and Python's numbers are compared for equality.
+    """
+
+    largest: float  # largest absolute difference, in the output that it is the largest share of
+    scale: float  # largest absolute number of that output in the first module, without what is set aside
     agreement: float  # share of arg-max over the last dimension that are the same
     samples: int
+    outputs: int  # tensors and numbers that a forward pass gives
+    compared: int  # finite elements of the first module, all batches and outputs together
+    set_aside: int
+    labels: int  # integers and booleans
+    unequal: int  # of them
 
     @property
     def relative(self) -> float:
-        """The largest difference as a share of the largest output that is finite."""
+        """The largest difference as a share of its output's scale, or the share of labels that moved, if larger.
+
+        Infinite where nothing has been compared: that is no evidence of anything.
+        """
+        if not self.compared + self.labels:
+            return float("inf")
+        return max(self.moved, self.unequal / self.labels if self.labels else 0.0)
+
+    @property
+    def moved(self) -> float:
+        """The same for floating outputs alone."""
         return self.largest / self.scale if self.scale > 0 else self.largest
 
 
@@ -55,26 +77,69 @@ def outputs(module: nn.Module, inputs: Inputs) -> list[Tensor]:
     """
     with evaluating(module), _throughout(module), torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)
-        return tensors_in(call(module, inputs))
+        return results(call(module, inputs))
 
 
 def compare(runs: Iterable[tuple[list[Tensor], list[Tensor], int]]) -> Difference:
     """Outputs of two modules beside each other, batch by batch, with the number of samples in each."""
-    largest, scale, agree, total, samples = 0.0, 0.0, 0, 0, 0
+    measures: dict[int, _Measure] = {}
+    samples = 0
     for first, second, number in runs:
         samples += number
-        if [a.shape for a in first] != [b.shape for b in second]:
-            return Difference(float("inf"), scale, 0.0, samples)
-        for a, b in zip(first, second, strict=True):
-            if not a.numel():
-                continue
-            gap = (a - b).abs().masked_fill(a == b, 0.0).max().item()  # infinite, both: no difference
-            largest = max(largest, gap if gap == gap else float("inf"))
-            scale = max(scale, a.abs().nan_to_num(0.0, posinf=0.0).max().item())
-            if a.dim() > 0 and a.shape[-1] > 1 and not a.is_complex():
-                agree += int((a.argmax(-1) == b.argmax(-1)).sum())
-                total += a[..., 0].numel()
-    return Difference(largest, scale, agree / total if total else 1.0, samples)
+        if [(a.shape, a.dtype) for a in first] != [(b.shape, b.dtype) for b in second]:
+            return Difference(float("inf"), 0.0, 0.0, samples, len(first), 1, 0, 0, 0)
+        for place, (a, b) in enumerate(zip(first, second, strict=True)):
+            if a.numel():
+                measures.setdefault(place, _Measure()).add(a, b)
+    each = list(measures.values())
+    worst = max(each, key=lambda one: (one.moved, one.scale), default=_Measure())
+    rows = sum(one.rows for one in each)
+    return Difference(
+        worst.largest,
+        worst.scale,
+        sum(one.agree for one in each) / rows if rows else 1.0,
+        samples,
+        len(measures),
+        sum(one.compared for one in each),
+        sum(one.set_aside for one in each),
+        sum(one.labels for one in each),
+        sum(one.unequal for one in each),
+    )
+
+
+@dataclass
+class _Measure:
+    """What is known of one output after some batches."""
+
+    largest: float = 0.0
+    scale: float = 0.0
+    compared: int = 0
+    set_aside: int = 0
+    labels: int = 0
+    unequal: int = 0
+    agree: int = 0
+    rows: int = 0
+
+    @property
+    def moved(self) -> float:
+        return self.largest / self.scale if self.scale > 0 else self.largest
+
+    def add(self, a: Tensor, b: Tensor) -> None:
+        if not (a.is_floating_point() or a.is_complex()):
+            self.labels += a.numel()
+            self.unequal += int((a != b).sum())
+            return
+        same = (a == b) | (a.isnan() & b.isnan())
+        finite = a.isfinite()
+        aside = same & (~finite | (a.abs() >= EXTREME))
+        gap = (a - b).abs().masked_fill(same, 0.0).max().item()
+        self.largest = max(self.largest, gap if gap == gap else float("inf"))
+        self.scale = max(self.scale, a.abs().masked_fill(aside | ~finite, 0.0).max().item())
+        self.compared += int(finite.sum())
+        self.set_aside += int(aside.sum())
+        if a.dim() > 0 and a.shape[-1] > 1 and not a.is_complex():
+            self.agree += int((a.argmax(-1) == b.argmax(-1)).sum())
+            self.rows += a[..., 0].numel()
 
 
 def call(module: nn.Module, inputs: Inputs) -> Any:
@@ -143,3 +208,25 @@ def tensors_in(output: Any) -> list[Tensor]:
     """All real and complex tensors of an output, in order, through whatever containers torch.export knows."""
     leaves = tree_leaves(output)
     return [leaf for leaf in leaves if isinstance(leaf, Tensor) and (leaf.is_floating_point() or leaf.is_complex())]
+
+
+def results(output: Any) -> list[Tensor]:
+    """Everything in an output that can differ, in order: tensors of any type, and Python's numbers as tensors.
+
+    Containers are those that torch.export knows, and objects that hold tensors in their attributes (dataclasses).
+    """
+    found: list[Tensor] = []
+    seen: set[int] = set()
+
+    def gather(value: Any) -> None:
+        for leaf in tree_leaves(value):
+            if isinstance(leaf, Tensor):
+                found.append(leaf.to_dense() if leaf.layout != torch.strided else leaf)
+            elif isinstance(leaf, (bool, int, float, complex)):
+                found.append(torch.tensor(leaf, dtype=torch.float64 if isinstance(leaf, float) else None))
+            elif hasattr(leaf, "__dict__") and not isinstance(leaf, (type, nn.Module)) and id(leaf) not in seen:
+                seen.add(id(leaf))
+                gather(list(vars(leaf).values()))
+
+    gather(output)
+    return found

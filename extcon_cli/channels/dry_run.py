@@ -18,7 +18,7 @@ from torch import nn
 from extcon_cli.channels.analysis.constants import consumer_inputs
 from extcon_cli.channels.analysis.groups import ChannelGroup, Channels, analyse
 from extcon_cli.channels.analysis.trace import trace
-from extcon_cli.channels.compare import Inputs, batch_size, compare, outputs, random_batches, runs
+from extcon_cli.channels.compare import ROUNDED, Inputs, batch_size, compare, outputs, random_batches, runs
 from extcon_cli.channels.modules import named_tensor
 from extcon_cli.channels.removal.apply import remove, zero_channels
 from extcon_cli.channels.removal.classify import GroupStatus, classify
@@ -133,9 +133,9 @@ def _attempt(
     except Exception as error:  # whatever the model's own code raises on other sizes
         said = str(error).strip().partition("\n")[0][:160] or repr(error)
         return dict.fromkeys(names, f"the forward pass fails on the smaller width: {said}")
-    moved = compare([(expected, found, batch_size(batch))]).relative
-    if moved > TOLERANCE:
-        why = f"removal changes the outputs by {moved:.1e}: the forward pass depends on the width"
+    gap = compare([(expected, found, batch_size(batch))])
+    if gap.moved > TOLERANCE or gap.unequal > ROUNDED * gap.labels:
+        why = f"removal changes the outputs by {gap.relative:.1e}: the forward pass depends on the width"
         coarse = {tensor.dtype for tensor in trial.parameters()} & {torch.float16, torch.bfloat16}
         return dict.fromkeys(names, f"{why}, or {coarse.pop()} is too coarse to tell (try float32)" if coarse else why)
     ranks = {norm.weight: norm.rank for norm in channels.analysis.inline_norms}
@@ -157,7 +157,7 @@ def _follows_eps(norm: Renorm, rank: int, before: nn.Module, trial: nn.Module, r
         found = outputs(trial.get_submodule(norm.owner), (wide[..., kept],))
     except Exception:  # it is no module of one input
         return False
-    return compare([(expected, found, 1)]).relative <= TOLERANCE
+    return compare([(expected, found, 1)]).moved <= TOLERANCE
 
 
 def _stuck(status: GroupStatus, part: Any) -> str:

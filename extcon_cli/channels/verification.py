@@ -38,7 +38,7 @@ class Verification:
 
     @property
     def relative(self) -> float:
-        """The worst of all differences, as a share of the largest output."""
+        """The worst of all differences, each a share of its output's scale."""
         return max(found.relative for found in self.measured)
 
     @property

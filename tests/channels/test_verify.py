@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from extcon_cli.channels import certify, channel_groups, difference, plan_removal, remove
+from extcon_cli.channels import RemovalPlan, certify, channel_groups, difference, plan_removal, remove
 from extcon_cli.channels.compare import random_batches, tensors_in
+from extcon_cli.errors import GateError
 
 
 class Gives(nn.Module):
@@ -59,8 +61,93 @@ def test_what_is_no_number_is_infinitely_far(value: float) -> None:
     assert difference(Gives(moved(value)), Gives(A), X).relative == float("inf")
 
 
-def test_nan_in_both_shows_nothing_and_so_does_not_pass() -> None:
-    assert difference(Gives(moved(float("nan"))), Gives(moved(float("nan"))), X).relative == float("inf")
+def test_nan_alone_in_both_shows_nothing_and_so_does_not_pass() -> None:
+    assert difference(Gives(A * float("nan")), Gives(A * float("nan")), X).relative == float("inf")
+
+
+@pytest.mark.parametrize("extreme", [float("nan"), float("inf"), -1e9, torch.finfo(torch.float32).min])
+def test_an_extreme_in_both_is_set_aside_and_hides_nothing(extreme: float) -> None:
+    before, after = moved(extreme), moved(extreme)
+    after[1, 1] += 0.3
+    found = difference(Gives(before), Gives(after), X)
+    assert (found.scale, found.set_aside) == (8.0, 1)
+    assert found.relative == pytest.approx(0.3 / 8)
+    assert found.compared == (6 if abs(extreme) < float("inf") else 5)
+
+
+def test_an_extreme_in_one_alone_is_a_difference() -> None:
+    assert difference(Gives(moved(-1e9)), Gives(moved(-2e9)), X).relative > 0.9
+    assert difference(Gives(A), Gives(moved(-1e9)), X).relative > 1e8
+
+
+def test_each_output_is_held_to_its_own_scale() -> None:
+    found = difference(Gives((A, 1000 * A)), Gives((moved(0.25), 1000 * A)), X)
+    assert (found.relative, found.outputs) == (0.25 / 8, 2)
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.uint8, torch.bool])
+def test_integers_and_booleans_are_compared_for_equality(dtype: torch.dtype) -> None:
+    labels = torch.ones(2, 4, dtype=dtype)
+    other = labels.clone()
+    other[1, 2] = 0
+    found = difference(Gives(labels), Gives(other), X)
+    assert (found.labels, found.unequal, found.relative) == (8, 1, 0.125)
+    assert difference(Gives(labels), Gives(labels.clone()), X).relative == 0.0
+
+
+@pytest.mark.parametrize(("one", "other"), [(3, 4), (True, False), (0.5, 0.25), (A, A.double())])
+def test_numbers_and_types_count_too(one: Any, other: Any) -> None:
+    assert difference(Gives({"y": one}), Gives({"y": one}), X).relative == 0.0
+    assert difference(Gives({"y": one}), Gives({"y": other}), X).relative > 0.1
+
+
+@dataclass
+class Answer:
+    logits: Tensor
+    labels: Tensor
+    more: list[Any]
+
+
+def test_tensors_in_a_dataclass_are_compared() -> None:
+    one = Answer(A, A.argmax(-1), [A])
+    assert difference(Gives(one), Gives(Answer(A, A.argmax(-1), [A])), X).outputs == 3
+    assert difference(Gives(one), Gives(Answer(A, A.argmax(-1), [moved(1.0)])), X).relative == 0.125
+    assert difference(Gives(one), Gives(Answer(A, 1 - A.argmax(-1), [A])), X).unequal > 0
+
+
+@pytest.mark.parametrize("nothing", [None, [], "text", torch.zeros(0)])
+def test_nothing_compared_is_not_exact(nothing: Any) -> None:
+    assert difference(Gives(nothing), Gives(nothing), X).relative == float("inf")
+
+
+def test_no_comparison_no_certificate() -> None:
+    module = Gives(A * float("nan"))
+    with pytest.raises(GateError, match="nothing can be compared"):
+        certify(module, module, RemovalPlan(), X[0])
+
+
+class Labels(nn.Module):
+    """A segmentation map: nothing but labels comes out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 5, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x).argmax(1)
+
+
+def test_moved_labels_are_not_certified() -> None:
+    before, example = Labels().eval(), (torch.randn(2, 3, 24, 24),)
+    same = certify(before, before, RemovalPlan(), example)
+    assert same.exact
+    assert same.random.labels > 1000
+    after = copy.deepcopy(before)
+    with torch.no_grad():
+        after.net[2].bias += 0.01 * torch.randn(5)  # type: ignore[operator]
+    found = certify(before, after, RemovalPlan(), example)
+    assert 0 < found.random.unequal / found.random.labels < 0.05
+    assert not found.exact
 
 
 def test_the_same_infinity_in_both_is_no_difference() -> None:
