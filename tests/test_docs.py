@@ -7,9 +7,15 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 import yaml
+from typer.main import get_command
+
+from extcon_cli.cli.app import app
+from extcon_cli.recipe.bundled import bundled
+from extcon_cli.recipe.load import load
 
 ROOT = Path(__file__).parents[1]
 SKIPPED = {".git", ".venv", "build", "dist", "site", "shared", "node_modules"}
@@ -89,6 +95,40 @@ def test_files_that_a_page_names_are_there(page: Path) -> None:
 @pytest.mark.parametrize("name", ["STYLE.md", "../shared"])
 def test_no_file_refers_to_what_is_not_in_the_repository(name: str) -> None:
     assert [str(path.relative_to(ROOT)) for path in SOURCES if name in path.read_text(encoding="utf-8")] == []
+
+
+def written(pattern: str, *, flags: int = 0) -> list[tuple[str, str]]:
+    """Page and match, of every page that people read."""
+    return [
+        (str(page.relative_to(ROOT)), found)
+        for page in PAGES
+        for found in re.findall(pattern, page.read_text(encoding="utf-8").replace(" \\\n", " "), flags)
+    ]
+
+
+@pytest.mark.parametrize(("page", "override"), written(r"--set ('[^']+'|[\w.]+=[^\s`]+)"))
+def test_an_override_is_one_that_recipes_take(page: str, override: str) -> None:
+    base = ["data.dataset=digits", "data.normalize={mean: [0.1], std: [0.2]}"]
+    load(bundled()["prune/default"], [*base, override.strip("'")])
+
+
+@pytest.mark.parametrize(("page", "text"), written(r"^```yaml\n(.*?)^```", flags=re.MULTILINE | re.DOTALL))
+def test_a_recipe_is_valid(page: str, text: str, tmp_path: Path) -> None:
+    values = yaml.safe_load(text)
+    if "jobs" not in values:  # that is a workflow
+        recipe = tmp_path / "recipe.yaml"
+        recipe.write_text(text, encoding="utf-8")
+        load(recipe)
+
+
+@pytest.mark.parametrize(("page", "line"), written(r"extcon ((?:recipe )?[a-z]+ [^\n`|#]*--[^\n`|#]*)"))
+def test_options_are_those_of_their_command(page: str, line: str) -> None:
+    command: Any = get_command(app)
+    words = line.split()
+    while hasattr(command, "commands"):
+        command = command.commands[words.pop(0)]
+    known = {flag for param in command.params for flag in param.opts}
+    assert {word.split("=")[0] for word in words if word.startswith("--")} <= known
 
 
 def test_every_page_is_in_the_site() -> None:
