@@ -17,7 +17,7 @@ import torchvision
 from torch import Tensor, nn
 from torch.nn import functional
 
-from extcon_cli.bypass.constraint import Contraction
+from extcon_cli.bypass.contraction import ContractionSchedule
 from extcon_cli.bypass.extension import extend
 from extcon_cli.checkpoint.zoo import ZOO
 
@@ -28,7 +28,7 @@ MODELS = {
 
 
 def timed(
-    module: nn.Module, optimizer: torch.optim.Optimizer, batch: tuple[Tensor, Tensor], back: Contraction | None
+    module: nn.Module, optimizer: torch.optim.Optimizer, batch: tuple[Tensor, Tensor], back: ContractionSchedule | None
 ) -> float:
     """Seconds of one step."""
     began = time.perf_counter()
@@ -54,7 +54,7 @@ def main() -> None:
         x = torch.randn(given.batch, 3, 32, 32, device=given.device)
         batch = x, torch.randint(10, (given.batch,), device=given.device)
         extended = extend(model, (x[:2],), form="strict" if "strict" in name else "relaxed").train()
-        back = Contraction(extended, "radius", steps=10**6)
+        back = ContractionSchedule(extended, steps=10**6)
         plain = torch.optim.SGD(model.parameters(), lr=1e-4, momentum=0.9)
         more = torch.optim.SGD([*model.parameters(), *extended.deltas], lr=1e-4, momentum=0.9)
         took: dict[str, list[float]] = {"plain": [], "opt_1": [], "opt_2": []}

@@ -16,15 +16,17 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
+from extcon_cli.bypass.strategies import STRATEGIES, Strategy
+from extcon_cli.bypass.strategies.base import StepInfo
+from extcon_cli.bypass.trace import Trace
 from extcon_cli.errors import GateError, UsageError
 from extcon_cli.events import ignore
 from extcon_cli.pipelines.comparison import Comparison
 from extcon_cli.pipelines.prepare import prepare
-from extcon_cli.pipelines.ways import WAYS, Way
 from extcon_cli.recipe.schema import OptimizerSpec, Recipe
 from extcon_cli.training.device import create_accelerator
 from extcon_cli.training.interrupt import Stop
-from extcon_cli.training.loop import Batches, Step
+from extcon_cli.training.loop import Batches
 from extcon_cli.training.objective import Objective, objective, prediction
 from extcon_cli.training.optim import lr_factor, optimizer, total_steps
 
@@ -144,51 +146,57 @@ def compare(recipe: Recipe, modules: Sequence[nn.Module]) -> list[dict[str, Any]
 
 def _walk(name: str, jobs: Sequence[Comparison]) -> list[tuple[nn.Module | None, dict[str, Any], dict[str, Any]]]:
     """One way of all seeds: the contracted module (None: there is none), what was measured, the history."""
-    ways: dict[int, Way] = {}
+    ways: dict[int, Strategy] = {}
     lost: dict[int, str] = {}
     for seed, job in enumerate(jobs):
         try:
-            ways[seed] = WAYS[name](job.given("theta*"))
+            ways[seed] = STRATEGIES[name](job.given("theta*"))
         except (GateError, UsageError) as error:
             lost[seed] = str(error)
     losses: dict[int, dict[int, float]] = {seed: {} for seed in range(len(jobs))}  # by step
+    traces = {seed: Trace(way, way.context.phases.total) for seed, way in ways.items()}
     if ways:
-        _together(ways, {seed: jobs[seed] for seed in ways}, losses, lost)
+        _together(ways, traces, {seed: jobs[seed] for seed in ways}, losses, lost)
     found = []
     for seed in range(len(jobs)):
         module, measured = None, {"contracted": False, "reason": lost.get(seed)}
         if seed not in lost:
-            module, measured = ways[seed].result()
-        trace = ways[seed].trace.rows if seed in ways else []
+            report = ways[seed].contract()
+            module, measured = report.module, report.to_json()
+        trace = [list(row) for row in traces[seed].rows] if seed in ways else []
         at, loss = list(losses[seed]), list(losses[seed].values())
         found.append((module, measured, {"phase": name, "steps": at, "loss": loss, "trace": trace}))
     return found
 
 
 def _together(
-    ways: Mapping[int, Way], jobs: Mapping[int, Comparison], losses: dict[int, dict[int, float]], lost: dict[int, str]
+    ways: Mapping[int, Strategy],
+    traces: Mapping[int, Trace],
+    jobs: Mapping[int, Comparison],
+    losses: dict[int, dict[int, float]],
+    lost: dict[int, str],
 ) -> None:
     first = next(iter(jobs.values()))
     spec = first.spec
-    total = sum(next(iter(ways.values())).given.lengths)
+    total = next(iter(ways.values())).context.phases.total
     if spec.schedule.name != "constant" or any(p.optimizer for p in (spec.opt_1, spec.opt_2, spec.train_3)):
         raise UsageError("stacked seeds take a constant learning rate and one optimizer")
-    factors = [next(iter(ways.values())).rate] * total
+    factors = [next(iter(ways.values())).lr_factor] * total
 
     def penalty() -> list[Tensor]:
         return [term for seed, way in ways.items() if seed not in lost and (term := way.penalty()) is not None]
 
     loaders = [job.loader for job in jobs.values()]
-    nothing = torch.empty(0)
     for index, now in steps(
         lambda: [way.module for way in ways.values()], loaders, first.task, spec.optimizer, factors, penalty
     ):
         for (seed, way), loss in zip(ways.items(), now, strict=True):
             if seed in lost:
                 continue
-            lr = spec.optimizer.lr * way.rate
+            lr = spec.optimizer.lr * way.lr_factor
             try:
-                way.step(Step(index, total, (index + 1) / len(loaders[0]), lr, loss, nothing, nothing))
+                way.after_step(StepInfo(index, lr, loss))
+                traces[seed].note(index)
             except GateError as error:
                 lost[seed] = str(error)
         if index % max(1, total // 1000) == 0:

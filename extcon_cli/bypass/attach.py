@@ -16,26 +16,25 @@ trained no more once it is back.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Callable, Iterable
+from typing import Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from extcon_cli.bypass.constraint import Contraction, Method
-from extcon_cli.bypass.extension import Form, extend
-from extcon_cli.bypass.mirror import extend_mirrored, mirror
-from extcon_cli.bypass.widen import Narrowing
-from extcon_cli.catalyst.scores import taylor_terms
+from extcon_cli.bypass.contraction import ContractionSettings, Method
+from extcon_cli.bypass.extension import Form
+from extcon_cli.bypass.strategies import EXTENSIONS
+from extcon_cli.bypass.strategies.base import Inputs, PhaseSteps, Scoring, StepInfo, StrategyContext, StrategySettings
 from extcon_cli.channels import Difference, channel_groups, difference
-from extcon_cli.channels.compare import EXACT, random_batches
-from extcon_cli.errors import GateError, UsageError
+from extcon_cli.channels.compare import random_batches
+from extcon_cli.errors import UsageError
 
-SCORED = 4
-"""With `mirror`, the part of opt_2, one in so many, over which units are scored before half of them go."""
+ByUnits = Literal["mirror", "widen", "revive"]
 
 
 class Bypass:
-    """opt_1 for `opt_1` steps, then opt_2 for `opt_2` steps by `method`.
+    """opt_1 for `opt_1` steps, then opt_2 for `opt_2` steps: one strategy, as `extcon bypass` follows it.
 
         >>> import torch, extcon_cli
         >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
@@ -51,81 +50,97 @@ class Bypass:
         >>> bypass.contract().largest  # the model gives what bypass.model gave
         0.0
 
-    With `mirror` every extended unit becomes itself and its mirror image, and half of these vanish: `model` is another
-    module from then on, with parameters of its own; the original has what was learnt after `contract`.
+    Args:
+        model: at theta*, in any mode, on any device.
+        example_inputs: positional arguments of one forward pass.
+        method: `radius`, `proximal`, `controlled` and `penalty` bring D back by that schedule. `mirror` lets every
+            extended unit become itself and its mirror image at the end of opt_1, and half of these vanish; `widen` adds
+            units, and as many vanish. With these two `model` is, from then on and from the start, another module with
+            parameters of its own; the original has what was learnt after `contract`. `revive` draws the weights of
+            dead units anew, in place and at once.
+        form: of the methods that bring D back, see `extension.extend`.
+        layers: name patterns of the activations to extend (of the layers to widen).
+        lr: of the optimizer, where `step` is not given one.
+        gamma, raised, epsilon, bound: of the schedule, see `contraction.ContractionSettings`.
+        share: of `widen`: new units as a share of a layer's.
+        scoring: of `mirror` and `widen`: what units are scored on at the end of opt_1. None: a quarter of opt_2 scores
+            them by the gradients of training.
+        data: of `revive`: all training inputs.
+        seed: of what is drawn at random.
 
-    Raises: as `extension.extend`; UsageError (`mirror`: no activation can be mirrored).
+    Raises: TraceError; GateError; UsageError (nothing in the model can be extended by this method).
     """
 
     def __init__(
         self,
         model: nn.Module,
-        example_inputs: tuple[Any, ...],
+        example_inputs: Inputs,
         *,
         opt_1: int = 200,
         opt_2: int = 200,
-        method: Method | Literal["mirror"] = "radius",
+        method: Method | ByUnits = "radius",
         form: Form = "auto",
+        layers: tuple[str, ...] = ("*",),
         lr: float = 1e-3,
-        **more: Any,  # gamma, epsilon, bound of `Contraction`
+        gamma: float | None = None,
+        raised: tuple[int, float] | None = None,
+        epsilon: float = 1e-4,
+        bound: float = float("inf"),
+        share: float = 0.5,
+        scoring: Scoring | None = None,
+        data: Callable[[], Iterable[Inputs]] | None = None,
+        seed: int = 0,
     ) -> None:
-        self.original, self.example, self.lr = model, example_inputs, lr
-        self.steps, self.opt_1, self.opt_2 = 0, opt_1, opt_2
-        self._method, self._more = method, more
-        self.contraction: Contraction | None = None
-        self.narrowing: Narrowing | None = None
-        if method == "mirror":
-            self._extended, self._mirrors = extend_mirrored(
-                model, channel_groups(model, example_inputs), example_inputs
-            )
-        else:
-            self._extended = extend(model, example_inputs, form=form)
-        self.model: nn.Module = self._extended
+        self.original, self.example, self.lr, self.steps = model, example_inputs, lr, 0
+        name, schedule = _strategy(method)
+        context = StrategyContext(
+            model=lambda: model,
+            channels=lambda: channel_groups(model, example_inputs),
+            example=example_inputs,
+            phases=PhaseSteps(opt_1, opt_2),
+            settings=StrategySettings(
+                form=form,
+                layers=layers,
+                contraction=ContractionSettings(schedule, gamma, raised, epsilon, bound),
+                share=share,
+                widened=layers,
+            ),
+            scoring=scoring,
+            data=data,
+            seed=seed,
+        )
+        self.strategy = EXTENSIONS[name](context)
+
+    @property
+    def model(self) -> nn.Module:
+        """What to train now."""
+        return self.strategy.module
 
     @property
     def deltas(self) -> list[nn.Parameter]:
         """What to add to the optimizer."""
-        return self._extended.deltas
+        return self.strategy.deltas
 
     @property
     def done(self) -> bool:
-        """Whether every site is back in the original space."""
-        if self.narrowing is not None:
-            return self.narrowing.met
-        return self.contraction is not None and self.contraction.met
+        """Whether the model is back in the original space, so that `contract` can be called."""
+        return self.strategy.done
 
-    def step(self, loss: float = 0.0, lr: float | None = None) -> bool:
+    def penalty(self) -> Tensor | None:
+        """With `penalty`, the term to add to the loss: (). None: there is none."""
+        return self.strategy.penalty()
+
+    def step(self, loss: Tensor | float = 0.0, lr: float | None = None) -> bool:
         """Call after every optimizer step, while the gradients are still there; True: `model` is another module now.
 
         `loss` counts for `controlled`, `lr` for `proximal` and `controlled`.
-        """
-        self.steps += 1
-        if self._method == "mirror":
-            return self._mirror()
-        if self.steps > self.opt_1:
-            if self.contraction is None:
-                self.contraction = Contraction(self._extended, self._method, steps=self.opt_2, **self._more)
-            if not self.done:
-                self.contraction.step(self.lr if lr is None else lr, loss)
-        return False
 
-    def _mirror(self) -> bool:
-        scored = self.opt_2 // SCORED
-        if self.steps == self.opt_1:
-            deltas = {item.site: self._extended.psi(item.site).delta.detach() for item in self._mirrors}
-            self.model, added = mirror(self.original, self._mirrors, deltas)
-            self.model.train(self._extended.training)
-            self.narrowing = Narrowing(self.model, self.example, added, steps=self.opt_2 - scored)
-            self._scores = torch.zeros(len(self.narrowing.filters))
-            return True
-        if self.narrowing is not None:
-            if self.steps - self.opt_1 <= scored:
-                self._scores += taylor_terms(self.model, self.narrowing.filters).square()
-            elif self.narrowing.flow is None:
-                self.narrowing.take(self._scores)
-            if self.narrowing.flow is not None:
-                self.narrowing.step()
-        return False
+        Raises: GateError (D has not come back by the end of opt_2).
+        """
+        before = self.model
+        self.strategy.after_step(StepInfo(self.steps, self.lr if lr is None else lr, loss))
+        self.steps += 1
+        return self.model is not before
 
     @torch.no_grad()
     def contract(self) -> Difference:
@@ -135,10 +150,14 @@ class Bypass:
         """
         if not self.done:
             raise UsageError(f"nothing to contract yet at step {self.steps}: go on training with .step() until .done")
-        result = self.original if self.narrowing is None else self.narrowing.narrow()
-        measured = difference(self.model, result, random_batches(self.example))
-        if measured.relative > EXACT:
-            raise GateError(f"the contracted model's outputs differ by {measured.relative:.1e} of the largest")
+        result = self.strategy.contract().module
         if result is not self.original:
             self.original.load_state_dict(result.state_dict())
-        return measured
+        return difference(self.model, self.original, random_batches(self.example))
+
+
+def _strategy(method: Method | ByUnits) -> tuple[str, Method]:
+    """The strategy's name, and how D comes back where it is the diagonal one."""
+    if method == "mirror" or method == "widen" or method == "revive":
+        return method, "radius"
+    return "diag", method

@@ -6,14 +6,16 @@ there is no such extension, and the group is left alone.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import copy
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from extcon_cli.channels import ChannelGroup, Channels, Consumer, Slice
+from extcon_cli.channels import ChannelGroup, Channels, Consumer, Slice, classify, zero_channels
 from extcon_cli.channels.modules import named_tensors
 
 
@@ -58,6 +60,16 @@ def units(module: nn.Module, channels: Channels) -> list[Units]:
     return found
 
 
+def contractible(module: nn.Module, channels: Channels, found: list[Units]) -> list[Units]:
+    """Those whose units can all go exactly once they are zero. Of the others a constant, such as sigma(0), is read
+    through zero padding, so that one unit would have to stay and carry it."""
+    trial = copy.deepcopy(module)
+    for item in found:
+        zero_channels(trial, item.group, np.zeros(1, np.int64))
+    alone = {status.group for status in classify(trial, channels) if status.removable[:1].any()}
+    return [item for item in found if item.group in alone]
+
+
 def draw(like: Tensor, dim: int, number: int, generator: torch.Generator) -> Tensor:
     """`number` random slices along `dim`, normal, as large as those that are not zero; He where all are."""
     rows = like.detach().movedim(dim, 0).flatten(1).float()
@@ -93,6 +105,20 @@ def covers(module: nn.Module, group: Units) -> bool:
         np.array_equal(part.index.ravel(), np.arange(tensors[part.parameter].shape[part.dim]))
         for part in group.group.slices
     )
+
+
+def slots(group: ChannelGroup) -> frozenset[tuple[str, int]]:
+    """The dimensions of parameters in which a group lies. Where it `covers` them it is the only one there, and they
+    are the same once it has more units; its name may be another group's too."""
+    return frozenset((part.parameter, part.dim) for part in group.slices)
+
+
+def by_name(numbers: Mapping[ChannelGroup, int]) -> dict[str, int]:
+    """Numbers of units by the names of their groups; groups of one name are added up."""
+    total: Counter[str] = Counter()
+    for group, number in numbers.items():
+        total[group.name] += number
+    return dict(total)
 
 
 @torch.no_grad()

@@ -162,7 +162,8 @@ def _follows_eps(norm: Renorm, rank: int, before: nn.Module, trial: nn.Module, r
 
 def _stuck(status: GroupStatus, part: Any) -> str:
     """Why silenced channels cannot go: they emit a constant that nothing can take over. Empty: they can."""
-    if (~status.removable[part]).sum() <= (status.carrier >= 0):
+    one_stays = status.carrier >= 0 or status.dead.all()  # other groups' parts were all that this one read
+    if (~status.removable[part]).sum() <= one_stays:
         return ""
     if status.dead[part].all():
         return "a silenced channel emits a constant that is read through zero padding"

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from extcon_cli import __version__
+from extcon_cli.bypass.strategies import EXTENSIONS
 from extcon_cli.checkpoint.trust import UNTRUSTED, Trust
 from extcon_cli.checkpoint.write import check_writable, write
 from extcon_cli.errors import DataError, GateError, Interrupted
@@ -21,7 +22,6 @@ from extcon_cli.pipelines.comparison import Comparison, way_of
 from extcon_cli.pipelines.output import SCHEMA, data_metadata, widths
 from extcon_cli.pipelines.phase import tee_events
 from extcon_cli.pipelines.prepare import prepare
-from extcon_cli.pipelines.ways import EXTENSIONS
 from extcon_cli.recipe.load import to_dict
 from extcon_cli.recipe.schema import Recipe
 from extcon_cli.report.document import NO_GAIN

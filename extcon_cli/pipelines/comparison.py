@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -15,9 +15,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from extcon_cli.bypass.contraction import ContractionSettings
 from extcon_cli.bypass.extension import extend
 from extcon_cli.bypass.plateau import dead_units
-from extcon_cli.bypass.revive import constants_on
+from extcon_cli.bypass.strategies import BASELINE, CONTROLS, EXTENSIONS, STRATEGIES, Strategy
+from extcon_cli.bypass.strategies.base import PhaseSteps, Scoring, StepInfo, StrategyContext, StrategySettings
+from extcon_cli.bypass.strategies.revive import constants_on
+from extcon_cli.bypass.trace import Trace
 from extcon_cli.bypass.units import units
 from extcon_cli.channels import Channels, channel_groups
 from extcon_cli.errors import DivergedError, GateError, TraceError, UsageError
@@ -26,7 +30,6 @@ from extcon_cli.pipelines.diagnosis import Trial, diagnose, gradient_norm
 from extcon_cli.pipelines.measure import measured
 from extcon_cli.pipelines.phase import PROGRESS_EVERY, Metrics, run_phase
 from extcon_cli.pipelines.prepare import Prepared
-from extcon_cli.pipelines.ways import CONTROLS, EXTENSIONS, WAYS, Given, Way
 from extcon_cli.recipe.schema import BypassSpec, OptimizerSpec, TrainSpec
 from extcon_cli.report.document import evidence
 from extcon_cli.report.measure import measure
@@ -124,7 +127,7 @@ class Comparison:
 
     def ways(self) -> tuple[str, ...]:
         """What the recipe asks for, in order."""
-        return (*(("baseline", *self.spec.controls) if self.spec.baseline else ()), *self.spec.extensions)
+        return (*((BASELINE, *self.spec.controls) if self.spec.baseline else ()), *self.spec.extensions)
 
     def best(self, before: int | None = None) -> str:
         """The candidate with the least validation loss; of the cycles `before` one."""
@@ -139,59 +142,58 @@ class Comparison:
         """The whole run in miniature, on copies and the same batches; dead units and the gradient at theta*."""
         given = self.given("theta*")
         model = given.model().eval()
+        batches = min(GRADIENT_BATCHES, len(self.loader))
         names = ("baseline", "lr_drop", *self.spec.extensions)
         self.emit(PhaseStarted("probe", "Probing in miniature", len(names) * self.spec.probe.steps))
         began = time.monotonic()
         found = diagnose(
             {name: lambda name=name, i=i: self._trial(name, given, i) for i, name in enumerate(names)},  # type: ignore[misc]
             self._dead(given),
-            gradient_norm(model, (given.loss(model, batch) for batch in given.batches())),
+            gradient_norm(model, (self._loss(model, self.loader.batch(step)) for step in range(batches))),
             least_gain=self.spec.probe.gain,
         )
         self.seconds["probe"] = time.monotonic() - began
         self.emit(PhaseEnded("probe", self.seconds["probe"]))
         return found
 
-    def _trial(self, name: str, given: Given, number: int) -> Trial | str:
+    def _trial(self, name: str, given: StrategyContext, number: int) -> Trial | str:
         """A short run of a way; why there is none. `radius` contracts, as it needs no time to find its way."""
         quarter = self.spec.probe.steps // 4
-        radius = self.spec.opt_2.model_copy(update={"method": "radius"})
-        short = replace(
-            given,
-            lengths=(self.spec.probe.steps - 2 * quarter, quarter, quarter),
-            spec=self.spec.model_copy(update={"opt_2": radius}),
-        )
+        radius = replace(given.settings, contraction=replace(given.settings.contraction, method="radius"))
+        phases = PhaseSteps(self.spec.probe.steps - 2 * quarter, quarter, quarter)
+        short = replace(given, phases=phases, settings=radius)
         try:
-            way = WAYS[name](short)
-            trainer, after = self._training(name, way, short)
+            way = STRATEGIES[name](short)
+            trainer, after = self._training(name, way)
             losses, shown = [], 0.0
             for step in trainer:
                 self.stop.check()
+                way.after_step(StepInfo(step.index, step.lr, step.loss))
                 after(step)
                 losses.append(step.loss)
                 if step.last or time.monotonic() - shown >= PROGRESS_EVERY:
                     self.emit(Progress("probe", number * step.total + trainer.done))
                     shown = time.monotonic()
-            module, _ = way.result()
+            module = way.contract().module
         except (GateError, TraceError, UsageError) as error:
             return str(error)
         loader = self.prepared.data.eval_loader("validation", device=self.accelerator.device)
         return Trial(torch.stack(losses).tolist(), per_sample_loss(module.eval(), loader, self.prepared.recipe.task))
 
-    def _dead(self, given: Given) -> dict[str, dict[str, int]]:
+    def _dead(self, given: StrategyContext) -> dict[str, dict[str, int]]:
         """Dead units by activation; by channel group where the model's forward pass cannot be rewritten."""
         model = given.model().eval()
         try:
             extended = extend(model, self.example)
         except (GateError, TraceError, UsageError):
             found = units(model, self.channels)
-            seen = constants_on(model, found, given.data())
+            seen = constants_on(model, found, self._inputs())
             dead = [torch.stack([~values.isnan() for values in held.values()]).all(0) for held in seen]
             return {
                 group.name: {"dead": int(mask.sum()), "nearly": 0, "units": group.group.size}
                 for group, mask in zip(found, dead, strict=True)
             }
-        return dead_units(extended, lambda: (inputs for (inputs,) in given.data()))
+        return dead_units(extended, lambda: (x for (x,) in self._inputs()))
 
     def _branch(self, name: str, start: str, resume_state: Mapping[str, Any] | None) -> None:
         """One way from `start` to its end; a way that cannot go, or is lost, leaves a note and no state.
@@ -204,8 +206,8 @@ class Comparison:
         for attempt in range(resume_state["more"]["attempt"] if resume_state is not None else 0, ATTEMPTS):
             way = None
             try:
-                way = WAYS[way_of(name)](given)
-                self._walk(name, way, given, attempt, resume_state)
+                way = STRATEGIES[way_of(name)](given)
+                self._walk(name, way, attempt, resume_state)
                 return
             except DivergedError as error:
                 resume_state = copy.deepcopy(self.good)
@@ -222,26 +224,39 @@ class Comparison:
                 break
         self.branches[name] = ended
 
-    def _walk(self, name: str, way: Way, given: Given, attempt: int, resume_state: Mapping[str, Any] | None) -> None:
+    def _walk(self, name: str, way: Strategy, attempt: int, resume_state: Mapping[str, Any] | None) -> None:
         """Train a way to its end and keep what it leaves."""
-        trainer, after = self._training(way_of(name), way, given, 0.5**attempt, resume_state)
+        trace = Trace(way, way.context.phases.total)
+        trainer, step_over = self._training(way_of(name), way, 0.5**attempt, resume_state)
+        if resume_state is not None:
+            trace.load_state_dict(resume_state["more"]["trace"])
+
+        def state_of() -> dict[str, Any]:
+            return {"way": way.state_dict(), "trace": trace.state_dict()}
+
+        def after(step: Step) -> dict[str, float]:
+            way.after_step(StepInfo(step.index, step.lr, step.loss))
+            trace.note(step.index)
+            step_over(step)
+            return {**way.figures, **({"D": trace.rows[-1].norm} if way.deltas else {})}
 
         def more() -> dict[str, Any]:
-            return {**self._kept(), "way": way.state_dict(), "attempt": attempt, "good": self.good}
+            return {**self._kept(), **state_of(), "attempt": attempt, "good": self.good}
 
         def good(state: dict[str, Any]) -> None:
-            self.good = {**state, "more": {"way": copy.deepcopy(way.state_dict())}}
+            self.good = {**state, "more": copy.deepcopy(state_of())}
 
         outcome = run_phase(
             name, way.title, trainer, emit=self.emit, stop=self.stop, run=self.run, resume_state=resume_state,
             after_step=after, more_state=more, on_finite_state=good,
         )  # fmt: skip
-        module, certificate = way.result()
+        report = way.contract()
+        module, certificate = report.module, report.to_json()
         self.losses[name] = self.metrics(module, "validation")["loss"]
         self.seconds[name] = outcome.seconds
         self.branches[name] = {
             "state": copy.deepcopy(module.state_dict()),
-            "history": {**outcome.history, "trace": way.trace.rows},
+            "history": {**outcome.history, "trace": [list(row) for row in trace.rows]},
             "certificate": {**certificate, **({"restarts": attempt} if attempt else {})},
         }
 
@@ -251,49 +266,68 @@ class Comparison:
         return {name: getattr(self, name) for name in names}
 
     def _training(
-        self, name: str, way: Way, given: Given, factor: float = 1.0, resume_state: Mapping[str, Any] | None = None
-    ) -> tuple[Trainer, Callable[[Step], dict[str, float]]]:
+        self, name: str, way: Strategy, factor: float = 1.0, resume_state: Mapping[str, Any] | None = None
+    ) -> tuple[Trainer, Callable[[Step], None]]:
         """The trainer of a way, and what to do after each step: the phases of an extension may have optimizers."""
-        opt_1, opt_2, _ = given.lengths
-        phases = (given.spec.opt_1, given.spec.opt_2, given.spec.train_3)
-        wanted = [(phase.optimizer if name in EXTENSIONS else None) or given.spec.optimizer for phase in phases]
+        opt_1, opt_2 = way.context.phases.opt_1, way.context.phases.opt_2
+        phases = (self.spec.opt_1, self.spec.opt_2, self.spec.train_3)
+        wanted = [(phase.optimizer if name in EXTENSIONS else None) or self.spec.optimizer for phase in phases]
         specs = {
-            at: spec.model_copy(update={"lr": spec.lr * way.rate * factor})
+            at: spec.model_copy(update={"lr": spec.lr * way.lr_factor * factor})
             for at, spec in zip((0, opt_1, opt_1 + opt_2), wanted, strict=True)
         }
         running = specs[
             max(at for at in specs if at <= (resume_state["trainer"]["done"] if resume_state is not None else 0))
         ]
-        trainer = self.trainer(way.module, sum(given.lengths), running, way.penalty)
+        trainer = self.trainer(way.module, way.context.phases.total, running, way.penalty)
         if resume_state is not None:
             way.load_state_dict(resume_state["more"]["way"])
             trainer.switch(running, way.module)
 
-        def after(step: Step) -> dict[str, float]:
-            shown = way.step(step)
+        def after(step: Step) -> None:
             if not step.last and step.index + 1 in specs:
                 trainer.switch(specs[step.index + 1], way.module)
-            return shown
 
         return trainer, after
 
-    def given(self, start: str, cycle: int = 1) -> Given:
+    def given(self, start: str, cycle: int = 1) -> StrategyContext:
         """What a way from this state is made from; each cycle draws other new units."""
         parts = (self.spec.opt_1, self.spec.opt_2, self.spec.train_3)
         opt_1, opt_2, train_3 = (total_steps(part, len(self.loader)) for part in parts)
         batches = min(GRADIENT_BATCHES, len(self.loader))
-        return Given(
-            model=lambda: self.model(start),
+        return StrategyContext(
+            model=lambda: self.model(start).eval(),
             channels=lambda: self.channels,
             example=self.example,
-            data=lambda: ((x,) for x, _ in self.prepared.data.eval_loader("train", device=self.accelerator.device)),
-            batches=lambda: (self.loader.batch(step) for step in range(batches)),
-            loss=lambda module, batch: self.task(prediction(module(batch[0])), batch[1]),
-            lengths=(opt_1, opt_2, train_3),
-            epoch=len(self.loader),
-            spec=self.spec,
-            bound=self.metrics(self.model(start), "train")["loss"] if self.spec.opt_2.method == "controlled" else 0.0,
+            data=self._inputs,
+            scoring=Scoring(lambda: (self.loader.batch(step) for step in range(batches)), self._loss),
+            phases=PhaseSteps(opt_1, opt_2, train_3),
+            settings=self._settings(start),
             seed=self.prepared.recipe.seed + cycle - 1,
+        )
+
+    def _inputs(self) -> Iterator[tuple[Tensor]]:
+        return ((x,) for x, _ in self.prepared.data.eval_loader("train", device=self.accelerator.device))
+
+    def _loss(self, module: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+        return self.task(prediction(module(batch[0])), batch[1])
+
+    def _settings(self, start: str) -> StrategySettings:
+        spec, raised = self.spec.opt_2, self.spec.opt_2.raised
+        return StrategySettings(
+            form=self.spec.form,
+            layers=self.spec.layers,
+            contraction=ContractionSettings(
+                spec.method,
+                gamma=spec.gamma,
+                raised=(total_steps(raised, len(self.loader)), raised.gamma) if raised else None,
+                epsilon=spec.epsilon,
+                bound=self.metrics(self.model(start), "train")["loss"] if spec.method == "controlled" else 0.0,
+            ),
+            share=self.spec.widen.share,
+            widened=self.spec.widen.layers,
+            lr_drop=self.spec.probe.lr_drop,
+            perturbation=self.spec.perturbation,
         )
 
     def trainer(

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from extcon_cli.bypass.attach import Bypass
-from extcon_cli.bypass.constraint import Contraction, Method, comeback, project
+from extcon_cli.bypass.contraction import ContractionSchedule, ContractionSettings, Method, comeback, project
 from extcon_cli.bypass.extension import extend
 from extcon_cli.bypass.plateau import dead_units, slope
 from extcon_cli.bypass.psi import Rectified
@@ -86,13 +86,13 @@ def test_projection_is_exact_where_adw_is_zero_though_d_is_not() -> None:
 
 
 @pytest.mark.parametrize("method", ["radius", "proximal", "controlled", "penalty"])
-def test_a_contraction_ends_exact_or_says_that_it_did_not(method: str) -> None:
+def test_a_contraction_ends_exact_or_says_that_it_did_not(method: Method) -> None:
     model, x = mlp(), torch.randn(32, 6)
     extended = extend(model, (x,))
     with torch.no_grad():
         for delta in extended.deltas:
             delta.normal_()
-    contraction = Contraction(extended, method, steps=50, gamma=1.0)
+    contraction = ContractionSchedule(extended, ContractionSettings(method, gamma=1.0), steps=50)
     optimizer = torch.optim.SGD(extended.parameters(), lr=0.01)
     for _ in range(50):
         if contraction.met:
@@ -117,7 +117,7 @@ def test_the_weight_that_is_not_given_fits_the_rate_and_the_steps(method: Method
     with torch.no_grad():
         for delta in extended.deltas:
             delta.normal_()
-    contraction = Contraction(extended, method, steps=40)
+    contraction = ContractionSchedule(extended, ContractionSettings(method), steps=40)
     for _ in range(40):
         if not contraction.met:
             contraction.step(lr)
@@ -253,7 +253,7 @@ def test_where_the_forward_pass_cannot_be_rewritten_activation_modules_are_swapp
     for delta in extended.deltas:
         nn.init.normal_(delta)
     assert not torch.allclose(out(extended), out(model))
-    contraction = Contraction(extended, "radius", steps=1)
+    contraction = ContractionSchedule(extended, steps=1)
     contraction.step(0.1)
     assert torch.equal(out(extended), out(model))
     assert all(torch.equal(tensor, before[key]) for key, tensor in model.state_dict().items())

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from extcon_cli.bypass.extension import Extended, extend
-from extcon_cli.bypass.mirror import Mirror, extend_mirrored, mirror, mirrors, odd_slope
-from extcon_cli.bypass.widen import Narrowing
+from extcon_cli.bypass.strategies.mirror import Mirror, extend_mirrored, mirror, mirrors, odd_slope
+from extcon_cli.bypass.strategies.narrowed import Narrowing
 from extcon_cli.channels import channel_groups, difference
 from extcon_cli.channels.compare import EXACT_DOUBLE, random_batches
 from extcon_cli.checkpoint.zoo import ZOO
@@ -115,7 +115,7 @@ def test_what_dead_and_always_active_units_have_learnt_in_d_survives_the_contrac
     narrowing = Narrowing(wide, (x[:2],), added, steps=1)
     narrowing.decide([x], lambda batch: wide(batch).square().mean())
     narrowing.step()
-    narrow = narrowing.narrow()
+    narrow = narrowing.narrow().module
     assert narrow[0].weight.shape == model[0].weight.shape  # type: ignore[index]
     assert difference(psi, narrow, [(x,)]).relative < EXACT_DOUBLE
     assert difference(model, narrow, [(x,)]).relative > 1e-2

@@ -1,4 +1,4 @@
-"""opt_2: what brings D back. ||A D W|| (strict) or ||D|| (relaxed), and the ways to let it vanish; proj of eq. 15.
+"""opt_2: how D comes back. ||A D W|| (strict) or ||D|| (relaxed), the schedules that let it vanish, proj of eq. 15.
 
 `radius`, `proximal` and `controlled` end at D = 0 exactly. `penalty` is the paper's, and may miss its epsilon.
 """
@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -46,16 +47,27 @@ def project(extended: Extended, site: Site) -> None:
     delta.grad = None
 
 
-class Contraction:
+@dataclass(frozen=True)
+class ContractionSettings:
+    """How D is brought back."""
+
+    method: Method = "radius"
+    gamma: float | None = None
+    """Growth k of the weight gamma(t) = k t (not `radius`). None: 0.005 for `penalty`; for `proximal` and `controlled`
+    as much as takes D to zero in half of the steps where the loss does not pull."""
+    raised: tuple[int, float] | None = None
+    """(step, growth from then on). None: it stays."""
+    epsilon: float = 1e-4
+    """`penalty` projects below it; the others at zero."""
+    bound: float = float("inf")
+    """The loss at theta*; `controlled` lets the weight grow only while the task loss is under it."""
+
+
+class ContractionSchedule:
     """opt_2, one `step` after each optimizer step; each site is projected the moment its constraint is met.
 
     Args:
         steps: T of `radius`; the cap of the others.
-        gamma: growth k of the weight gamma(t) = k t (not `radius`). None: 0.005 for `penalty`; for `proximal` and
-            `controlled` as much as takes D to zero in half of the steps where the loss does not pull.
-        raised: (step, growth from then on); None: it stays.
-        epsilon: `penalty` projects below it; the others at zero.
-        bound: loss at theta*; `controlled` lets the weight grow only while the task loss is under it.
         example: inputs on which `jump` is measured: by how much projecting moved an output, as a share of the
             largest. None: it is not measured.
     """
@@ -63,17 +75,13 @@ class Contraction:
     def __init__(
         self,
         extended: Extended,
-        method: Method = "radius",
+        settings: ContractionSettings = ContractionSettings(),
         *,
         steps: int,
-        gamma: float | None = None,
-        raised: tuple[int, float] | None = None,
-        epsilon: float = 1e-4,
-        bound: float = float("inf"),
         example: tuple[Any, ...] | None = None,
     ) -> None:
-        self.extended, self.method, self.steps, self.example = extended, method, steps, example
-        self.gamma, self.raised, self.epsilon, self.bound = gamma, raised, epsilon, bound
+        self.extended, self.settings, self.steps, self.example = extended, settings, steps, example
+        self.gamma = settings.gamma
         self.done, self.weight, self.jump = 0, 0.0, 0.0
         self.start = [delta.detach().norm() for delta in extended.deltas]  # () each, on the device
         self.open = list(range(len(extended.sites)))
@@ -90,20 +98,20 @@ class Contraction:
     @torch.no_grad()
     def step(self, lr: float, loss: float = 0.0) -> None:
         """After an optimizer step with learning rate `lr`; `loss` is the task's."""
+        method, raised = self.settings.method, self.settings.raised
         if self.gamma is None:  # lr k (1 + ... + T/2) = r0
-            self.gamma = 0.005 if self.method == "penalty" else 8 * float(max(self.start)) / (lr * self.steps**2)
+            self.gamma = 0.005 if method == "penalty" else 8 * float(max(self.start)) / (lr * self.steps**2)
         self.done += 1
-        if self.method != "controlled" or loss <= self.bound:
-            late = self.raised is not None and self.done > self.raised[0]
-            self.weight += self.raised[1] if late and self.raised is not None else self.gamma
-        if self.method != "penalty":
+        if method != "controlled" or loss <= self.settings.bound:
+            self.weight += raised[1] if raised is not None and self.done > raised[0] else self.gamma
+        if method != "penalty":
             self._shrink(lr)
         for index in list(self.open):
             site = self.extended.sites[index]
             delta = self.extended.psi(site).delta
             # radius knows when it ends; to ask the tensor would make a GPU wait at every step
-            exact = self.done >= self.steps if self.method == "radius" else not bool(delta.any())
-            if exact or (self.method == "penalty" and float(comeback(self.extended, site)) < self.epsilon):
+            exact = self.done >= self.steps if method == "radius" else not bool(delta.any())
+            if exact or (method == "penalty" and float(comeback(self.extended, site)) < self.settings.epsilon):
                 before = self._outputs()
                 project(self.extended, site)
                 self.open.remove(index)
@@ -122,7 +130,7 @@ class Contraction:
         every = self.extended.deltas
         deltas: list[Tensor] = [every[index] for index in self.open]
         norms = torch.stack(torch._foreach_norm(deltas))
-        if self.method == "radius":
+        if self.settings.method == "radius":
             start = torch.stack([self.start[index] for index in self.open])
             allowed = start * max(0.0, 1 - self.done / self.steps)
         else:

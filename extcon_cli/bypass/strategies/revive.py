@@ -6,21 +6,25 @@ anew, so that both have a gradient again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import copy
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from extcon_cli.bypass.units import Units, draw, neutral, positions, taken
-from extcon_cli.channels import Consumer
+from extcon_cli.bypass.strategies.base import ContractionReport, Inputs, Strategy, StrategyContext
+from extcon_cli.bypass.units import Units, by_name, draw, neutral, positions, taken, units
+from extcon_cli.channels import ChannelGroup, Consumer, difference
 from extcon_cli.channels.modules import evaluating, named_tensors
+from extcon_cli.errors import UsageError
 
 READERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
 @torch.no_grad()
-def constants_on(module: nn.Module, found: list[Units], batches: Iterable[tuple[Any, ...]]) -> list[dict[str, Tensor]]:
+def constants_on(module: nn.Module, found: list[Units], batches: Iterable[Inputs]) -> list[dict[str, Tensor]]:
     """Of each group's units, for every map that reads them: the constant that it reads on all data, else NaN: (n,).
 
     Args:
@@ -69,7 +73,7 @@ def _constants(index: Any, low: dict[str, Tensor], high: dict[str, Tensor], weig
 @torch.no_grad()
 def revive(
     module: nn.Module, found: list[Units], constants: list[dict[str, Tensor]], *, seed: int = 0
-) -> dict[str, int]:
+) -> dict[ChannelGroup, int]:
     """Draw dead units anew, in place; how many of each group. A unit counts as dead where it gives a constant to all.
 
     A constant other than zero has to be foldable: read without padding, by a map with a bias of its own.
@@ -98,9 +102,40 @@ def revive(
             tensor.index_copy_(part.dim, positions(part, chosen), draw(tensor, part.dim, len(chosen), generator))
         for part, tensor in taken(module, group.others):
             tensor.index_fill_(0, positions(part, chosen), neutral(part.parameter))
-        revived[group.name] = len(chosen)
+        revived[group.group] = len(chosen)
     return revived
 
 
 def _folds(module: nn.Module, consumer: Consumer) -> bool:
     return consumer.bias is not None and not consumer.padded and consumer.groups == 1 and consumer.dim == 1
+
+
+@dataclass(frozen=True)
+class ReviveReport(ContractionReport):
+    """How many units got new weights, and by how much the outputs on the data moved."""
+
+    revived: Mapping[ChannelGroup, int]
+    embedding: float
+
+    def to_json(self) -> dict[str, object]:
+        return {"revived": by_name(self.revived), "embed_difference": self.embedding}
+
+
+class Revived(Strategy):
+    """Units that give one constant on all training data get new weights; there is nothing to contract."""
+
+    title = "Reviving"
+
+    def __init__(self, context: StrategyContext) -> None:
+        super().__init__(context)
+        if context.data is None:
+            raise UsageError("reviving needs all training inputs, to know which units are dead")
+        before = copy.deepcopy(self.module)
+        found = units(self.module, context.channels())
+        self.revived = revive(self.module, found, constants_on(self.module, found, context.data()), seed=context.seed)
+        if not self.revived:
+            raise UsageError("no unit is dead on the training data: there is nothing to revive")
+        self.embedding = difference(before, self.module, context.data()).relative
+
+    def contract(self) -> ReviveReport:
+        return ReviveReport(self.module, self.revived, self.embedding)

@@ -1,4 +1,4 @@
-"""Contraction of D that keeps what D has learnt: each extended unit becomes two, and Catalyst takes as many away again.
+"""A contraction that keeps what D has learnt: each extended unit becomes two, and Catalyst takes as many away again.
 
 Where sigma(x) - sigma(-x) = k x, as with ReLU, leaky ReLU, GELU, SiLU and softplus,
 
@@ -14,14 +14,16 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
 from extcon_cli.bypass.extension import TRANSPARENT, Extended, Site, called_once, extend
-from extcon_cli.bypass.units import Units, append, covers, taken, units
-from extcon_cli.channels import Channels, sync_attributes
+from extcon_cli.bypass.strategies.base import Inputs, State, StrategyContext, check_exact, outputs_moved
+from extcon_cli.bypass.strategies.diagonal import size
+from extcon_cli.bypass.strategies.narrowed import Narrowed, NarrowedReport, Narrowing
+from extcon_cli.bypass.units import Units, append, contractible, covers, taken, units
+from extcon_cli.channels import ChannelGroup, Channels, sync_attributes
 from extcon_cli.errors import UsageError
 
 MAPS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -42,7 +44,7 @@ class Mirror:
 
 
 def extend_mirrored(
-    module: nn.Module, channels: Channels, example: tuple[Any, ...], *, layers: Sequence[str] = ("*",)
+    module: nn.Module, channels: Channels, example: Inputs, *, layers: Sequence[str] = ("*",)
 ) -> tuple[Extended, list[Mirror]]:
     """The module extended wherever `mirror` can contract it. Raises: as `extend`; UsageError (nowhere)."""
     chosen = mirrors(module, channels, extend(module, example, layers=layers))
@@ -59,7 +61,11 @@ def mirrors(module: nn.Module, channels: Channels, extended: Extended) -> list[M
     graph = extended.infer
     if not isinstance(graph, fx.GraphModule):
         return []
-    written = {part.parameter: group for group in units(module, channels) for part in group.writers}
+    written = {
+        part.parameter: group
+        for group in contractible(module, channels, units(module, channels))
+        for part in group.writers
+    }
     nodes = {node.target: node for node in graph.graph.nodes if node.op == "call_module"}
     found = []
     for site in extended.sites:
@@ -74,7 +80,7 @@ def mirrors(module: nn.Module, channels: Channels, extended: Extended) -> list[M
 @torch.no_grad()
 def mirror(
     module: nn.Module, chosen: Sequence[Mirror], deltas: Mapping[Site, Tensor]
-) -> tuple[nn.Module, dict[str, int]]:
+) -> tuple[nn.Module, dict[ChannelGroup, int]]:
     """A copy of the module, not extended, that gives what the extended one gives, and how many units it has more.
 
     Args:
@@ -95,7 +101,12 @@ def mirror(
             tensor.mul_(1 - weight)
             append(wide, part.parameter, part.dim, images)
     sync_attributes(wide)
-    return wide, {item.units.name: item.units.group.size for item in chosen}
+    return wide, images_of(chosen)
+
+
+def images_of(chosen: Sequence[Mirror]) -> dict[ChannelGroup, int]:
+    """How many images the units of each group have."""
+    return {item.units.group: item.units.group.size for item in chosen}
 
 
 @torch.no_grad()
@@ -143,3 +154,61 @@ def _readers(node: fx.Node, graph: fx.GraphModule) -> list[str]:
         else:
             return []
     return found
+
+
+@dataclass(frozen=True)
+class MirrorReport(NarrowedReport):
+    """What mirroring did to the outputs as well."""
+
+    mirroring: float
+
+    def to_json(self) -> dict[str, object]:
+        return {**super().to_json(), "mirror_difference": self.mirroring}
+
+
+class Mirrored(Narrowed):
+    """The paper's D in opt_1; then every extended unit becomes itself and its mirror image, and half of these go."""
+
+    title = "Mirroring"
+
+    def __init__(self, context: StrategyContext) -> None:
+        super().__init__(context)
+        self.original = self.module  # shares its parameters with the extended model
+        self.extended, self.chosen = extend_mirrored(
+            self.original, context.channels(), context.example, layers=context.settings.layers
+        )
+        self.module = self.extended
+        self.added = images_of(self.chosen)
+        self.embedding = outputs_moved(self.original, self.extended, context.example)
+        self.mirroring = 0.0
+
+    @property
+    def deltas(self) -> list[nn.Parameter]:
+        return self.extended.deltas if self.module is self.extended else []
+
+    def enter_opt_2(self) -> Narrowing:
+        deltas = {site: self.extended.psi(site).delta.detach() for site in self.extended.sites}
+        wide, _ = mirror(self.original, self.chosen, deltas)
+        self.module = wide.train(self.extended.training)
+        complaint = "mirroring changes the outputs by"
+        self.mirroring = check_exact(self.extended, wide, self.context.example, complaint)
+        return self.start_narrowing()
+
+    def norms(self) -> tuple[float, float]:
+        return size(self.extended) if self.module is self.extended else (0.0, 0.0)
+
+    def origin(self) -> nn.Module:
+        if self.module is self.extended:
+            return self.extended
+        still = {site: torch.zeros_like(self.extended.psi(site).delta) for site in self.extended.sites}
+        return mirror(self.context.model(), self.chosen, still)[0]
+
+    def contract(self) -> MirrorReport:
+        return MirrorReport(**vars(super().contract()), mirroring=self.mirroring)
+
+    def state_dict(self) -> State:
+        return {**super().state_dict(), "mirroring": self.mirroring}
+
+    def load_state_dict(self, state: State) -> None:
+        super().load_state_dict(state)
+        self.mirroring = state["mirroring"]
