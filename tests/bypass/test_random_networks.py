@@ -74,7 +74,7 @@ NETWORKS = st.builds(network, st.integers(2, 5), st.lists(SPEC, min_size=1, max_
 @example(network(4, [PLAIN], 4))  # the dry run of the widened one takes all that its last layer reads
 def test_no_extension_changes_an_output(model: nn.Module) -> None:
     x = torch.randn(3, 2, 20, 20, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    batches, channels = random_batches((x,)), channel_groups(model, (x,))
+    batches, channels = list(random_batches((x,))), channel_groups(model, (x,))
     psi = extend(model, (x,))
     assert torch.equal(psi(x), model(x))
 
