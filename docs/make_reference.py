@@ -8,7 +8,10 @@ hand.
 
 from __future__ import annotations
 
+import ast
 import inspect
+import re
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -44,9 +47,23 @@ def pages() -> dict[str, str]:
 
 
 def architecture_page() -> str:
-    """The page with the worked example as extcon gives it now."""
+    """The page with the worked example as extcon gives it now, and with the code it shows as it stands now."""
     before, _, rest = (DOCS / "architecture.md").read_text(encoding="utf-8").partition(BEGIN)
-    return f"{before}{BEGIN}\n{worked_example.text()}\n{END}{rest.partition(END)[2]}"
+    page = f"{before}{BEGIN}\n{worked_example.text()}\n{END}{rest.partition(END)[2]}"
+    return re.sub(
+        r"(```python\n# (\S+): (\w+)\n).*?```", lambda m: f"{m[1]}{code(m[2], m[3])}\n```", page, flags=re.DOTALL
+    )
+
+
+def code(file: str, name: str) -> str:
+    """The function, class or assignment of this name in a file of the repository."""
+    text = (DOCS.parent / file).read_text(encoding="utf-8")
+    for node in ast.walk(ast.parse(text)):
+        names = [getattr(node, "name", None), *(getattr(target, "id", None) for target in getattr(node, "targets", ()))]
+        if name in names and isinstance(node, ast.stmt):
+            first = min([node.lineno, *(decorator.lineno for decorator in getattr(node, "decorator_list", ()))])
+            return textwrap.dedent("\n".join(text.splitlines()[first - 1 : node.end_lineno]))
+    raise LookupError(f"{file} has no {name}")
 
 
 def cli_page() -> str:
