@@ -17,7 +17,7 @@ import torchvision
 from torch.nn import functional
 
 from extcon_cli.catalyst.bifurcation import Flow
-from extcon_cli.catalyst.compensate import handover
+from extcon_cli.catalyst.compensate import fit_compensation
 from extcon_cli.catalyst.filters import Filters
 from extcon_cli.channels import channel_groups
 
@@ -42,7 +42,7 @@ def main() -> None:
     filters = Filters.of(channels.groups)
     decided = torch.rand(len(filters)) < 0.5
     flow = Flow(model, filters, decided, steps=1000)
-    substitute = handover(model, channels, filters, decided, [images], model)
+    substitute = fit_compensation(model, channels, filters, decided, [images], model)
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
 
     def train() -> None:

@@ -1,11 +1,11 @@
 """Catalyst: which filters go, and how they reach exactly zero (Jung & Lee 2025, arXiv 2507.14170).
 
-filters.py     F_i, the parameters whose zeros silence filter i, of all groups in one flat view
+filters.py     F_i, the parameters whose zeros make filter i zero, of all groups in one flat view
 scores.py      what each filter is worth
 target.py      which filters go: smallest first, until the target is met
 bifurcation.py how they reach exactly zero: along the flow of |d| ||F||, by proximal steps, under the penalty
 regulariser.py the paper's R(F, d), its race, and Group Lasso
-compensate.py  least squares: what stays stands in for what goes
+compensate.py  least squares: what stays takes over from what goes
 attach.py      `Catalyst`, for people with their own training loop
 
 Knows modules and tensors; never a path, a recipe or a data set.

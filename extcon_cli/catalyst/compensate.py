@@ -1,4 +1,4 @@
-"""Least squares: the channels that stay stand in for those that go, in every linear map that reads both.
+"""Least squares: the channels that stay take over from those that go, in every linear map that reads both.
 
 For a map y = W x with inputs x split into kept K and removed R, the refit that minimises E ||W x - W'_K x_K||^2 is
 W'_K = W_K + W_R H with H = G_RK (G_KK + ridge)^-1 and G = E[x x^T], the Gram matrix of the inputs (patches for a
@@ -24,13 +24,13 @@ POSITIONS = 4096  # patches of one batch that enter a Gram matrix: enough, and b
 
 @dataclass(frozen=True)
 class Reader:
-    """A linear map that reads decided channels, and how the kept ones stand in for them."""
+    """A linear map that reads decided channels, and how the kept ones take over from them."""
 
     module: str
     owner: Tensor  # (columns,) the filter that each column of the flattened weight reads, -1: none that may go
     removed: Tensor  # (r,) columns read from decided filters
     kept: Tensor  # (k,) the other columns
-    stand_in: Tensor  # (r, k) H: x_removed ~ H x_kept
+    coefficients: Tensor  # (r, k) H: x_removed ~ H x_kept
 
 
 @dataclass
@@ -51,7 +51,7 @@ class Compensation:
             self.move()
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed handover needs beside the same readers."""
+        """What a resumed compensation needs beside the same readers."""
         return {"pending": self.pending, "waited": self.waited}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -69,12 +69,12 @@ class Compensation:
             assert isinstance(weight, Tensor)
             flat = weight.reshape(weight.shape[0], -1)
             lost = fallen.to(weight)[reader.owner[reader.removed].to(weight.device)]
-            moved = (flat[:, reader.removed] * lost) @ reader.stand_in.to(weight)
+            moved = (flat[:, reader.removed] * lost) @ reader.coefficients.to(weight)
             change = torch.zeros_like(flat).index_add_(1, reader.kept.to(weight.device), moved)
             weight.add_(change.view_as(weight))
 
 
-def handover(
+def fit_compensation(
     model: nn.Module,
     channels: Channels,
     filters: Filters,
@@ -106,8 +106,8 @@ def handover(
         gram = grams[name].double().cpu()
         inner = gram[kept][:, kept]
         inner.diagonal().add_(ridge * gram.diagonal().mean().clamp_min(1e-12))
-        stand_in = torch.linalg.solve(inner, gram[kept][:, removed]).T.float()
-        readers.append(Reader(name, columns, removed, kept, stand_in))
+        coefficients = torch.linalg.solve(inner, gram[kept][:, removed]).T.float()
+        readers.append(Reader(name, columns, removed, kept, coefficients))
     return Compensation(model, tuple(readers), every)
 
 

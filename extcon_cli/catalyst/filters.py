@@ -1,7 +1,7 @@
 """All filters that may go, of all channel groups, numbered 0 .. n-1, and F_i of each of them.
 
 F_i is (gamma, beta) of every coupled normalised producer of channel i, (row, bias) of one without normalisation
-(DESIGN.md, section 3). Nothing here decides anything.
+(docs/method/catalyst.md). Nothing here decides anything.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def parameters(module: nn.Module, filters: Filters) -> list[Tensor]:
     return [named[part.parameter] for part in filters.parts]
 
 
-def rowwise(tensors: Sequence[Tensor], parts: Sequence[Part]) -> list[Tensor]:
+def sum_rows(tensors: Sequence[Tensor], parts: Sequence[Part]) -> list[Tensor]:
     """Each tensor summed over all dimensions but that of its part."""
     return [
         tensor if tensor.dim() == 1 else tensor.movedim(part.dim, 0).flatten(1).sum(1)
@@ -98,21 +98,22 @@ def rowwise(tensors: Sequence[Tensor], parts: Sequence[Part]) -> list[Tensor]:
 @torch.no_grad()
 def norms(module: nn.Module, filters: Filters) -> Tensor:
     """||F_i||_2 of every filter: (n,)."""
-    squares = torch._foreach_mul(held, held) if (held := parameters(module, filters)) else []
-    return filters.sums(rowwise(squares, filters.parts)).sqrt()
+    tensors = parameters(module, filters)
+    squares = torch._foreach_mul(tensors, tensors) if tensors else []
+    return filters.sums(sum_rows(squares, filters.parts)).sqrt()
 
 
 @torch.no_grad()
 def scale(module: nn.Module, filters: Filters, factors: Tensor) -> None:
     """F_i <- factors[i] F_i for every filter, in one fused multiplication. factors: (n,)."""
-    held = parameters(module, filters)
+    tensors = parameters(module, filters)
     multipliers = []
-    for tensor, part in zip(held, filters.parts, strict=True):
+    for tensor, part in zip(tensors, filters.parts, strict=True):
         rows = torch.ones(tensor.shape[part.dim], device=tensor.device, dtype=tensor.dtype)
         rows[part.rows.to(tensor.device)] = factors[part.owner.to(factors.device)].to(rows)
         multipliers.append(rows.reshape([-1 if dim == part.dim else 1 for dim in range(tensor.dim())]))
-    if held:
-        torch._foreach_mul_(held, multipliers)
+    if tensors:
+        torch._foreach_mul_(tensors, multipliers)
 
 
 def by_group(filters: Filters, values: Tensor) -> Mapping[str, Tensor]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from extcon_cli.catalyst.filters import Filters, norms, parameters, rowwise
+from extcon_cli.catalyst.filters import Filters, norms, parameters, sum_rows
 
 
 def catalyst_penalty(module: nn.Module, filters: Filters, d: Tensor) -> Tensor:
@@ -54,4 +54,4 @@ class Race:
 def _differentiable_norms(module: nn.Module, filters: Filters) -> Tensor:
     squares = [tensor.square() for tensor in parameters(module, filters)]
     # the square root's gradient at 0 is infinite: a floor far under any norm makes it the subgradient 0
-    return (filters.sums(rowwise(squares, filters.parts)) + torch.finfo(torch.float32).tiny).sqrt()
+    return (filters.sums(sum_rows(squares, filters.parts)) + torch.finfo(torch.float32).tiny).sqrt()

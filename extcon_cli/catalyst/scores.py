@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from extcon_cli.catalyst.filters import Filters, norms, parameters, rowwise
+from extcon_cli.catalyst.filters import Filters, norms, parameters, sum_rows
 from extcon_cli.channels.modules import evaluating
 
 Loss = Callable[[Any], Tensor]  # a batch -> the task's loss, a scalar
@@ -21,12 +21,16 @@ Loss = Callable[[Any], Tensor]  # a batch -> the task's loss, a scalar
 
 def energy(module: nn.Module, filters: Filters, batches: Iterable[Any], loss: Loss) -> Tensor:
     """E_i = sum over batches of <F_i, dL/dF_i>^2, weights frozen: (n,)."""
-    return sum((pull.square() for pull in _pulls(module, filters, batches, loss)), torch.zeros(len(filters)))
+    return sum(
+        (terms.square() for terms in _frozen_taylor_terms(module, filters, batches, loss)), torch.zeros(len(filters))
+    )
 
 
 def taylor(module: nn.Module, filters: Filters, batches: Iterable[Any], loss: Loss) -> Tensor:
     """sum over batches of |<F_i, dL/dF_i>|, the first-order change of the loss at removal: (n,)."""
-    return sum((pull.abs() for pull in _pulls(module, filters, batches, loss)), torch.zeros(len(filters)))
+    return sum(
+        (terms.abs() for terms in _frozen_taylor_terms(module, filters, batches, loss)), torch.zeros(len(filters))
+    )
 
 
 def magnitude(module: nn.Module, filters: Filters) -> Tensor:
@@ -42,8 +46,8 @@ def random_scores(filters: Filters, seed: int) -> Tensor:
 @torch.no_grad()
 def taylor_terms(module: nn.Module, filters: Filters) -> Tensor:
     """<F_i, dL/dF_i> by the gradients that the parameters hold: (n,)."""
-    held = parameters(module, filters)
-    return _along(held, [tensor.grad for tensor in held], filters)
+    tensors = parameters(module, filters)
+    return _inner_products(tensors, [tensor.grad for tensor in tensors], filters)
 
 
 def normalised(scores: Tensor, filters: Filters) -> Tensor:
@@ -56,28 +60,30 @@ def normalised(scores: Tensor, filters: Filters) -> Tensor:
     return result
 
 
-def _pulls(module: nn.Module, filters: Filters, batches: Iterable[Any], loss: Loss) -> Iterator[Tensor]:
-    """<F_i, dL/dF_i> for each batch, with batch norm in training mode and its statistics restored after."""
-    held = parameters(module, filters)
-    frozen = [(tensor, tensor.requires_grad) for tensor in module.parameters()]
+def _frozen_taylor_terms(module: nn.Module, filters: Filters, batches: Iterable[Any], loss: Loss) -> Iterator[Tensor]:
+    """<F_i, dL/dF_i> for each batch with frozen weights, batch norm in training mode and its statistics restored after."""
+    tensors = parameters(module, filters)
+    trainable = [(parameter, parameter.requires_grad) for parameter in module.parameters()]
     with evaluating(module), statistics_kept(module):
         try:
             module.requires_grad_(False)
-            for tensor in held:
+            for tensor in tensors:
                 tensor.requires_grad_(True)
             for batch in batches:
-                yield _along(held, torch.autograd.grad(loss(batch), held, allow_unused=True), filters)
+                gradients = torch.autograd.grad(loss(batch), tensors, allow_unused=True)
+                yield _inner_products(tensors, gradients, filters)
         finally:
-            for weight, wanted in frozen:
-                weight.requires_grad_(wanted)
+            for parameter, wanted in trainable:
+                parameter.requires_grad_(wanted)
 
 
-def _along(held: Sequence[Tensor], gradients: Sequence[Tensor | None], filters: Filters) -> Tensor:
+def _inner_products(tensors: Sequence[Tensor], gradients: Sequence[Tensor | None], filters: Filters) -> Tensor:
+    """<F_i, G_i> of every filter: (n,)."""
     products = [
         tensor.detach() * (gradient if gradient is not None else 0.0)
-        for tensor, gradient in zip(held, gradients, strict=True)
+        for tensor, gradient in zip(tensors, gradients, strict=True)
     ]
-    return filters.sums(rowwise(products, filters.parts)).cpu()
+    return filters.sums(sum_rows(products, filters.parts)).cpu()
 
 
 @contextmanager

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from extcon_cli.catalyst.bifurcation import Bifurcation, Flow, Penalty, Proximal
-from extcon_cli.catalyst.compensate import Compensation, handover
+from extcon_cli.catalyst.compensate import Compensation, fit_compensation
 from extcon_cli.catalyst.filters import norms
 from extcon_cli.errors import GateError
 from extcon_cli.events import PhaseEnded, PhaseStarted
@@ -96,7 +96,7 @@ def _handover(job: Job, decided: Tensor, every: int) -> Compensation | None:
     began = time.monotonic()
     job.emit(PhaseStarted("compensate", "Fitting stand-ins", None, "batch"))
     batches = job.batches(3, max(1, -(-spec.images // size)))
-    found = handover(
+    found = fit_compensation(
         job.module,
         job.channels,
         job.filters,

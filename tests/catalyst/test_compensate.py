@@ -1,4 +1,4 @@
-"""What stays stands in for what goes, as least squares say."""
+"""What stays takes over from what goes, as least squares say."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from extcon_cli.catalyst.bifurcation import Flow
-from extcon_cli.catalyst.compensate import handover
+from extcon_cli.catalyst.compensate import fit_compensation
 from extcon_cli.catalyst.filters import Filters
 from extcon_cli.channels import channel_groups
 
@@ -44,7 +44,7 @@ def test_copies_are_replaced_without_a_trace(convolution: dict[str, object]) -> 
     decided = torch.tensor([False] * 3 + [True] * 3)
     before = net(x)
     scale = before.abs().max()
-    substitute = handover(net, channels, filters, decided, [x], net, ridge=1e-9)
+    substitute = fit_compensation(net, channels, filters, decided, [x], net, ridge=1e-9)
     alone = copy.deepcopy(net)
     Flow(alone, filters, decided, steps=1).step(0.0)
     assert (alone(x) - before).abs().max() > 0.05 * scale
@@ -61,7 +61,7 @@ def test_the_refit_is_the_least_squares_one() -> None:
     decided = torch.tensor([True, False] * 4)
     hidden, weight = net[1](net[0](x)).detach(), net[2].weight.detach().clone()
     wanted = torch.linalg.lstsq(hidden[:, ~decided], hidden @ weight.T).solution.T
-    handover(net, channels, filters, decided, [x], net, ridge=1e-9).step(decided.float())
+    fit_compensation(net, channels, filters, decided, [x], net, ridge=1e-9).step(decided.float())
     torch.testing.assert_close(net[2].weight[:, ~decided], wanted, rtol=1e-3, atol=1e-4)
 
 
@@ -70,9 +70,9 @@ def test_in_parts_as_at_once(net: nn.Module, filters: Filters, batches: Batches)
     channels = channel_groups(net, (inputs[0][:2],))
     decided = torch.arange(len(filters)) % 3 == 0
     at_once, in_parts, rarely = (copy.deepcopy(net) for _ in range(3))
-    handover(at_once, channels, filters, decided, inputs, at_once).step(decided.float())
-    parts = handover(in_parts, channels, filters, decided, inputs, in_parts)
-    seldom = handover(rarely, channels, filters, decided, inputs, rarely, every=3)
+    fit_compensation(at_once, channels, filters, decided, inputs, at_once).step(decided.float())
+    parts = fit_compensation(in_parts, channels, filters, decided, inputs, in_parts)
+    seldom = fit_compensation(rarely, channels, filters, decided, inputs, rarely, every=3)
     for _ in range(4):
         parts.step(decided.float() / 4)
         seldom.step(decided.float() / 4)
@@ -86,7 +86,7 @@ def test_measuring_leaves_the_model_as_it_was(net: nn.Module, filters: Filters, 
     net.train()
     before = copy.deepcopy(net.state_dict())
     channels = channel_groups(net, (batches[0][0][:2],))
-    handover(net, channels, filters, torch.arange(len(filters)) % 2 == 0, [x for x, _ in batches], net)
+    fit_compensation(net, channels, filters, torch.arange(len(filters)) % 2 == 0, [x for x, _ in batches], net)
     assert all(torch.equal(tensor, before[name]) for name, tensor in net.state_dict().items())
     assert net.training
     assert not net.conv2._forward_pre_hooks

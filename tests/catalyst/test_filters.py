@@ -1,4 +1,4 @@
-"""F_i: which parameters silence a filter, their norm, and their scaling, against loops over channels."""
+"""F_i: which parameters' zeros make a filter zero, their norm, and their scaling, against loops over channels."""
 
 from __future__ import annotations
 

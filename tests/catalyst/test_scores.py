@@ -31,23 +31,25 @@ def loss_of(net: nn.Module):
     return lambda batch: F.cross_entropy(net(batch[0]), batch[1])
 
 
-def test_energy_is_the_squared_pull_summed_over_batches(net: nn.Module, filters: Filters, batches: Batches) -> None:
+def test_energy_is_the_squared_taylor_term_summed_over_batches(
+    net: nn.Module, filters: Filters, batches: Batches
+) -> None:
     found = scores.energy(net, filters, batches, loss_of(net))
     reference = torch.zeros(len(filters), dtype=torch.float64)
     for x, y in batches:
         probe = copy.deepcopy(net).train()
         F.cross_entropy(probe(x), y).backward()
         named = dict(probe.named_parameters())
-        pull = torch.zeros(len(filters), dtype=torch.float64)
+        terms = torch.zeros(len(filters), dtype=torch.float64)
         for part in filters.parts:
             tensor = named[part.parameter]
             for row, owner in zip(part.rows, part.owner, strict=True):
-                pull[owner] += (tensor.detach() * tensor.grad).select(part.dim, int(row)).sum()
-        reference += pull.square()
+                terms[owner] += (tensor.detach() * tensor.grad).select(part.dim, int(row)).sum()
+        reference += terms.square()
     torch.testing.assert_close(found, reference)
 
 
-def test_taylor_is_the_absolute_pull(net: nn.Module, filters: Filters, batches: Batches) -> None:
+def test_taylor_is_the_absolute_taylor_term(net: nn.Module, filters: Filters, batches: Batches) -> None:
     one = batches[:1]
     squared = scores.energy(net, filters, one, loss_of(net))
     torch.testing.assert_close(scores.taylor(net, filters, one, loss_of(net)).square(), squared)
@@ -89,7 +91,7 @@ def test_normalised_scores_have_mean_one_in_each_group(filters: Filters) -> None
     assert torch.equal(scores.normalised(torch.zeros(len(filters)), filters), torch.zeros(len(filters)))
 
 
-def test_chance_is_of_the_seed(filters: Filters) -> None:
+def test_random_scores_are_of_the_seed(filters: Filters) -> None:
     assert torch.equal(scores.random_scores(filters, 3), scores.random_scores(filters, 3))
     assert not torch.equal(scores.random_scores(filters, 3), scores.random_scores(filters, 4))
 
