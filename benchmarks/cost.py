@@ -2,7 +2,7 @@
 
 One process trains the same model with and without the bifurcation, step by step in turn, so that whatever else the
 machine does hits both. Printed: the medians in milliseconds, and the share that Catalyst adds: the flow, and the
-handover (least-squares compensation along the flow). The goal is under 3 % on ResNet-18 at batch 128.
+compensation (least squares along the flow). The goal is under 3 % on ResNet-18 at batch 128.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from extcon_cli.catalyst.filters import Filters
 from extcon_cli.channels import channel_groups
 
 EVERY = 50
-"""Steps between two moves of the handover, as `extcon prune` makes them where the flow takes 1000 steps."""
+"""Steps between two moves of the compensation, as `extcon prune` makes them where the flow takes 1000 steps."""
 
 
 def main() -> None:
@@ -42,7 +42,7 @@ def main() -> None:
     filters = Filters.of(channels.groups)
     decided = torch.rand(len(filters)) < 0.5
     flow = Flow(model, filters, decided, steps=1000)
-    substitute = fit_compensation(model, channels, filters, decided, [images], model)
+    compensation = fit_compensation(model, channels, filters, decided, [images], model)
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
 
     def train() -> None:
@@ -60,11 +60,11 @@ def main() -> None:
         return time.perf_counter() - began
 
     model.train()
-    took: dict[str, list[float]] = {"step": [], "flow": [], "handover": []}
+    took: dict[str, list[float]] = {"step": [], "flow": [], "compensation": []}
     for _ in range(args.steps + 3):
         took["step"].append(timed(train))
         took["flow"].append(timed(lambda: flow.step(1e-3)))
-        took["handover"].append(timed(lambda: substitute.step(torch.zeros_like(flow.share))) / EVERY)
+        took["compensation"].append(timed(lambda: compensation.step(torch.zeros_like(flow.share))) / EVERY)
     print(f"{args.arch}, {args.size} px, batch {args.batch}, {args.device}, {len(filters)} filters")
     base = median(took["step"][3:])
     for name, seconds in took.items():

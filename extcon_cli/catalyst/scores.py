@@ -21,16 +21,14 @@ Loss = Callable[[Any], Tensor]  # a batch -> the task's loss, a scalar
 
 def energy(module: nn.Module, filters: Filters, batches: Iterable[Any], loss: Loss) -> Tensor:
     """E_i = sum over batches of <F_i, dL/dF_i>^2, weights frozen: (n,)."""
-    return sum(
-        (terms.square() for terms in _frozen_taylor_terms(module, filters, batches, loss)), torch.zeros(len(filters))
-    )
+    terms = _frozen_taylor_terms(module, filters, batches, loss)
+    return sum((term.square() for term in terms), torch.zeros(len(filters)))
 
 
 def taylor(module: nn.Module, filters: Filters, batches: Iterable[Any], loss: Loss) -> Tensor:
     """sum over batches of |<F_i, dL/dF_i>|, the first-order change of the loss at removal: (n,)."""
-    return sum(
-        (terms.abs() for terms in _frozen_taylor_terms(module, filters, batches, loss)), torch.zeros(len(filters))
-    )
+    terms = _frozen_taylor_terms(module, filters, batches, loss)
+    return sum((term.abs() for term in terms), torch.zeros(len(filters)))
 
 
 def magnitude(module: nn.Module, filters: Filters) -> Tensor:
@@ -61,7 +59,7 @@ def normalised(scores: Tensor, filters: Filters) -> Tensor:
 
 
 def _frozen_taylor_terms(module: nn.Module, filters: Filters, batches: Iterable[Any], loss: Loss) -> Iterator[Tensor]:
-    """<F_i, dL/dF_i> for each batch with frozen weights, batch norm in training mode and its statistics restored after."""
+    """<F_i, dL/dF_i> for each batch, weights frozen, batch norm in training mode, its statistics restored after."""
     tensors = parameters(module, filters)
     trainable = [(parameter, parameter.requires_grad) for parameter in module.parameters()]
     with evaluating(module), statistics_kept(module):

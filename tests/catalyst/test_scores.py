@@ -31,9 +31,7 @@ def loss_of(net: nn.Module):
     return lambda batch: F.cross_entropy(net(batch[0]), batch[1])
 
 
-def test_energy_is_the_squared_taylor_term_summed_over_batches(
-    net: nn.Module, filters: Filters, batches: Batches
-) -> None:
+def test_energy_is_the_sum_of_squared_taylor_terms(net: nn.Module, filters: Filters, batches: Batches) -> None:
     found = scores.energy(net, filters, batches, loss_of(net))
     reference = torch.zeros(len(filters), dtype=torch.float64)
     for x, y in batches:
