@@ -68,7 +68,7 @@ def restore(checkpoint: Checkpoint, arch: str, kwargs: Mapping[str, Any], *, tru
     """
     module = build(arch, kwargs, trust_code=trust_code, beside=checkpoint.path.parent)
     for plan in checkpoint.metadata.plans if checkpoint.metadata else ():
-        _replay(module, plan, f"{checkpoint.path} does not fit {arch}")
+        replay(module, plan, f"{checkpoint.path} does not fit {arch}")
     fill(module, checkpoint.state, source=str(checkpoint.path), arch=arch)
     return module.eval()
 
@@ -102,7 +102,8 @@ def fill(module: nn.Module, state: Mapping[str, Tensor], *, source: str, arch: s
     module.load_state_dict({prefix + name: tensor for name, tensor in state.items()}, strict=False)
 
 
-def _replay(module: nn.Module, plan: Mapping[str, Any], problem: str) -> None:
+def replay(module: nn.Module, plan: Mapping[str, Any], problem: str) -> None:
+    """Shrink the module as a stored plan says. CheckpointError, which begins with `problem`, where that fails."""
     from extcon_cli.channels import RemovalPlan, remove
 
     try:

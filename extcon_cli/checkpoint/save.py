@@ -10,12 +10,12 @@ from torch import nn
 
 from extcon_cli import __version__
 from extcon_cli.checkpoint.architectures import default_input_shape
-from extcon_cli.checkpoint.load import fill, recognise, restore
+from extcon_cli.checkpoint.load import fill, recognise, replay, restore
 from extcon_cli.checkpoint.metadata import Metadata
 from extcon_cli.checkpoint.read import Checkpoint, read
 from extcon_cli.checkpoint.state import find_state
 from extcon_cli.checkpoint.write import check_writable, write
-from extcon_cli.errors import CheckpointError, UsageError
+from extcon_cli.errors import CheckpointError
 
 if TYPE_CHECKING:
     from extcon_cli.channels import RemovalPlan
@@ -48,14 +48,15 @@ def save(
         trust_code: allow an architecture of `like` that is the user's own code.
 
     Raises:
-        CheckpointError: `like` cannot be read, or the model's tensors are not those of its architecture.
+        CheckpointError: `like` cannot be read, or the model's tensors or plans are not of its architecture.
         UsageError: the file cannot be written, or the architecture cannot be built.
     """
     check_writable(path, force)
     checkpoint = read(like)
     metadata = _metadata(checkpoint)
     twin = restore(checkpoint, str(metadata.arch), metadata.kwargs, trust_code=trust_code)
-    _replay(twin, plans, checkpoint.path)
+    for plan in plans:
+        replay(twin, plan.to_json(), f"the model does not fit {like}")
     state, _ = find_state({name: tensor.cpu() for name, tensor in model.state_dict().items()}, "the model")
     fill(twin, state, source="the model", arch=str(like))
     done = {"command": "save", "version": __version__}
@@ -77,13 +78,3 @@ def _metadata(checkpoint: Checkpoint) -> Metadata:
     if checkpoint.metadata.arch is None:
         raise CheckpointError(f"{checkpoint.path} does not name its architecture, so that nothing like it can be saved")
     return checkpoint.metadata
-
-
-def _replay(module: nn.Module, plans: Sequence[RemovalPlan], like: Path) -> None:
-    from extcon_cli.channels import remove
-
-    for plan in plans:
-        try:
-            remove(module, plan)
-        except Exception as error:  # a plan of another model may fail in any way
-            raise UsageError(f"the removal plans are not of a model like {like}: {str(error)[:200]}") from error
