@@ -33,7 +33,7 @@ def mask(model: nn.Module) -> None:
                 prune.remove(owner, name)  # from now on the zeros stand in the weights themselves
 
 
-def main(out: Path) -> extcon_cli.Removal:
+def main(out: Path) -> None:
     """Mask, remove, verify, save."""
     model, example = extcon_cli.load(CHECKPOINT), (torch.randn(2, 1, 8, 8),)
     for group in extcon_cli.prunable_groups(model, example):
@@ -49,7 +49,6 @@ def main(out: Path) -> extcon_cli.Removal:
     assert found.exact
 
     extcon_cli.save(small, out, like=CHECKPOINT, plans=[removal.plan], force=True)
-    return removal
 
 
 if __name__ == "__main__":

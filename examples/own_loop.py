@@ -38,7 +38,7 @@ def accuracy(model: nn.Module, images: Tensor, labels: Tensor) -> float:
     return float((model.eval()(images).argmax(1) == labels).float().mean())
 
 
-def smaller(out: Path) -> extcon_cli.ContractionReport:
+def smaller(out: Path) -> None:
     """Half of the filters go. The loop is yours; Catalyst takes one line in it."""
     data, checkpoint = digits(), SAMPLES / "digits_resnet.pt"
     images, labels = data["train"]
@@ -48,7 +48,8 @@ def smaller(out: Path) -> extcon_cli.ContractionReport:
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
     catalyst = extcon_cli.Catalyst(model, (images[:2],), ratio=0.5, score_steps=20, shrink_steps=40)
     while not catalyst.done:
-        train_step(model, optimizer, images, labels, catalyst)
+        train_step(model, optimizer, images, labels)
+        catalyst.step()
     report = catalyst.contract()  # the parameters are new tensors from here on
     print(f"{report.filters} filters removed, outputs moved by {report.difference.relative:.1e} of the largest")
 
@@ -59,44 +60,35 @@ def smaller(out: Path) -> extcon_cli.ContractionReport:
 
     extcon_cli.save(model, out, like=checkpoint, plans=[report.plan], force=True)
     assert extcon_cli.verify(model, extcon_cli.load(out), (images[:2],)).relative == 0
-    return report
 
 
-def unstuck(out: Path) -> tuple[float, float]:
-    """A stalled model gets activations D x + sigma(x), trains on in the larger space, and comes back without D."""
+def unstuck(out: Path) -> None:
+    """Most units of this model are dead. It trains on in a larger space and comes back in its own shapes."""
     data, checkpoint = digits(), SAMPLES / "digits_mlp_stalled.pt"
     images, labels = data["train"]
     model = MLP(64, [16], 10)
     model.load_state_dict(torch.load(checkpoint, weights_only=True))
     before = accuracy(model, *data["test"])
 
-    bypass = extcon_cli.Bypass(model, (images[:2],), opt_1=150, opt_2=150)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
-    optimizer.add_param_group({"params": bypass.deltas})  # D, which starts at zero
+    bypass = extcon_cli.Bypass(model, (images[:2],), opt_1=300, opt_2=300, method="mirror")
+    optimizer = torch.optim.Adam([*model.parameters(), *bypass.deltas], lr=0.01)  # with D, which starts at zero
     while not bypass.done:
-        train_step(bypass.model, optimizer, images, labels, bypass)
+        train_step(bypass.model, optimizer, images, labels)
+        if bypass.step():  # `bypass.model` is another module now
+            optimizer = torch.optim.Adam(bypass.model.parameters(), lr=0.01)
     bypass.contract()  # `model` gives what `bypass.model` gave, and is as it was built
     after = accuracy(model, *data["test"])
     print(f"accuracy {before:.2%} where it had stalled, {after:.2%} after the bypass")
 
     torch.save(model.state_dict(), out)  # the architecture is the old one: a plain state dict says all
-    return before, after
 
 
-def train_step(
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    images: Tensor,
-    labels: Tensor,
-    method: extcon_cli.Catalyst | extcon_cli.Bypass | None = None,
-) -> None:
-    """One step on 64 random images."""
+def train_step(model: nn.Module, optimizer: torch.optim.Optimizer, images: Tensor, labels: Tensor) -> None:
+    """One step on 64 random images. The gradients stay until the next one: the methods read them."""
     chosen = torch.randint(len(images), (64,))
+    optimizer.zero_grad()
     functional.cross_entropy(model.train()(images[chosen]), labels[chosen]).backward()
     optimizer.step()
-    if method is not None:
-        method.step()  # after the optimizer's step, before the gradients are cleared
-    optimizer.zero_grad()
 
 
 def parameters(model: nn.Module) -> int:
