@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
 from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any, get_type_hints
 
 from python_reference import meanings
 
-from extcon_cli.report import records, results
+from extcon_cli import report
+from extcon_cli.report import records
 from extcon_cli.report.serialise import json_schema
+
+TYPES: dict[str, type] = {
+    name: kind
+    for module in pkgutil.iter_modules(report.__path__)
+    if module.name.endswith(("results", "records"))
+    for name, kind in vars(importlib.import_module(f"{report.__name__}.{module.name}")).items()
+    if isinstance(kind, type) and is_dataclass(kind)
+}
+"""The dataclasses of all results, by name."""
 
 INTRODUCTION = """\
 `--json` prints one document on stdout and nothing else; `--report FILE.json` writes the same document with the
@@ -24,22 +36,15 @@ def json_page(made: str) -> str:
     """A section for each command, then one for each part that documents share."""
     lines = ["# Reference: JSON documents", "", made, INTRODUCTION]
     parts: dict[str, Mapping[str, Any]] = {}
-    for kind in vars(results).values():
-        if isinstance(kind, type) and issubclass(kind, records.Result) and kind is not records.Result:
+    for kind in TYPES.values():
+        if issubclass(kind, records.Result) and kind is not records.Result:
             schema: Any = json_schema(kind)
             parts.update(schema["$defs"])
             (command,) = schema["properties"]["command"]["enum"]
             lines += [f"## {command}", "", *table(kind, schema)]
     for name, schema in sorted(parts.items()):
-        lines += [f"## {name}", "", f"{schema.get('description', '')}", "", *table(part(name), schema)]
+        lines += [f"## {name}", "", f"{schema.get('description', '')}", "", *table(TYPES[name], schema)]
     return "\n".join(lines).rstrip() + "\n"
-
-
-def part(name: str) -> type:
-    """The dataclass of this name among those of the results."""
-    found = getattr(results, name, None) or getattr(records, name)
-    assert is_dataclass(found)
-    return found
 
 
 def table(kind: type, schema: Mapping[str, Any]) -> Iterator[str]:
