@@ -24,7 +24,7 @@ SOURCES = sorted(
     path
     for folder in ("extcon_cli", "tests", "benchmarks", "docs", "examples", "recipes", "sample_models")
     for path in (ROOT / folder).rglob("*")
-    if path.suffix in (".py", ".yaml", ".md", ".j2") and path != Path(__file__)
+    if path.suffix in (".py", ".yaml", ".yml", ".md", ".j2") and path != Path(__file__)
 )
 FOLDERS = ("extcon_cli", "tests", "benchmarks", "docs", "examples", "recipes", "sample_models")
 ROOMS = ("bypass", "catalyst", "channels", "checkpoint", "cli", "data", "pipelines", "recipe", "report", "training")
