@@ -107,7 +107,7 @@ def find_recipe(
     overrides: Sequence[str] | None,
     **given: Any,  # keys that options of their own set: seed=3, prune__ratio=0.5
 ) -> Resolved:
-    """The recipe of a run, from where DESIGN.md, section 5 says, with --set and the other options put in."""
+    """The recipe of a run, from where `recipe.load.resolve` looks for it, with --set and the other options put in."""
     from extcon_cli.checkpoint.header import read_header
 
     metadata = read_header(checkpoint) if checkpoint is not None else None

@@ -32,7 +32,7 @@ class Slice:
 class ChannelGroup:
     """Channels that touch the same parameters. `reason` says why they must stay; empty: they can be removed.
 
-    `zeroing_slices` are the slices F whose zeros make a channel zero (DESIGN.md, section 3): (gamma, beta) of every
+    `zeroing_slices` are the slices F whose zeros make a channel zero (docs/method/catalyst.md): (gamma, beta) of every
     normalised producer, (row, bias) of a producer without normalisation.
     """
 
