@@ -15,14 +15,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from extcon_cli.channels import classify, difference, plan_removal, remove, zero_channels
-from extcon_cli.channels.analysis.axes import Analysis, Axis, axes_in
+from extcon_cli.channels.analysis.axes import Axis, axes_in
 from extcon_cli.channels.analysis.groups import analyse
+from extcon_cli.channels.analysis.operator import FlowOperator, KnownOperator, Operator
 from extcon_cli.channels.analysis.rules import registry
-from extcon_cli.channels.analysis.trace import Graph, operator, trace
+from extcon_cli.channels.analysis.trace import Graph, trace
 from extcon_cli.channels.compare import random_batches
 from extcon_cli.channels.modules import named_tensors
 
@@ -218,7 +219,7 @@ class Traced:
 
     @property
     def operators(self) -> set[str]:
-        return {operator(node) for node in self.graph.nodes if node.op == "call_function"}
+        return {Operator(node).name for node in self.graph.nodes if node.op == "call_function"}
 
 
 @cache
@@ -300,13 +301,13 @@ def rolled(value: Any) -> Any:
     """The same channels, each one position further."""
     if isinstance(value, Axis):
         return value.take(np.roll(np.arange(len(value.positions)), 1))
-    return tuple(rolled(entry) for entry in value) if isinstance(value, tuple) else value
+    return type(value)(rolled(entry) for entry in value) if isinstance(value, (tuple, list)) else value
 
 
 def emptied(value: Any) -> Any:
     """No channels anywhere."""
-    if isinstance(value, tuple):
-        return tuple(emptied(entry) for entry in value)
+    if isinstance(value, (tuple, list)):
+        return type(value)(emptied(entry) for entry in value)
     return None
 
 
@@ -316,41 +317,41 @@ class Broken:
     def __init__(self, rule: Rule, how: str) -> None:
         self.rule, self.how, self.changed = rule, how, False
 
-    def __call__(self, first: Any, node: fx.Node) -> Any:
-        return getattr(self, self.how)(first, node)
+    def __call__(self, op: Operator) -> Any:
+        return getattr(self, self.how)(op)
 
-    def forgets_channels(self, analysis: Analysis, node: fx.Node) -> Any:
-        value = self.rule(analysis, node)
+    def forgets_channels(self, op: FlowOperator) -> Any:
+        value = self.rule(op)
         self.changed |= any(True for _ in axes_in(value))
         return emptied(value)
 
-    def shifts_channels(self, analysis: Analysis, node: fx.Node) -> Any:
-        value = self.rule(analysis, node)
+    def shifts_channels(self, op: FlowOperator) -> Any:
+        value = self.rule(op)
         self.changed |= any(len(axis.positions) > 1 for axis in axes_in(value))
         return rolled(value)
 
-    def ties_nothing(self, analysis: Analysis, node: fx.Node) -> Any:
-        before = len(analysis.ties)
-        value = self.rule(analysis, node)
-        self.changed |= any(not np.array_equal(*pair) for pair in analysis.ties[before:])
-        del analysis.ties[before:]
+    def ties_nothing(self, op: FlowOperator) -> Any:
+        before = len(op.analysis.ties)
+        value = self.rule(op)
+        self.changed |= any(not np.array_equal(*pair) for pair in op.analysis.ties[before:])
+        del op.analysis.ties[before:]
         return value
 
-    def freezes_nothing(self, analysis: Analysis, node: fx.Node) -> Any:
-        before = len(analysis.frozen)
-        value = self.rule(analysis, node)
-        del analysis.frozen[before:]
+    def freezes_nothing(self, op: FlowOperator) -> Any:
+        before = len(op.analysis.frozen)
+        value = self.rule(op)
+        del op.analysis.frozen[before:]
         return value
 
-    def knows_nothing(self, known: Any, node: fx.Node) -> Any:
-        value = self.rule(known, node)
+    def knows_nothing(self, op: KnownOperator) -> Any:
+        value = self.rule(op)
         return _each(value, lambda tensor: self._changed(tensor, torch.full_like(tensor.double(), torch.nan)))
 
-    def is_off_by_one(self, known: Any, node: fx.Node) -> Any:
-        return _each(self.rule(known, node), lambda tensor: self._changed(tensor, tensor.double() + 1))
+    def is_off_by_one(self, op: KnownOperator) -> Any:
+        return _each(self.rule(op), lambda tensor: self._changed(tensor, tensor.double() + 1))
 
-    def knows_too_much(self, known: Any, node: fx.Node) -> Any:
-        value = self.rule(known, node)
+    def knows_too_much(self, op: KnownOperator) -> Any:
+        value = self.rule(op)
         return _each(value, lambda tensor: self._changed(tensor, tensor.double().nan_to_num(nan=0.0)))
 
     def _changed(self, before: Tensor, after: Tensor) -> Tensor:

@@ -96,7 +96,7 @@ class Analysis:
     names: dict[str, str] = field(default_factory=dict)  # placeholder -> the parameter that it holds
     modules: Mapping[str, nn.Module] = field(default_factory=dict)  # by path
     dims: dict[tuple[str, int], Index] = field(default_factory=dict)  # positions of each parameter's dimension
-    values: dict[fx.Node, Value | tuple[Value, ...]] = field(default_factory=dict)
+    values: dict[fx.Node, Value | list[Value]] = field(default_factory=dict)
     consumers: list[Consumer] = field(default_factory=list)
     produced: list[Index] = field(default_factory=list)  # positions that a linear map writes
     ties: list[tuple[Index, Index]] = field(default_factory=list)
@@ -123,6 +123,10 @@ class Analysis:
     def tie(self, first: Index, second: Index) -> None:
         """Index by index, the two are the same channel."""
         self.ties.append((first.ravel(), second.ravel()))
+
+    def parameter_name(self, value: object) -> str | None:
+        """The parameter or buffer that a value of the graph is, None where it is computed."""
+        return self.names.get(value.name) if isinstance(value, fx.Node) else None
 
     def freeze(self, axes: Iterable[Axis | None], reason: str) -> None:
         """The channels of these axes stay, for the reason given."""
@@ -160,7 +164,7 @@ def merge_sources(axes: Iterable[Axis]) -> tuple[tuple[ZeroSource, Index], ...]:
     return tuple(merged.values())
 
 
-def axes_in(value: Value | tuple[Value, ...] | None) -> Iterator[Axis]:
+def axes_in(value: Value | list[Value] | None) -> Iterator[Axis]:
     """All axes of a value or of a list of values."""
     for entry in value or ():
         if isinstance(entry, Axis):

@@ -7,7 +7,6 @@ known, so that the result holds for all inputs and all resolutions. Of complex n
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -17,7 +16,8 @@ from torch import Tensor, fx, nn
 from extcon_cli.channels.analysis import rules
 from extcon_cli.channels.analysis.axes import Consumer, Index
 from extcon_cli.channels.analysis.groups import Channels
-from extcon_cli.channels.analysis.rules.linear import per_channel
+from extcon_cli.channels.analysis.known import Known, per_channel, unknown
+from extcon_cli.channels.analysis.operator import KnownOperator
 from extcon_cli.channels.modules import named_tensors
 
 
@@ -36,36 +36,39 @@ def consumer_inputs(module: nn.Module, channels: Channels) -> list[ConsumerInput
     known = _known_values(module, channels, {consumer.input for consumer in channels.consumers})
     found = []
     for consumer in channels.consumers:
-        constants = per_channel(known[consumer.input], consumer.input_dim, len(consumer.axis.positions))
+        value = known[consumer.input]
+        assert isinstance(value, Tensor)
+        constants = per_channel(value, consumer.input_dim, len(consumer.axis.positions))
         found.append(ConsumerInput(consumer, channels.ids_along(consumer.axis), constants.numpy()))
     return found
 
 
-def _known_values(module: nn.Module, channels: Channels, wanted: set[fx.Node]) -> dict[fx.Node, Any]:
+def _known_values(module: nn.Module, channels: Channels, wanted: set[fx.Node]) -> dict[fx.Node, Known]:
     """What is known of the wanted nodes' values, as tensors that broadcast to the value's shape."""
     tensors = named_tensors(module)
     graph = channels.graph
     last_use = {read: step for step, node in enumerate(graph.nodes) for read in node.all_input_nodes}
-    known: dict[fx.Node, Any] = {}
+    known: dict[fx.Node, Known] = {}
     for step, node in enumerate(graph.nodes):
         name = graph.stored.get(node.name) if node.op == "placeholder" else None
-        rule = rules.constants_of(node) if node.op == "call_function" else None
-        value = node.meta.get("val")
+        op, value = KnownOperator(node, known), node.meta.get("val")
+        rule = rules.constants_of(op.name) if node.op == "call_function" else None
         if isinstance(value, Tensor) and value.is_complex():
             known[node] = _unknown(value)
         elif name is not None and name not in graph.changing:
             known[node] = tensors[name].detach().cpu()
         elif node.op != "output":
-            known[node] = rule(known, node) if rule is not None else _unknown(value)
+            known[node] = rule(op) if rule is not None else _unknown(value)
         for read in node.all_input_nodes:
             if last_use[read] == step and read not in wanted:
                 del known[read]
     return known
 
 
-def _unknown(value: object) -> Any:
+def _unknown(value: object) -> Known:
+    """Nothing is known of a value, or of any of several."""
     if isinstance(value, Tensor):
-        return torch.full((1,) * value.dim(), torch.nan, dtype=torch.float64)
+        return unknown(value.dim())
     if isinstance(value, (list, tuple)):
         return [_unknown(part) for part in value]
     return None

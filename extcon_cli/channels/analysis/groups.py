@@ -15,7 +15,8 @@ from torch import fx, nn
 
 from extcon_cli.channels.analysis import rules
 from extcon_cli.channels.analysis.axes import Analysis, Axis, Consumer, Index, Value, axes_in
-from extcon_cli.channels.analysis.trace import Graph, holds_tensor, operator, source
+from extcon_cli.channels.analysis.operator import FlowOperator, holds_tensor
+from extcon_cli.channels.analysis.trace import Graph
 from extcon_cli.channels.modules import named_tensors
 
 
@@ -113,12 +114,13 @@ def _walk(module: nn.Module, graph: Graph, view_layouts: dict[fx.Node, int]) -> 
             for result in node.all_input_nodes:
                 analysis.freeze(axes_in(analysis.values.get(result)), "is an output of the model")
         elif node.op == "call_function":
-            rule = rules.flow_of(node)
+            op = FlowOperator(node, analysis)
+            rule = rules.flow_of(op.name)
             inputs = [axis for read in node.all_input_nodes for axis in axes_in(analysis.values.get(read))]
             if rule is not None and (inputs or holds_tensor(node)):
-                analysis.values[node] = rule(analysis, node)
+                analysis.values[node] = rule(op)
             elif inputs:
-                analysis.freeze(inputs, f"no rule for operator {operator(node)} in {source(node)}")
+                op.freeze(inputs, f"no rule for operator {op.name}")
     return analysis
 
 

@@ -15,7 +15,7 @@ from io import StringIO
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import fx, nn
 from torch.export.graph_signature import InputKind
 
 from extcon_cli.channels.modules import evaluating, named_tensors
@@ -38,7 +38,7 @@ class Graph:
     @property
     def unread(self) -> set[str]:
         """The stored matrices and kernels that no operator reads."""
-        held = [node for node in self.nodes if node.name in self.stored and len(shape(node)) > 1]
+        held = [node for node in self.nodes if node.name in self.stored and node.meta["val"].dim() > 1]
         return {self.stored[node.name] for node in held} - {self.stored[node.name] for node in held if node.users}
 
 
@@ -148,54 +148,6 @@ def _exported(module: nn.Module, inputs: tuple[Any, ...] | Mapping[str, Any]) ->
     changing = frozenset(stored[name] for name in written if name in stored)
     inputs_named = frozenset(program.graph_signature.user_inputs)
     return Graph(tuple(program.graph.nodes), stored, changing, inputs_named)
-
-
-def shape(node: fx.Node) -> tuple[int, ...]:
-    """The shape of the tensor that a node holds."""
-    return tuple(int(size) for size in node.meta["val"].shape)
-
-
-def holds_tensor(node: object) -> bool:
-    """Whether an argument of a node is itself a node that holds one tensor."""
-    return isinstance(node, fx.Node) and isinstance(node.meta.get("val"), Tensor)
-
-
-def argument(node: fx.Node, name: str, default: Any = None) -> Any:
-    """An argument of a node by its name in the operator's schema, however it was passed."""
-    if name in node.kwargs:
-        return node.kwargs[name]
-    for position, parameter in enumerate(node.target._schema.arguments):  # type: ignore[union-attr]
-        if parameter.name == name:
-            if position < len(node.args):
-                return node.args[position]
-            return parameter.default_value if parameter.has_default_value() else default
-    return default
-
-
-def operator(node: fx.Node) -> str:
-    """The operator's name without overload, and without the underscore of its in-place form: 'relu', 'add'."""
-    name = getattr(node.target, "_opname", getattr(node.target, "__name__", str(node.target)))
-    return name[:-1] if name.endswith("_") and not name.endswith("__") else name
-
-
-def called_by(node: fx.Node) -> str:
-    """The path of the module whose forward pass called a node's operator."""
-    stack = [name for name, _ in (node.meta.get("nn_module_stack") or {}).values()]
-    return stack[-1] if stack else ""
-
-
-def source(node: fx.Node) -> str:
-    """Where in the user's model a node came to be: 'layer1.0 (resnet.py:102: out += identity)'."""
-    module = called_by(node)
-    lines = (node.meta.get("stack_trace") or "").strip().splitlines()
-    located = [index for index, line in enumerate(lines) if line.lstrip().startswith("File ")]
-    user = [index for index in located if "/torch/nn/" not in lines[index]] or located
-    if not user:
-        return module or operator(node)
-    index = user[-1]
-    file, line = lines[index].split('"')[1].rsplit("/", 1)[-1], lines[index].split("line ")[1].split(",")[0]
-    code = lines[index + 1].strip() if index + 1 < len(lines) else ""
-    return f"{module or operator(node)} ({file}:{line}: {code})"
 
 
 def _canonical_names(module: nn.Module) -> dict[str, str]:

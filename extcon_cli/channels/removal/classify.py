@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from extcon_cli.channels.analysis.axes import Consumer, Index, Mask
 from extcon_cli.channels.analysis.constants import ConsumerInput, consumer_inputs
 from extcon_cli.channels.analysis.groups import ChannelGroup, Channels
-from extcon_cli.channels.analysis.trace import argument, called_by
+from extcon_cli.channels.analysis.operator import Operator
 from extcon_cli.channels.modules import named_tensors
 
 BIASED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)  # can be given a bias where they have none
@@ -93,8 +93,8 @@ def can_fold(module: nn.Module, consumer: Consumer, times_read: Mapping[str, int
     owner = module.get_submodule(path)
     return (
         name == "weight"
-        and argument(consumer.node, "bias") is None
-        and called_by(consumer.node) == path  # not functionally, with the weight of a module that has a bias
+        and Operator(consumer.node).value("bias") is None
+        and Operator(consumer.node).module == path  # not functionally, with the weight of a module that has a bias
         and any(isinstance(owner, kind) and type(owner).forward is kind.forward for kind in BIASED)
     )
 

@@ -10,7 +10,7 @@ from torch import nn
 from extcon_cli.channels.analysis.axes import Index, Mask
 from extcon_cli.channels.analysis.constants import ConsumerInput, consumer_inputs
 from extcon_cli.channels.analysis.groups import Channels
-from extcon_cli.channels.analysis.trace import called_by
+from extcon_cli.channels.analysis.operator import Operator
 from extcon_cli.channels.attributes import COUNTS, WIDTHS
 from extcon_cli.channels.removal.classify import GroupStatus, can_fold, classify, count_readers
 from extcon_cli.channels.removal.rewrites import Cut, Fold, Merge, RemovalPlan, Renorm, Resize
@@ -75,7 +75,7 @@ def _resized(module: nn.Module, channels: Channels, gone: Mask) -> tuple[Resize,
     found: dict[tuple[str, str], Resize] = {}
     for view in channels.analysis.sized_views:
         channel_ids = channels.ids_along(view.axis)
-        size, kept, path = len(channel_ids), int((~gone[channel_ids]).sum()), called_by(view.node)
+        size, kept, path = len(channel_ids), int((~gone[channel_ids]).sum()), Operator(view.node).module
         if kept == size:
             continue
         held = vars(module.get_submodule(path))

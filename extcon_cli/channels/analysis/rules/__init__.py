@@ -4,28 +4,34 @@ Importing this package registers every rule. An operator without a rule freezes 
 """
 
 from extcon_cli.channels.analysis.rules import (
-    contraction,
+    filling,
+    joins,
     linear,
     lookup,
+    matmul,
+    moves,
     normalisation,
     overwriting,
     pointwise,
     pooling,
     recurrent,
-    shapes,
+    views,
 )
 from extcon_cli.channels.analysis.rules.registry import constants_of, flow_of
 
 __all__ = [
     "constants_of",
-    "contraction",
+    "filling",
     "flow_of",
+    "joins",
     "linear",
     "lookup",
+    "matmul",
+    "moves",
     "normalisation",
     "overwriting",
     "pointwise",
     "pooling",
     "recurrent",
-    "shapes",
+    "views",
 ]

@@ -2,216 +2,237 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor, fx
 
 from extcon_cli.channels.analysis.axes import Analysis, Axis, Consumer, Value, ZeroSource, join_axes
-from extcon_cli.channels.analysis.rules.registry import Known, constants, flow, value_of
-from extcon_cli.channels.analysis.trace import argument, operator, shape, source
+from extcon_cli.channels.analysis.known import along, per_channel
+from extcon_cli.channels.analysis.operator import FlowOperator, KnownOperator, Operator, shape
+from extcon_cli.channels.analysis.rules.registry import constants, flow
 
 TRANSPOSED = ("conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
 CONVOLUTIONS = ("conv1d", "conv2d", "conv3d", *TRANSPOSED)
 
 
+@dataclass(frozen=True)
+class LinearMap:
+    """What an operator reads, and how its weight lies.
+
+    With groups dimension 0 of the weight holds the channels of all groups, dimension 1 those of one.
+    """
+
+    input: fx.Node
+    input_dim: int
+    weight: fx.Node
+    bias: fx.Node | None
+    output_dim: int = 0  # the weight's dimension of outputs; that of inputs is the other one of 0 and 1
+    groups: int = 1
+    padded: bool = False  # its borders see zeros, or fewer taps
+
+    @classmethod
+    def of(cls, op: Operator) -> LinearMap:
+        """A convolution, `linear`, `addmm`, or a product with a matrix."""
+        if op.name in CONVOLUTIONS:
+            read, weight, transposed = op.input(0), op.input(1), op.name in TRANSPOSED
+            dim = len(shape(read)) - len(shape(weight)) + 1  # 1, or 0 for an input without a batch
+            groups, padded = op.integer("groups"), transposed or _padded(op)
+            return cls(read, dim, weight, op.optional_input("bias"), int(transposed), groups, padded)
+        if op.name == "addmm":
+            return cls(op.input("mat1"), 1, op.input("mat2"), op.input("self"), output_dim=1)
+        read = op.input(0)
+        if op.name == "linear":
+            return cls(read, len(shape(read)) - 1, op.input(1), op.optional_input("bias"))
+        return cls(read, len(shape(read)) - 1, op.input(1), None, output_dim=1)
+
+    @property
+    def depthwise(self) -> bool:
+        """Whether each channel is filtered by itself."""
+        alone = self.groups > 1 and self.groups == shape(self.input)[self.input_dim]
+        return alone and (self.output_dim == 0 or shape(self.weight)[1] == 1)
+
+
+def _padded(op: Operator) -> bool:
+    padding = op.value("padding")
+    return padding == "same" if isinstance(padding, str) else any(op.integers("padding"))
+
+
 @flow("linear")
-def linear(analysis: Analysis, node: fx.Node) -> Value:
+def linear(op: FlowOperator) -> Value:
     """y = x W^T + b: reads the last dimension, writes one channel a row of W."""
-    read, weight, bias = node.args[0], node.args[1], argument(node, "bias")
-    assert isinstance(read, fx.Node)
-    value = value_of(analysis, read)
-    if len(value_of(analysis, weight)) == 1:  # a single row: a number for each position
-        analysis.freeze((value[-1], *value_of(analysis, weight)), f"is multiplied by a vector in {source(node)}")
-        return value[:-1]
-    produced = _linear_map(analysis, node, read, len(value) - 1, weight, bias)
-    return (*value[:-1], produced)
+    *outer, read = op.axes(0)
+    if len(op.axes("weight")) == 1:  # a single row: a number for each position
+        op.freeze((read, *op.axes("weight")), "is multiplied by a vector")
+        return tuple(outer)
+    return (*outer, _read_and_write(op, LinearMap.of(op)))
 
 
 @flow("addmm")
-def times_stored(analysis: Analysis, node: fx.Node) -> Value:
+def times_stored(op: FlowOperator) -> Value:
     """y = x W (+ b), W stored: reads the last dimension, writes one channel a column of W."""
-    bias, read, weight = node.args[:3] if operator(node) == "addmm" else (None, *node.args[:2])
-    assert isinstance(read, fx.Node)
-    value = value_of(analysis, read)
-    matrix = stored_matrix(analysis, weight)
-    if matrix is None or any(argument(node, scale, 1) != 1 for scale in ("alpha", "beta")):
-        computed = (value[-1], *value_of(analysis, weight), *value_of(analysis, bias))
-        analysis.freeze(computed, f"the weight is computed, not stored, in {source(node)}")
-        return (*value[:-1], None)
-    stored, written = matrix
-    return (*value[:-1], _linear_map(analysis, node, read, len(value) - 1, stored, bias, written=written))
+    linear_map = LinearMap.of(op)
+    *outer, read = op.axes_of(linear_map.input)
+    stored = stored_matrix(op.analysis, linear_map.weight)
+    if stored is None or any(op.value(scale, 1) != 1 for scale in ("alpha", "beta")):
+        computed = (read, *op.axes_of(linear_map.weight), *op.axes_of(linear_map.bias))
+        op.freeze(computed, "the weight is computed, not stored,")
+        return (*outer, None)
+    weight, output_dim = stored
+    return (*outer, _read_and_write(op, replace(linear_map, weight=weight, output_dim=output_dim)))
 
 
-def stored_matrix(analysis: Analysis, node: object) -> tuple[fx.Node, int] | None:
+def stored_matrix(analysis: Analysis, factor: fx.Node) -> tuple[fx.Node, int] | None:
     """The parameter behind the right factor of a product, itself or transposed, and its dimension of outputs."""
-    if not isinstance(node, fx.Node) or len(shape(node)) != 2:
+    if len(shape(factor)) != 2:
         return None
-    if stored_name(analysis, node) is not None:
-        return node, 1
-    if operator(node) in ("t", "transpose", "permute", "numpy_T", "mT") and stored_name(analysis, node.args[0]):
-        return node.args[0], 0  # type: ignore[return-value]
+    if analysis.parameter_name(factor) is not None:
+        return factor, 1
+    op = Operator(factor)
+    if op.name in ("t", "transpose", "permute", "numpy_T", "mT") and analysis.parameter_name(op.input(0)):
+        return op.input(0), 0
     return None
 
 
 @flow(*CONVOLUTIONS)
-def convolution(analysis: Analysis, node: fx.Node) -> Value:
+def convolution(op: FlowOperator) -> Value:
     """Reads dimension 1; in g groups the i-th input of every group is one channel, and so is the o-th output."""
-    read, weight, bias = node.args[0], node.args[1], argument(node, "bias")
-    assert isinstance(read, fx.Node)
-    groups = int(argument(node, "groups", 1))
-    transposed = operator(node) in TRANSPOSED
-    value = value_of(analysis, read)
-    dim = len(value) - len(value_of(analysis, weight)) + 1  # 1, or 0 for an input without a batch
-    if groups == shape(read)[dim] and groups > 1 and (not transposed or shape(weight)[1] == 1):  # type: ignore[arg-type]
-        produced = _depthwise(analysis, node, value[dim], weight, bias)
-    else:
-        written = 1 if transposed else 0
-        padded = transposed or _padded(node)  # its borders see fewer taps
-        produced = _linear_map(analysis, node, read, dim, weight, bias, groups, padded, written)
-    spatial: Value = (None,) * (len(value) - dim - 1)
-    analysis.freeze(value[dim + 1 :], f"a convolution slides along it in {source(node)}")
-    return (*value[:dim], produced, *spatial)
+    linear_map = LinearMap.of(op)
+    value, dim = op.axes_of(linear_map.input), linear_map.input_dim
+    produced = _filter_each(op, linear_map) if linear_map.depthwise else _read_and_write(op, linear_map)
+    space: Value = (None,) * (len(value) - dim - 1)
+    op.freeze(value[dim + 1 :], "a convolution slides along it")
+    return (*value[:dim], produced, *space)
 
 
-def _linear_map(
-    analysis: Analysis,
-    node: fx.Node,
-    read: fx.Node,
-    read_dim: int,
-    weight: object,
-    bias: object,
-    groups: int = 1,
-    padded: bool = False,
-    written: int = 0,
-) -> Axis | None:
-    """Tie the input's channels to the weight's columns; the rows, dimension `written`, are the channels it writes.
-
-    With groups dimension 0 holds the channels of all groups, dimension 1 those of one.
-    """
-    axis = value_of(analysis, read)[read_dim]
-    first, second, *taps = value_of(analysis, weight)
-    name = stored_name(analysis, weight)
+def _read_and_write(op: FlowOperator, linear_map: LinearMap) -> Axis | None:
+    """Tie the input's channels to the weight's columns; the rows are the channels that it writes."""
+    axis = op.axes_of(linear_map.input)[linear_map.input_dim]
+    first, second, *taps = op.axes_of(linear_map.weight)
+    name = op.analysis.parameter_name(linear_map.weight)
     if first is None or second is None or name is None:
-        computed = (axis, first, second, *taps, *value_of(analysis, bias))
-        analysis.freeze(computed, f"the weight is computed, not stored, in {source(node)}")
+        computed = (axis, first, second, *taps, *op.axes_of(linear_map.bias))
+        op.freeze(computed, "the weight is computed, not stored,")
         return None
-    analysis.freeze(taps, "a position of the kernel, not a channel")
+    op.analysis.freeze(taps, "a position of the kernel, not a channel")
+    groups = linear_map.groups
     blocks = first.positions.reshape(groups, -1)
     for block in blocks[1:]:
-        analysis.tie(blocks[0], block)
+        op.analysis.tie(blocks[0], block)
     rows, columns = first, second
-    if written:
+    if linear_map.output_dim == 1:
         rows, columns = second.take(np.tile(np.arange(len(second.positions)), groups)), first
     if axis is None:
-        analysis.freeze([columns], f"reads what no removable channel feeds in {source(node)}")
+        op.freeze([columns], "reads what no removable channel feeds")
     else:
         for block in axis.positions.reshape(groups, -1):
-            analysis.tie(block, columns.positions[: len(block)])
-        place = stored_name(analysis, bias) if bias is None or shape(bias) == (len(rows.positions),) else None  # type: ignore[arg-type]
-        consumer = Consumer(node, name, 1 - written, place, read, read_dim, axis, groups, padded)
-        analysis.consumers.append(consumer)
-    return _output_axis(analysis, node, rows, name, bias, written)
+            op.analysis.tie(block, columns.positions[: len(block)])
+        op.analysis.consumers.append(_consumer(op, linear_map, name, axis, len(rows.positions)))
+    return _written(op, linear_map, rows, name)
 
 
-def _depthwise(analysis: Analysis, node: fx.Node, axis: Axis | None, weight: object, bias: object) -> Axis | None:
-    """One filter (or m) for each channel: the channel passes, and can be silenced here as well."""
-    rows, columns, *taps = value_of(analysis, weight)
-    name = stored_name(analysis, weight)
+def _consumer(op: FlowOperator, linear_map: LinearMap, weight: str, axis: Axis, outputs: int) -> Consumer:
+    """The map as one that reads channels; its bias only where that is one number an output."""
+    bias = linear_map.bias
+    whole = bias is not None and shape(bias) == (outputs,)
+    return Consumer(
+        node=op.node,
+        weight=weight,
+        dim=1 - linear_map.output_dim,
+        bias=op.analysis.parameter_name(bias) if whole else None,
+        input=linear_map.input,
+        input_dim=linear_map.input_dim,
+        axis=axis,
+        groups=linear_map.groups,
+        padded=linear_map.padded,
+    )
+
+
+def _filter_each(op: FlowOperator, linear_map: LinearMap) -> Axis | None:
+    """One filter (or m) for each channel: the channel passes, and can be made zero here as well."""
+    axis = op.axes_of(linear_map.input)[linear_map.input_dim]
+    rows, columns, *taps = op.axes_of(linear_map.weight)
+    name = op.analysis.parameter_name(linear_map.weight)
     if rows is None or axis is None or name is None:
-        analysis.freeze(
-            [axis, rows, columns, *value_of(analysis, bias)],
-            f"channels are filtered one by one but unknown in {source(node)}",
-        )
+        unknown = (axis, rows, columns, *op.axes_of(linear_map.bias))
+        op.freeze(unknown, "channels are filtered one by one but unknown")
         return None
-    analysis.freeze([columns, *taps], "a position of the kernel, not a channel")
+    op.analysis.freeze([columns, *taps], "a position of the kernel, not a channel")
     multiplier = len(rows.positions) // len(axis.positions)
     for offset in range(multiplier):
-        analysis.tie(rows.positions[offset::multiplier], axis.positions)
-    return _output_axis(analysis, node, rows, name, bias)
+        op.analysis.tie(rows.positions[offset::multiplier], axis.positions)
+    return _written(op, replace(linear_map, output_dim=0), rows, name)
 
 
-def _output_axis(analysis: Analysis, node: fx.Node, rows: Axis, weight: str, bias: object, dim: int = 0) -> Axis | None:
+def _written(op: FlowOperator, linear_map: LinearMap, rows: Axis, weight: str) -> Axis | None:
     """What a map writes: zero where the slice of the weight is, and what the bias adds."""
-    analysis.produced.append(rows.positions)
-    filters, index = ZeroSource(((weight, dim),)), rows.sources[0][1]
-    if bias is None:
-        return Axis(rows.positions, ((filters, index),))
-    offsets = value_of(analysis, bias)
+    op.analysis.produced.append(rows.positions)
+    slot, (_, index) = (weight, linear_map.output_dim), rows.sources[0]
+    filters = Axis(rows.positions, ((ZeroSource((slot,)), index),))
+    if linear_map.bias is None:
+        return filters
+    offsets = op.axes_of(linear_map.bias)
     if not offsets or offsets[0] is None or len(offsets[0].positions) != len(rows.positions):
-        analysis.freeze([rows], f"the bias is not one number a filter in {source(node)}")
-        return Axis(rows.positions, ((filters, index),))
-    analysis.tie(rows.positions, offsets[0].positions)
-    name = stored_name(analysis, bias)
-    if name is None or not np.array_equal(index, offsets[0].sources[0][1]):  # computed: each part by itself
-        return join_axes((Axis(rows.positions, ((filters, index),)), offsets[0]))
-    return Axis(rows.positions, ((ZeroSource(((weight, dim), (name, 0))), index),))
-
-
-def stored_name(analysis: Analysis, node: object) -> str | None:
-    """The parameter that a node holds as it is, None for a computed value."""
-    return analysis.names.get(node.name) if isinstance(node, fx.Node) else None
+        op.freeze([rows], "the bias is not one number a filter")
+        return filters
+    op.tie(rows, offsets[0])
+    bias = op.analysis.parameter_name(linear_map.bias)
+    if bias is None or not np.array_equal(index, offsets[0].sources[0][1]):  # computed: each part by itself
+        return join_axes((filters, offsets[0]))
+    return Axis(rows.positions, ((ZeroSource((slot, (bias, 0))), index),))
 
 
 @constants("linear", "addmm", *CONVOLUTIONS)
-def output(known: Known, node: fx.Node) -> Tensor:
+def linear_output(op: KnownOperator) -> Tensor:
     """A row that reads known constants only, through weights that are not zero, writes a known constant.
 
     With padding only zeros pass: any other constant is not constant at the borders, whatever the resolution. So
     it is in a transposed convolution, whose borders see fewer taps.
     """
-    if operator(node) == "addmm":
-        return mapped(known, node, node.args[1], node.args[2], node.args[0], written=1)
-    groups = int(argument(node, "groups", 1))
-    transposed = operator(node) in TRANSPOSED
-    only_zeros = transposed or (operator(node) in CONVOLUTIONS and _padded(node))
-    read, weight, bias = node.args[0], node.args[1], argument(node, "bias")
-    return mapped(known, node, read, weight, bias, groups, only_zeros, int(transposed))
-
-
-def mapped(
-    known: Known, node: fx.Node, read: Any, weight: Any, bias: Any, groups: int = 1, only_zeros: bool = False,
-    written: int = 0,
-) -> Tensor:  # fmt: skip
-    """What is known of a linear map's result; the weight's dimension `written` is that of its outputs."""
-    matrix = known[weight].expand(shape(weight))
+    linear_map = LinearMap.of(op)
+    matrix = op.full_of(linear_map.weight)
     if matrix.dim() == 1:
-        return torch.full((1,) * len(shape(node)), torch.nan, dtype=torch.float64)
-    dim = known[read].dim() - matrix.dim() + 1 if operator(node) in CONVOLUTIONS else known[read].dim() - 1
+        return op.unknown()
     # (groups, rows, columns, taps)
-    blocks = matrix.reshape(groups, -1, matrix.shape[1], matrix[0, 0].numel())
-    blocks = blocks.transpose(1, 2) if written else blocks
-    inputs = per_channel(known[read], dim, groups * blocks.shape[2]).reshape(groups, -1)
-    usable = (inputs == 0) if only_zeros else ~inputs.isnan()
-    if groups > 1:
-        reached = torch.einsum("grc,gc->gr", blocks.any(-1).double(), (~usable).double()) > 0
-        sums = torch.einsum("grc,gc->gr", blocks.double().sum(-1), torch.where(usable, inputs, 0.0).double())
-        result = torch.where(reached, torch.nan, sums).reshape(-1)
+    blocks = matrix.reshape(linear_map.groups, -1, matrix.shape[1], matrix[0, 0].numel())
+    blocks = blocks.transpose(1, 2) if linear_map.output_dim == 1 else blocks
+    read = op.constant_of(linear_map.input)
+    inputs = per_channel(read, linear_map.input_dim, linear_map.groups * blocks.shape[2])
+    inputs = inputs.reshape(linear_map.groups, -1)
+    usable = (inputs == 0) if linear_map.padded else ~inputs.isnan()
+    if linear_map.groups > 1:
+        result = _known_rows_in_groups(blocks, inputs, usable)
     else:
-        block, here = blocks[0], usable[0]
-        unknown, moved = (~here).nonzero().flatten(), here & (inputs[0] != 0)
-        few = ~block[:, unknown[:1]].flatten(1).any(1)  # rows that the first unknown input does not reach
-        rows = block[few]
-        known_sums = rows[:, moved].double().sum(-1) @ inputs[0, moved].double()
-        known_sums += 0 * rows.flatten(1).sum(1)  # zero times a weight that is no number is none
-        reached = (rows.any(-1) & ~here).any(1)
-        result = torch.full((len(block),), torch.nan, dtype=torch.float64)
-        result[few] = torch.where(reached, torch.nan, known_sums)
-    if bias is not None:
-        result = result + known[bias]
-    return result.reshape([-1 if d == dim else 1 for d in range(known[read].dim())])
+        result = _known_rows(blocks[0], inputs[0], usable[0])
+    if linear_map.bias is not None:
+        result = result + op.constant_of(linear_map.bias)
+    return along(result, linear_map.input_dim, read.dim())
 
 
-def _padded(node: fx.Node) -> bool:
-    padding = argument(node, "padding", 0)
-    return padding == "same" or (padding != "valid" and any(padding if isinstance(padding, list) else [padding]))
+def _known_rows_in_groups(
+    blocks: Tensor,  # (groups, rows, columns, taps)
+    inputs: Tensor,  # (groups, columns)
+    usable: Tensor,  # (groups, columns)
+) -> Tensor:
+    """Each row's sum, NaN where an input that is not usable reaches it: (groups * rows,)."""
+    reached = torch.einsum("grc,gc->gr", blocks.any(-1).double(), (~usable).double()) > 0
+    sums = torch.einsum("grc,gc->gr", blocks.double().sum(-1), torch.where(usable, inputs, 0.0).double())
+    return torch.where(reached, torch.nan, sums).reshape(-1)
 
 
-def per_channel(value: Tensor, dim: int, size: int) -> Tensor:
-    """One known constant a channel, NaN where it is infinite or differs along the other dimensions: (size,)."""
-    if value.shape[dim] == 1 and size > 1:
-        value = value.expand(*value.shape[:dim], size, *value.shape[dim + 1 :])
-    rows = value.movedim(dim, 0).flatten(1)
-    low, high = rows.amin(1), rows.amax(1)  # NaN wins in both
-    return torch.where((low == high) & low.isfinite(), low, torch.nan)
+def _known_rows(
+    block: Tensor,  # (rows, columns, taps)
+    inputs: Tensor,  # (columns,)
+    usable: Tensor,  # (columns,)
+) -> Tensor:
+    """The same for one group, where most rows are not worth the sum: (rows,)."""
+    unusable, moved = (~usable).nonzero().flatten(), usable & (inputs != 0)
+    few = ~block[:, unusable[:1]].flatten(1).any(1)  # rows that the first input which is not usable does not reach
+    rows = block[few]
+    sums = rows[:, moved].double().sum(-1) @ inputs[moved].double()
+    sums += 0 * rows.flatten(1).sum(1)  # zero times a weight that is no number is none
+    reached = (rows.any(-1) & ~usable).any(1)
+    result = torch.full((len(block),), torch.nan, dtype=torch.float64)
+    result[few] = torch.where(reached, torch.nan, sums)
+    return result

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor
 
-from extcon_cli.channels.analysis.axes import Analysis, Value
+from extcon_cli.channels.analysis.axes import Value
+from extcon_cli.channels.analysis.operator import FlowOperator, KnownOperator, Operator, holds_tensor, shape
 from extcon_cli.channels.analysis.rules.inline_norms import root_mean_square
-from extcon_cli.channels.analysis.rules.registry import Known, constants, flow, value_of
-from extcon_cli.channels.analysis.trace import argument, holds_tensor, operator, shape, source
+from extcon_cli.channels.analysis.rules.registry import constants, flow
 
 POOLS = tuple(f"{kind}_pool{n}d" for kind in ("max", "avg", "adaptive_avg", "adaptive_max") for n in (1, 2, 3))
 RESAMPLING = ("upsample_nearest1d", "upsample_nearest2d", "upsample_nearest3d", "upsample_linear1d",
@@ -16,58 +16,55 @@ RESAMPLING = ("upsample_nearest1d", "upsample_nearest2d", "upsample_nearest3d", 
               "_upsample_nearest_exact2d", "_upsample_nearest_exact3d")  # fmt: skip
 
 
+def _space(op: Operator) -> int:
+    """How many dimensions it runs along: the last ones."""
+    return int(op.name[-2])
+
+
 @flow(*POOLS, *RESAMPLING)
-def along_space(analysis: Analysis, node: fx.Node) -> Value | tuple[Value, ...]:
+def along_space(op: FlowOperator) -> Value | list[Value]:
     """The dimensions after the channels shrink or grow; channels that lie there cannot be followed."""
-    value = value_of(analysis, node.args[0])
-    space = int(operator(node)[-2])
-    analysis.freeze(value[len(value) - space :], f"{operator(node)} runs along it in {source(node)}")
-    value = (*value[: len(value) - space], *(None,) * space)
-    if holds_tensor(node):
-        return value
-    return (value, value)  # the extremes, and where they are
+    value, space = op.axes(0), _space(op)
+    op.freeze(value[len(value) - space :], f"{op.name} runs along it")
+    pooled = (*value[: len(value) - space], *(None,) * space)
+    return pooled if holds_tensor(op.node) else [pooled, pooled]  # the extremes, and where they are
 
 
 @flow("mean", "sum", "amax", "amin", "linalg_vector_norm", "var", "std", "prod", "all", "any")
-def reduction(analysis: Analysis, node: fx.Node) -> Value:
+def reduction(op: FlowOperator) -> Value:
     """Dimensions reduced away must not carry channels, but for the mean of a norm that can count removed zeros."""
-    value = value_of(analysis, node.args[0])
-    dims = _reduced(node)
-    if operator(node) != "mean" or not root_mean_square(analysis, node):
-        analysis.freeze([value[dim] for dim in dims], f"{operator(node)} runs over these channels in {source(node)}")
+    value, dims = op.axes(0), _reduced(op)
+    if op.name != "mean" or not root_mean_square(op):
+        op.freeze([value[dim] for dim in dims], f"{op.name} runs over these channels")
     kept = [None if dim in dims else axis for dim, axis in enumerate(value)]
-    if argument(node, "keepdim", False):
+    if op.flag("keepdim"):
         return tuple(kept)
     return tuple(axis for dim, axis in enumerate(kept) if dim not in dims)
 
 
 @constants(*POOLS, *RESAMPLING)
-def pooled(known: Known, node: fx.Node) -> Tensor | list[Tensor]:
+def pooled(op: KnownOperator) -> Tensor | list[Tensor]:
     """A constant map stays the constant; an average that counts padding, or divides by its own, keeps only zeros."""
-    read = known[node.args[0]]  # type: ignore[index]
-    space = tuple(range(-int(operator(node)[-2]), 0))
+    read, space = op.constant(0), tuple(range(-_space(op), 0))
     low, high = read.amin(space, True), read.amax(space, True)
     result = torch.where(low == high, low, torch.nan)
-    padding, divisor = argument(node, "padding", 0), argument(node, "divisor_override")
-    if operator(node).startswith("avg") and (divisor or any(padding if isinstance(padding, list) else [padding])):
+    if op.name.startswith("avg") and (op.value("divisor_override") or any(op.integers("padding"))):
         result = torch.where(result == 0, result, torch.nan)
-    return result if holds_tensor(node) else [result, torch.full_like(result, torch.nan)]
+    return result if holds_tensor(op.node) else [result, torch.full_like(result, torch.nan)]
 
 
 @constants("mean", "amax", "amin", "sum")
-def averaged(known: Known, node: fx.Node) -> Tensor:
+def averaged(op: KnownOperator) -> Tensor:
     """The mean or the extreme of equal numbers is the number; a sum depends on how many they are, unless zero."""
-    read, dims = known[node.args[0]], _reduced(node)  # type: ignore[index]
+    read, dims = op.constant(0), _reduced(op)
     low, high = (read.amin(dims, True), read.amax(dims, True)) if dims else (read, read)
-    result = torch.where((low == high) if operator(node) != "sum" else (low == 0) & (high == 0), low, torch.nan)
-    if argument(node, "keepdim", False):
+    result = torch.where((low == high) if op.name != "sum" else (low == 0) & (high == 0), low, torch.nan)
+    if op.flag("keepdim"):
         return result
     return result.squeeze(dims) if dims else result
 
 
-def _reduced(node: fx.Node) -> tuple[int, ...]:
-    rank = len(shape(node.args[0]))  # type: ignore[arg-type]
-    dims = argument(node, "dim")
-    if dims is None or dims == []:
-        return tuple(range(rank))
-    return tuple(dim % rank for dim in (dims if isinstance(dims, (list, tuple)) else [dims]))
+def _reduced(op: Operator) -> tuple[int, ...]:
+    """The dimensions that it runs over; all where none is named."""
+    rank = len(shape(op.input(0)))
+    return tuple(dim % rank for dim in op.integers("dim")) or tuple(range(rank))
