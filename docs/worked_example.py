@@ -14,6 +14,7 @@ from torch import Tensor, fx, nn
 
 from extcon_cli.channels import (
     ChannelGroup,
+    GroupStatus,
     Removal,
     RemovalPlan,
     channel_groups,
@@ -22,7 +23,6 @@ from extcon_cli.channels import (
     remove_zeros,
 )
 from extcon_cli.channels.analysis.trace import trace
-from extcon_cli.channels.removal.classify import GroupStatus
 
 
 class Net(nn.Module):

@@ -14,7 +14,7 @@ from extcon_cli.channels.dry_run import channel_groups, prunable_groups
 from extcon_cli.channels.modules import evaluating, named_tensor, named_tensors
 from extcon_cli.channels.removal.apply import remove, sync_attributes, zero_channels
 from extcon_cli.channels.removal.certificate import Certificate, certify, weights_hash
-from extcon_cli.channels.removal.classify import classify
+from extcon_cli.channels.removal.classify import GroupStatus, classify
 from extcon_cli.channels.removal.exact import Masks, Removal, remove_zeros
 from extcon_cli.channels.removal.plan import plan_removal
 from extcon_cli.channels.removal.rewrites import RemovalPlan
@@ -26,6 +26,7 @@ __all__ = [
     "Channels",
     "Consumer",
     "Difference",
+    "GroupStatus",
     "Masks",
     "Removal",
     "RemovalPlan",

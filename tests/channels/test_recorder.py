@@ -15,6 +15,7 @@ from torch._subclasses.schema_check_mode import SchemaCheckMode
 
 from extcon_cli.channels.analysis import trace as tracing
 from extcon_cli.channels.analysis.groups import analyse
+from extcon_cli.channels.analysis.operator import Operator
 from extcon_cli.channels.analysis.recorder import NotRecorded, record
 from extcon_cli.errors import TraceError
 
@@ -101,8 +102,8 @@ def test_the_groups_are_those_of_torch_export(name: str, exported: Callable[...,
 def test_memory_that_is_written_to_is_no_constant() -> None:
     """The mask is zero when it is made; what is added to the channels later is not."""
     graph = tracing.trace(Net(masked).eval(), (X,))
-    added = next(node for node in reversed(graph.nodes) if tracing.operator(node) == "add")
-    assert tracing.operator(added.all_input_nodes[1]) == "overwritten"
+    added = next(node for node in reversed(graph.nodes) if Operator(node).name == "add")
+    assert Operator(added.all_input_nodes[1]).name == "overwritten"
 
 
 def squeezed(net: Net, y: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ import torch
 from torch import fx, nn
 from torch.export.graph_signature import InputKind
 
+from extcon_cli.channels.analysis.operator import Operator
 from extcon_cli.channels.modules import evaluating, named_tensors
 from extcon_cli.errors import TraceError
 
@@ -178,7 +179,9 @@ def _mutations(graph: fx.Graph) -> tuple[bool, set[str]]:
         for target in changed:
             written |= {member.name for member in memory[target] if member.op == "placeholder"}
             seen_by = memory[target] - {node, target} if target.op == "call_function" else {target}
-            users = [user for other in (*seen_by, target) for user in other.users if operator(user) != "overwritten"]
+            users = [
+                user for other in (*seen_by, target) for user in other.users if Operator(user).name != "overwritten"
+            ]
             seen_later |= any(order[user] > order[node] for user in users)
     return seen_later, written
 
