@@ -29,11 +29,14 @@ class PhaseStarted:
 
 @dataclass(frozen=True)
 class Progress:
-    """`done` of the phase's total are done; `metrics` are the figures of the moment (loss, accuracy, dead ...)."""
+    """`done` of the phase's total are done; `metrics` are this step's (loss, accuracy of its batch, dead ...)."""
 
     phase: str
     done: int
     metrics: Mapping[str, float] = field(default_factory=dict)
+    validation: Mapping[str, float] = field(default_factory=dict)
+    """Figures on the validation data, measured after `validated` steps; empty: none yet."""
+    validated: int | None = None
 
 
 @dataclass(frozen=True)

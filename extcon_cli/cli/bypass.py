@@ -51,7 +51,7 @@ def bypass(
     with listening(quiet=quiet) as emit:
         from extcon_cli.pipelines.bypass import bypass as run  # takes seconds: torch
 
-        document = run(
+        result = run(
             checkpoint,
             resolved.recipe,
             output=output,
@@ -63,4 +63,4 @@ def bypass(
             trust=o.trust(trust_code, trust_pickle, resolved),
             emit=emit,
         )
-    deliver(document, as_json=as_json, reports=report)
+    deliver(result, as_json=as_json, reports=report)

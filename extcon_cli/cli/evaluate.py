@@ -43,7 +43,7 @@ def evaluate(
     with listening(quiet=quiet) as emit:
         from extcon_cli.pipelines.evaluate import evaluate as run  # takes seconds: torch
 
-        document = run(
+        result = run(
             checkpoint,
             resolved.recipe,
             split=split,
@@ -51,4 +51,4 @@ def evaluate(
             trust=o.trust(trust_code, trust_pickle, resolved),
             emit=emit,
         )
-    deliver(document, as_json=as_json, reports=report)
+    deliver(result, as_json=as_json, reports=report)

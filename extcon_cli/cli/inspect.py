@@ -46,11 +46,11 @@ def inspect(
     with listening(quiet=quiet):  # on a terminal: a sign of life while the model is traced
         from extcon_cli.pipelines.inspect import inspect as run
 
-        document = run(
+        result = run(
             checkpoint,
             resolved.recipe,
             data=data,
             device=device,
             trust=o.trust(trust_code, trust_pickle, resolved),
         )
-    deliver(document, as_json=as_json, reports=report)
+    deliver(result, as_json=as_json, reports=report)

@@ -77,15 +77,15 @@ def prune(
         with listening(quiet=quiet) as emit:
             from extcon_cli.pipelines.already_zero import already_zero as cut
 
-            document = cut(
+            result = cut(
                 checkpoint, resolved.recipe, output=output, tolerance=tolerance, force=force, trust=trust, emit=emit
             )
-        return deliver(document, as_json=as_json, reports=report)
+        return deliver(result, as_json=as_json, reports=report)
 
     with listening(quiet=quiet) as emit:
         from extcon_cli.pipelines.prune import prune as run  # takes seconds: torch
 
-        document = run(
+        result = run(
             checkpoint,
             resolved.recipe,
             output=output,
@@ -96,4 +96,4 @@ def prune(
             emit=emit,
             trust=trust,
         )
-    deliver(document, as_json=as_json, reports=report)
+    deliver(result, as_json=as_json, reports=report)

@@ -55,7 +55,7 @@ def train(
     with listening(quiet=quiet) as emit:
         from extcon_cli.pipelines.train import train as run  # takes seconds: torch
 
-        document = run(
+        result = run(
             resolved.recipe,
             checkpoint=checkpoint,
             output=output,
@@ -65,4 +65,4 @@ def train(
             trust=o.trust(trust_code, trust_pickle, resolved),
             emit=emit,
         )
-    deliver(document, as_json=as_json, reports=report)
+    deliver(result, as_json=as_json, reports=report)

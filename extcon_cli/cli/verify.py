@@ -47,7 +47,7 @@ def verify(
     from extcon_cli.cli.results import deliver
     from extcon_cli.pipelines.verify import verify as run
 
-    document = run(
+    result = run(
         first,
         second,
         (resolved[0].recipe, resolved[1].recipe),
@@ -55,7 +55,7 @@ def verify(
         split=data,
         trust=o.trust(trust_code, trust_pickle, *resolved),
     )
-    deliver(document, as_json=as_json, reports=report)
-    if not document["verdict"]:
-        worst = max(gap["relative"] for gap in document["differences"].values() if gap is not None)
+    deliver(result, as_json=as_json, reports=report)
+    if not result.verdict:
+        worst = max(gap.relative for gap in result.differences.values() if gap is not None)
         raise GateError(f"outputs differ by {worst:.1e} of the largest, more than --max-diff {max_diff:g}")

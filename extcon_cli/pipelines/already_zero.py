@@ -5,24 +5,25 @@ from __future__ import annotations
 import copy
 import time
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from extcon_cli import __version__
-from extcon_cli.channels import channel_groups, difference
+from extcon_cli.channels import RemovalPlan, channel_groups, difference, remove_zeros
 from extcon_cli.channels.compare import EXACT, random_batches
 from extcon_cli.checkpoint.trust import UNTRUSTED, Trust
-from extcon_cli.checkpoint.write import check_writable, write
+from extcon_cli.checkpoint.write import Metadata, check_writable, write
 from extcon_cli.errors import GateError
 from extcon_cli.events import Emit, PhaseEnded, PhaseStarted, RunStarted, Saved, ignore
-from extcon_cli.pipelines.open import open_model
-from extcon_cli.pipelines.output import SCHEMA, metadata, widths
-from extcon_cli.pipelines.removal import cut
+from extcon_cli.pipelines.measure import timed
+from extcon_cli.pipelines.open import Opened, open_model
+from extcon_cli.pipelines.output import frozen, metadata, widths
+from extcon_cli.pipelines.removal import certificate_record, figures
 from extcon_cli.recipe.load import to_dict
 from extcon_cli.recipe.schema import Recipe
-from extcon_cli.report.measure import latency, measure
+from extcon_cli.report.measure import measure
+from extcon_cli.report.records import ModelStats, RunFacts
+from extcon_cli.report.results import PruneRecord, PruneResult
 
 
 def already_zero(
@@ -34,8 +35,8 @@ def already_zero(
     force: bool = False,
     trust: Trust = UNTRUSTED,
     emit: Emit = ignore,
-) -> dict[str, Any]:
-    """Cut every channel that emits a constant whatever the input, and write the smaller checkpoint.
+) -> PruneResult:
+    """Remove every channel that emits a constant whatever the input, and write the smaller checkpoint.
 
     Args:
         recipe: only `model` counts.
@@ -54,49 +55,50 @@ def already_zero(
     _round_to_zero(zeroed, tolerance)
     example = (torch.randn(2, *shape, generator=torch.Generator().manual_seed(recipe.seed)),)
     channels = channel_groups(zeroed, example)
-    removal = cut(zeroed, channels, example)
+    removal = remove_zeros(zeroed, example, channels=channels)
     small = removal.module
     moved = difference(original, small, random_batches(example))
     if moved.relative > EXACT:
         raise GateError(f"outputs would change by {moved.relative:.1e} of the largest: lower --tolerance")
     emit(PhaseEnded("remove", time.monotonic() - began))
-    figures = [
-        {"metrics": {}, "params": size.params, "macs": size.macs, "bytes": size.bytes}
-        for size in (measure(original, shape), measure(small, shape))
-    ]
-    done: dict[str, Any] = {
-        "command": "prune",
-        "version": __version__,
-        "before": figures[0],
-        "after": figures[1],
-        "removal": removal.figures(moved),
-        "certificate": removal.certificate.to_json(),
-    }
+    record = PruneRecord(
+        before=ModelStats({}, measure(original, shape)),
+        after=ModelStats({}, measure(small, shape)),
+        removal=figures(removal, moved),
+        certificate=certificate_record(removal.certificate),
+    )
+    write(output, small, _metadata(opened, record, removal.plan), force=force)
+    emit(Saved(str(output)))
+    before, after = timed(record.before, original, shape), timed(record.after, small, shape)
+    return PruneResult(
+        before=before,
+        after=after,
+        removal=record.removal,
+        certificate=record.certificate,
+        layers=widths(original, small, shape),
+        frozen=frozen(channels),
+        run=RunFacts(
+            checkpoint=str(checkpoint),
+            output=str(output),
+            recipe=to_dict(opened.recipe),
+            seed=recipe.seed,
+            device="cpu",
+            seconds={"total": time.monotonic() - began},
+        ),
+    )
+
+
+def _metadata(opened: Opened, record: PruneRecord, plan: RemovalPlan) -> Metadata:
+    """What the smaller checkpoint says of itself: what the one before said, and this removal."""
     before = opened.checkpoint.metadata
-    told = metadata(
+    return metadata(
         opened.recipe,
         before,
-        done,
-        plan=removal.plan.to_json(),
+        record,
+        plan=plan.to_json(),
         classes=before.classes if before is not None else None,
         normalize=before.normalize if before is not None else None,
     )
-    write(output, small, told, force=force)
-    emit(Saved(str(output)))
-    for size, of in zip(figures, (original, small), strict=True):
-        size["latency"] = {str(n): latency(of, shape, n) for n in (1, 64)}
-    return {
-        "schema": SCHEMA,
-        **done,
-        "checkpoint": str(checkpoint),
-        "output": str(output),
-        "recipe": to_dict(opened.recipe),
-        "seed": recipe.seed,
-        "device": "cpu",
-        "layers": widths(original, small, shape),
-        "frozen": [{"group": g.name, "reason": g.reason} for g in channels.groups if not g.prunable],
-        "seconds": {"total": time.monotonic() - began},
-    }
 
 
 @torch.no_grad()

@@ -1,9 +1,9 @@
-"""The third phase of pruning: the decided filters go to exactly zero while the others train on and take over."""
+"""The third phase of pruning: the selected filters go to exactly zero while the others train on and take over."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,9 +13,10 @@ from extcon_cli.catalyst.bifurcation import Bifurcation, Flow, Penalty, Proximal
 from extcon_cli.catalyst.compensate import Compensation, fit_compensation
 from extcon_cli.catalyst.filters import norms
 from extcon_cli.errors import GateError
-from extcon_cli.events import PhaseEnded, PhaseStarted
-from extcon_cli.pipelines.job import Job
 from extcon_cli.pipelines.phase import run_phase
+from extcon_cli.pipelines.prune_run import PruneRun
+from extcon_cli.report.records import PhaseRecord
+from extcon_cli.report.results import BifurcationTrace
 from extcon_cli.training.loop import Step
 from extcon_cli.training.optim import total_steps
 
@@ -25,61 +26,74 @@ MOVES = 20
 """In how many parts a filter's work is handed over while it shrinks."""
 
 
-def bifurcate(job: Job, decided: Tensor, resume_state: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Take the decided filters to exactly zero while the others train; the norms and d over time, for the report."""
-    spec = job.spec.bifurcate
-    total = 0 if spec.method == "none" else total_steps(spec, len(job.prepared.data.train_loader(device="cpu", seed=0)))
-    shrinking = _shrinking(job, decided, total)
-    substitute = _handover(job, decided, every=max(1, round(spec.shrink * total) // MOVES))
-    trace = _Trace(shrinking, every=max(1, total // TRACE_POINTS))
+@dataclass(frozen=True)
+class Shrunk:
+    """The selected filters are at exactly zero."""
+
+    selected: Tensor  # (n,) mask
+    trace: BifurcationTrace
+    phases: tuple[PhaseRecord, ...]  # none where the recipe takes no steps
+
+
+def bifurcate(pruning: PruneRun, selected: Tensor, resume_state: Mapping[str, Any] | None) -> Shrunk:
+    """Take the selected filters to exactly zero while the others train (GateError: one of them is not zero)."""
+    run, spec = pruning.run, pruning.spec.bifurcate
+    steps_per_epoch = len(run.prepared.data.train_loader(device="cpu", seed=0))
+    total = 0 if spec.method == "none" else total_steps(spec, steps_per_epoch)
+    shrinking = _shrinking(pruning, selected, total)
+    compensation = _compensation(pruning, selected, every=max(1, round(spec.shrink * total) // MOVES))
+    trace = TraceRecorder(shrinking, every=max(1, total // TRACE_POINTS))
     if resume_state is not None:
         shrinking.load_state_dict(resume_state["more"]["bifurcation"])
-        trace.load(resume_state["more"]["trace"])
-        if substitute is not None:
-            substitute.load_state_dict(resume_state["more"]["handover"])
+        trace.load_state_dict(resume_state["more"]["trace"])
+        if compensation is not None:
+            compensation.load_state_dict(resume_state["more"]["compensation"])
 
     def shrink(step: Step | None) -> dict[str, float]:
         fallen = shrinking.step(step.lr if step is not None else 0.0)
-        if substitute is not None:
-            substitute.step(fallen)
+        if compensation is not None:
+            compensation.step(fallen)
         trace.add()
         return {"decided": shrinking.number, "dead": shrinking.dead}
 
+    phases: tuple[PhaseRecord, ...] = ()
     if total == 0:
         shrink(None)
     else:
-        trainer = job.trainer(2, spec, job.module, penalty=shrinking.penalty if spec.method == "penalty" else None)
+        penalty = shrinking.penalty if spec.method == "penalty" else None
         outcome = run_phase(
             "bifurcate",
             "Bifurcating",
-            trainer,
-            emit=job.emit,
-            stop=job.stop,
-            run=job.run,
+            pruning.trainer(2, spec, pruning.module, penalty=penalty),
+            emit=run.emit,
+            stop=run.stop,
+            run=run.directory,
             resume_state=resume_state,
             after_step=shrink,
             more_state=lambda: {
-                "decided": decided,
+                "selected": selected,
                 "bifurcation": shrinking.state_dict(),
-                "handover": substitute.state_dict() if substitute is not None else None,
-                "trace": trace.state(),
+                "compensation": compensation.state_dict() if compensation is not None else None,
+                "trace": trace.state_dict(),
             },
         )
-        job.history.append(outcome.history)
-        job.seconds["bifurcate"] = outcome.seconds
-    if substitute is not None:
-        substitute.move()
+        phases = (outcome.record,)
+        run.seconds["bifurcate"] = outcome.seconds
+    if compensation is not None:
+        compensation.move()
     shrinking.finish()
     if shrinking.missing:
         raise GateError(
-            f"the target is missed: {shrinking.missing} of {int(decided.sum())} decided filters are not zero after "
+            f"the target is missed: {shrinking.missing} of {int(selected.sum())} decided filters are not zero after "
             f"{total} steps of {spec.method}; raise prune.bifurcate.strength, take more steps, or use method: flow"
         )
-    return trace.document()
+    return Shrunk(selected, trace.record(), phases)
 
 
-def _shrinking(job: Job, decided: Tensor, total: int) -> Bifurcation:
-    spec, these = job.spec.bifurcate, (job.module, job.filters, decided, job.spec.bifurcate.chi)
+def _shrinking(pruning: PruneRun, selected: Tensor, total: int) -> Bifurcation:
+    """How the recipe takes the selected filters to zero."""
+    spec = pruning.spec.bifurcate
+    these = (pruning.module, pruning.filters, selected, spec.chi)
     if spec.method == "proximal":
         return Proximal(*these, strength=spec.strength)
     if spec.method == "penalty":
@@ -87,30 +101,26 @@ def _shrinking(job: Job, decided: Tensor, total: int) -> Bifurcation:
     return Flow(*these, steps=max(1, round(spec.shrink * total)))
 
 
-def _handover(job: Job, decided: Tensor, every: int) -> Compensation | None:
-    """Least squares for what reads the decided filters, where the recipe asks for it."""
-    spec = job.spec.compensate
+def _compensation(pruning: PruneRun, selected: Tensor, every: int) -> Compensation | None:
+    """Least squares for what reads the selected filters, where the recipe asks for it."""
+    spec, run = pruning.spec.compensate, pruning.run
     if not spec.enabled:
         return None
-    size = job.prepared.data.spec.batch_size
-    began = time.monotonic()
-    job.emit(PhaseStarted("compensate", "Fitting stand-ins", None, "batch"))
-    batches = job.batches(3, max(1, -(-spec.images // size)))
-    found = fit_compensation(
-        job.module,
-        job.channels,
-        job.filters,
-        decided,
-        batches,
-        lambda batch: job.module(batch[0]),
-        ridge=spec.ridge,
-        every=every,
-    )
-    job.emit(PhaseEnded("compensate", time.monotonic() - began))
-    return found
+    batches = pruning.batches(3, max(1, -(-spec.images // run.prepared.data.spec.batch_size)))
+    with run.phase("compensate", "Fitting stand-ins", reported=False):
+        return fit_compensation(
+            pruning.module,
+            pruning.channels,
+            pruning.filters,
+            selected,
+            batches,
+            lambda batch: pruning.module(batch[0]),
+            ridge=spec.ridge,
+            every=every,
+        )
 
 
-class _Trace:
+class TraceRecorder:
     """Norms and d of every filter at some moments of the bifurcation."""
 
     def __init__(self, shrinking: Bifurcation, every: int) -> None:
@@ -120,18 +130,21 @@ class _Trace:
         self.d: list[Tensor] = [shrinking.d.cpu()]
 
     def add(self) -> None:
+        """The filters as they are, where it is time."""
         if self.shrinking.done % self.every == 0:
             self.steps.append(self.shrinking.done)
             self.norm.append(norms(self.shrinking.module, self.shrinking.filters).cpu())
             self.d.append(self.shrinking.d.cpu())
 
-    def state(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, Any]:
+        """All of it, as torch.save takes it."""
         return {"steps": self.steps, "norm": torch.stack(self.norm), "d": torch.stack(self.d)}
 
-    def load(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state_dict` gave."""
         self.steps, self.norm, self.d = list(state["steps"]), list(state["norm"]), list(state["d"])
 
-    def document(self) -> dict[str, Any]:
-        decided = self.shrinking.decided.cpu().tolist()
-        norm, d = ([row.tolist() for row in rows] for rows in (self.norm, self.d))
-        return {"steps": self.steps, "norm": norm, "d": d, "decided": decided}
+    def record(self) -> BifurcationTrace:
+        """What the report draws."""
+        norm, d = (tuple(tuple(row.tolist()) for row in rows) for rows in (self.norm, self.d))
+        return BifurcationTrace(tuple(self.steps), norm, d, tuple(self.shrinking.decided.cpu().tolist()))

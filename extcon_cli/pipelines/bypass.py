@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -19,12 +18,13 @@ from extcon_cli.checkpoint.write import check_writable, write
 from extcon_cli.errors import DataError, GateError, Interrupted
 from extcon_cli.events import Emit, RunStarted, Saved, ignore
 from extcon_cli.pipelines.comparison import Comparison, way_of
-from extcon_cli.pipelines.output import SCHEMA, data_metadata, widths
+from extcon_cli.pipelines.output import data_metadata, widths
 from extcon_cli.pipelines.phase import tee_events
 from extcon_cli.pipelines.prepare import prepare
 from extcon_cli.recipe.load import to_dict
 from extcon_cli.recipe.schema import Recipe
-from extcon_cli.report.document import NO_GAIN
+from extcon_cli.report.bypass_results import NO_GAIN, BypassRecord, BypassResult
+from extcon_cli.report.serialise import from_json, to_json
 from extcon_cli.training.device import create_accelerator
 from extcon_cli.training.interrupt import graceful
 from extcon_cli.training.run_directory import RunDirectory
@@ -42,7 +42,7 @@ def bypass(
     require_gain: bool = False,
     trust: Trust = UNTRUSTED,
     emit: Emit = ignore,
-) -> dict[str, Any]:
+) -> BypassResult:
     """Bypass where a checkpoint is stalled, and write the best model to `output`; the result document.
 
     Args:
@@ -87,17 +87,17 @@ def bypass(
         "certificate": {name: branch["certificate"] for name, branch in job.branches.items() if branch["certificate"]},
     }
     original, module = job.model("theta*").cpu(), job.model(kind).cpu().eval()
-    write(output, module, data_metadata(prepared, done), force=force)
+    write(output, module, data_metadata(prepared, from_json(BypassRecord, done)), force=force)
     emit(Saved(str(output)))
-    return {
-        "schema": SCHEMA,
+    document = {
         **done,
         "checkpoint": str(checkpoint),
         "output": str(output),
         "recipe": to_dict(prepared.recipe),
         "seed": recipe.seed,
         "device": str(accelerator.device),
-        "layers": widths(original, module, job.input_shape),
+        "layers": [to_json(layer) for layer in widths(original, module, job.input_shape)],
         "history": {"phases": [branch["history"] for branch in job.branches.values()]},
         "seconds": {**job.seconds, "total": time.monotonic() - began},
     }
+    return from_json(BypassResult, document)

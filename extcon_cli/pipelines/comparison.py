@@ -28,12 +28,15 @@ from extcon_cli.errors import DivergedError, GateError, TraceError, UsageError
 from extcon_cli.events import Emit, Noted, PhaseEnded, PhaseStarted, Progress, ignore
 from extcon_cli.pipelines.diagnosis import Trial, diagnose, gradient_norm
 from extcon_cli.pipelines.measure import measured
-from extcon_cli.pipelines.phase import PROGRESS_EVERY, Metrics, run_phase
+from extcon_cli.pipelines.phase import PROGRESS_EVERY, run_phase
 from extcon_cli.pipelines.prepare import Prepared
 from extcon_cli.recipe.schema import BypassSpec, OptimizerSpec, TrainSpec
+from extcon_cli.report.bypass_results import Diagnosis
 from extcon_cli.report.document import evidence
 from extcon_cli.report.measure import measure
 from extcon_cli.report.numbers import percent
+from extcon_cli.report.records import Metrics
+from extcon_cli.report.serialise import from_json, to_json
 from extcon_cli.training.device import Accelerator, create_accelerator
 from extcon_cli.training.interrupt import Stop
 from extcon_cli.training.loop import Step, Trainer
@@ -101,7 +104,7 @@ class Comparison:
             self.diagnosis = self.diagnose()
             if self.run is not None:
                 self.run.save("diagnosis", {"more": self._kept()})
-        self.emit(Noted(evidence({"diagnosis": self.diagnosis})))
+        self.emit(Noted(evidence(from_json(Diagnosis, self.diagnosis))))
         if not (go_on or self.diagnosis["predicted"]):
             text = f"no gain is to be expected: stopped (--go-on bypasses all the same){self._else()}"
             self.emit(Noted(text, warning=True))
@@ -256,7 +259,7 @@ class Comparison:
         self.seconds[name] = outcome.seconds
         self.branches[name] = {
             "state": copy.deepcopy(module.state_dict()),
-            "history": {**outcome.history, "trace": [list(row) for row in trace.rows]},
+            "history": {**to_json(outcome.record), "trace": [list(row) for row in trace.rows]},
             "certificate": {**certificate, **({"restarts": attempt} if attempt else {})},
         }
 

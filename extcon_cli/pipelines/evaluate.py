@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Any
 
-from extcon_cli import __version__
 from extcon_cli.checkpoint.trust import UNTRUSTED, Trust
 from extcon_cli.errors import DataError, Interrupted, UsageError
 from extcon_cli.events import Emit, PhaseEnded, PhaseStarted, RunStarted, ignore
 from extcon_cli.pipelines.measure import measured
-from extcon_cli.pipelines.output import SCHEMA
 from extcon_cli.pipelines.prepare import prepare
 from extcon_cli.recipe.schema import Recipe
+from extcon_cli.report.results import EvaluateResult
 from extcon_cli.training.device import create_accelerator
 from extcon_cli.training.interrupt import graceful
 
@@ -28,8 +26,8 @@ def evaluate(
     device: str | None = None,
     trust: Trust = UNTRUSTED,
     emit: Emit = ignore,
-) -> dict[str, Any]:
-    """Loss and accuracy (or r2) of the checkpoint on `test`, `validation` or `train`; the result document."""
+) -> EvaluateResult:
+    """Loss and accuracy (or r2) of the checkpoint on `test`, `validation` or `train`."""
     if split not in SPLITS:
         raise UsageError(f"split {split!r}: should be one of {', '.join(SPLITS)}")
     accelerator = create_accelerator(device)
@@ -45,13 +43,10 @@ def evaluate(
     if metrics is None:
         raise DataError(f"{prepared.data.spec.dataset}: the {split} split is empty (data.validation)")
     emit(PhaseEnded("evaluate", time.monotonic() - began, metrics))
-    return {
-        "schema": SCHEMA,
-        "command": "evaluate",
-        "version": __version__,
-        "checkpoint": str(checkpoint),
-        "split": split,
-        "samples": len(prepared.data.split(split)),
-        "metrics": metrics,
-        "device": str(accelerator.device),
-    }
+    return EvaluateResult(
+        checkpoint=str(checkpoint),
+        split=split,
+        samples=len(prepared.data.split(split)),
+        metrics=metrics,
+        device=str(accelerator.device),
+    )

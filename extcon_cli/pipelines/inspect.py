@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from extcon_cli import __version__
 from extcon_cli.channels import ChannelGroup, channel_groups, classify, coverage
 from extcon_cli.checkpoint.trust import UNTRUSTED, Trust
 from extcon_cli.pipelines.comparison import diagnosis
 from extcon_cli.pipelines.open import open_model
-from extcon_cli.pipelines.output import SCHEMA
-from extcon_cli.pipelines.prepare import prepare
+from extcon_cli.pipelines.prepare import Prepared, prepare
 from extcon_cli.recipe.schema import Recipe
+from extcon_cli.report.bypass_results import Diagnosis
 from extcon_cli.report.measure import layers, measure
+from extcon_cli.report.results import GroupSummary, InspectResult
+from extcon_cli.report.serialise import from_json
 
 
 def inspect(
@@ -25,8 +25,8 @@ def inspect(
     data: bool = False,
     device: str | None = None,
     trust: Trust = UNTRUSTED,
-) -> dict[str, Any]:
-    """The result document of the command; with `data` also whether training is stalled (the recipe's `bypass`).
+) -> InspectResult:
+    """Layers, channel groups and sizes; with `data` also whether training is stalled (the recipe's `bypass`).
 
     Errors: of the checkpoint and the data; TraceError where no graph can be had.
     """
@@ -34,47 +34,37 @@ def inspect(
     shape = opened.arch.input_shape or ()
     size = measure(opened.module, shape)
     channels = channel_groups(opened.module, (torch.zeros(2, *shape),))
-    verdicts = {id(verdict.group): verdict for verdict in classify(opened.module, channels)}
+    statuses = {status.group: status for status in classify(opened.module, channels)}
     sizes = {name: tuple(tensor.shape) for name, tensor in opened.module.named_parameters(remove_duplicate=False)}
     metadata = opened.checkpoint.metadata
-    return {
-        "schema": SCHEMA,
-        "command": "inspect",
-        "version": __version__,
-        "checkpoint": str(checkpoint),
-        "arch": opened.arch.arch,
-        "input_shape": list(shape),
-        "params": size.params,
-        "macs": size.macs,
-        "bytes": size.bytes,
-        "file_bytes": checkpoint.stat().st_size,
-        "removable_share": coverage(opened.module, channels),
-        "layers": [
-            {
-                "name": layer.name,
-                "kind": layer.kind,
-                "in": layer.inputs,
-                "out": layer.outputs,
-                "params": layer.params,
-                "macs": layer.macs,
-            }
-            for layer in layers(opened.module, shape)
-        ],
-        "groups": [
-            {
-                "name": group.name,
-                "channels": group.size,
-                "dead": int(verdicts[id(group)].dead.sum()),
-                "removable": int(verdicts[id(group)].removable.sum()),
-                "prunable": group.prunable,
-                "params_per_channel": _saved(group, sizes),
-                "reason": group.reason or None,
-            }
+    return InspectResult(
+        checkpoint=str(checkpoint),
+        arch=opened.arch.arch,
+        input_shape=shape,
+        size=size,
+        file_bytes=checkpoint.stat().st_size,
+        removable_share=coverage(opened.module, channels),
+        layers=tuple(layers(opened.module, shape)),
+        groups=tuple(
+            GroupSummary(
+                name=group.name,
+                channels=group.size,
+                dead=int(statuses[group].dead.sum()),
+                removable=int(statuses[group].removable.sum()),
+                prunable=group.prunable,
+                params_per_channel=_saved(group, sizes),
+                reason=group.reason or None,
+            )
             for group in channels.groups
-        ],
-        **({"diagnosis": diagnosis(prepare(recipe, checkpoint, trust=trust), device=device)} if data else {}),
-        "metadata": metadata.model_dump(mode="json", exclude={"plan"}) if metadata is not None else None,
-    }
+        ),
+        diagnosis=_diagnosis(prepare(recipe, checkpoint, trust=trust), device) if data else None,
+        metadata=metadata.model_dump(mode="json", exclude={"plan"}) if metadata is not None else None,
+    )
+
+
+def _diagnosis(prepared: Prepared, device: str | None) -> Diagnosis:
+    """Whether the model is stalled, and what an extension would gain."""
+    return from_json(Diagnosis, diagnosis(prepared, device=device))
 
 
 def _saved(group: ChannelGroup, sizes: dict[str, tuple[int, ...]]) -> int:

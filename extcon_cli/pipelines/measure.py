@@ -1,14 +1,18 @@
-"""Figures of a module on one split of a run's data, refused where they are no numbers."""
+"""Figures of a module: on one split of a run's data, refused where they are no numbers, and its latency."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 from torch import nn
 
+from extcon_cli.channels import Difference
 from extcon_cli.data.datasets import Data
 from extcon_cli.errors import GateError
-from extcon_cli.pipelines.phase import Metrics, interruptible
+from extcon_cli.pipelines.phase import interruptible
+from extcon_cli.report.measure import latency
+from extcon_cli.report.records import Metrics, ModelStats, OutputDifference
 from extcon_cli.training.device import Accelerator
 from extcon_cli.training.interrupt import Stop
 from extcon_cli.training.objective import evaluate
@@ -23,3 +27,17 @@ def measured(module: nn.Module, data: Data, split: str, accelerator: Accelerator
     if not all(math.isfinite(value) for value in metrics.values()):
         raise GateError(f"the model's outputs on the {split} data are not finite (NaN or infinity)")
     return metrics
+
+
+BATCHES = (1, 64)
+"""Batch sizes at which latency is measured."""
+
+
+def timed(stats: ModelStats, module: nn.Module, input_shape: tuple[int, ...]) -> ModelStats:
+    """The same with the latency of the module, measured where it is."""
+    return replace(stats, latency={str(batch): latency(module, input_shape, batch) for batch in BATCHES})
+
+
+def output_difference(gap: Difference) -> OutputDifference:
+    """A measured difference as a result says it."""
+    return OutputDifference(gap.largest, gap.scale, gap.agreement, gap.samples, gap.relative)

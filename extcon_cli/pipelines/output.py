@@ -5,22 +5,23 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
 
 from extcon_cli import __version__
+from extcon_cli.channels import Channels
 from extcon_cli.checkpoint.write import Metadata, check_writable, write
 from extcon_cli.errors import UsageError
 from extcon_cli.pipelines.prepare import Prepared
 from extcon_cli.recipe.load import to_dict
 from extcon_cli.recipe.schema import NormalizeSpec, Recipe
 from extcon_cli.report.measure import layers
+from extcon_cli.report.records import LayerWidth, Record
+from extcon_cli.report.results import FrozenGroup
+from extcon_cli.report.serialise import to_json
 from extcon_cli.training.run_directory import write_whole
 
-SCHEMA = "extcon/1"
-"""Version of the result documents of all commands."""
 PLAIN = (".pt", ".pth")
 
 
@@ -55,9 +56,9 @@ def write_output(path: Path, module: nn.Module, metadata: Metadata, *, force: bo
 def metadata(
     recipe: Recipe,
     before: Metadata | None,
-    done: Mapping[str, Any],
+    record: Record,
     *,
-    plan: Mapping[str, Any] | None = None,
+    plan: Mapping[str, object] | None = None,
     classes: int | Sequence[str] | None = None,
     normalize: NormalizeSpec | None = None,
 ) -> Metadata:
@@ -65,7 +66,7 @@ def metadata(
 
     Args:
         before: what the checkpoint that the run began with says.
-        done: what this run did, with its figures; added to the history.
+        record: what this run did, with its figures; added to the history.
         plan: a removal that this run made, to be replayed after those before.
     """
     plans = (*(before.plans if before else ()), *([dict(plan)] if plan is not None else []))
@@ -75,25 +76,30 @@ def metadata(
         input_shape=recipe.model.input_shape,
         recipe=to_dict(recipe),
         plan=plans or None,
-        history=(*(before.history if before else ()), dict(done)),
+        history=(*(before.history if before else ()), to_json(record)),
         classes=classes if classes is None or isinstance(classes, int) else tuple(classes),
         normalize=normalize,
         version=__version__,
     )
 
 
-def data_metadata(prepared: Prepared, done: Mapping[str, Any], plan: Mapping[str, Any] | None = None) -> Metadata:
+def data_metadata(prepared: Prepared, record: Record, plan: Mapping[str, object] | None = None) -> Metadata:
     """`metadata` of a run that had data: with its classes and normalisation."""
     data = prepared.data
     before = prepared.opened.checkpoint.metadata if prepared.opened else None
     classes = data.class_names or data.classes
-    return metadata(prepared.recipe, before, done, plan=plan, classes=classes, normalize=data.normalize)
+    return metadata(prepared.recipe, before, record, plan=plan, classes=classes, normalize=data.normalize)
 
 
-def widths(before: nn.Module, after: nn.Module, input_shape: tuple[int, ...]) -> list[dict[str, Any]]:
+def widths(before: nn.Module, after: nn.Module, input_shape: tuple[int, ...]) -> tuple[LayerWidth, ...]:
     """Output widths of every layer, before and after."""
     smaller = {layer.name: layer for layer in layers(after, input_shape)}
-    return [
-        {"name": layer.name, "kind": layer.kind, "before": layer.outputs, "after": smaller[layer.name].outputs}
+    return tuple(
+        LayerWidth(layer.name, layer.kind, before=layer.outputs, after=smaller[layer.name].outputs)
         for layer in layers(before, input_shape)
-    ]
+    )
+
+
+def frozen(channels: Channels) -> tuple[FrozenGroup, ...]:
+    """The channel groups that stay whole, and why."""
+    return tuple(FrozenGroup(group.name, group.reason) for group in channels.groups if not group.prunable)

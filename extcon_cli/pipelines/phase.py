@@ -1,4 +1,4 @@
-"""One training phase of a pipeline: steps, events, looks at the validation data, periodic saves, the best state.
+"""One training phase of a pipeline: steps, events, validation, periodic saves, the best state.
 
 `train`, the bifurcation and the fine-tuning of `prune` all run through here, so all of them resume alike.
 """
@@ -8,14 +8,15 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from extcon_cli.events import Emit, PhaseEnded, PhaseStarted, Progress
+from extcon_cli.events import Emit, Event, PhaseEnded, PhaseStarted, Progress
 from extcon_cli.recipe.schema import Task
+from extcon_cli.report.records import Metrics, PhaseRecord, ValidationCurve
 from extcon_cli.training.interrupt import Stop
 from extcon_cli.training.loop import Step, Trainer
 from extcon_cli.training.objective import better
@@ -24,33 +25,31 @@ from extcon_cli.training.run_directory import RunDirectory
 PROGRESS_EVERY = 0.1
 """Seconds between two Progress events; each makes a GPU wait for its figures."""
 POINTS = 1000
-"""Points of a phase's history at most; the losses between two are averaged."""
+"""Points of a phase's record at most; the losses between two are averaged."""
 
-Metrics = dict[str, float]
 Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
 class Validation:
-    """When to look at the validation data, and which state to end with."""
+    """When to measure on the validation data, and which state to end with."""
 
     measure: Callable[[], Metrics]
     """Of the model as it is."""
     task: Task
     every: int
-    """Epochs between two looks; the last step is always looked at."""
+    """Epochs between two measurements; the last step is always followed by one."""
     keep_best: bool = True
     """End with the best state seen, else with the last."""
     before: bool = False
-    """Look before the first step as well, so that training cannot end worse than it began."""
+    """Measure before the first step as well, so that training cannot end worse than it began."""
 
 
 @dataclass(frozen=True)
 class Outcome:
     """What a phase leaves beside the model, which holds the kept state."""
 
-    history: dict[str, Any]
-    """{"phase", "steps", "loss", "accuracy" or "r2" (as last measured; None: not yet), "validation": {...}}."""
+    record: PhaseRecord
     validation: Metrics | None
     """Of the kept state."""
     best_step: int | None
@@ -82,17 +81,17 @@ def run_phase(
         validation: when to measure on validation data. None: never, the last state is the result.
         after_step: acts on the parameters after each step; may return figures to show.
         more_state: what else belongs into a save; the caller finds it in the payload under "more".
-        good: given a copy of the state at every tenth of the way, where all parameters are finite, to go back to;
-            with "more" it is what `resume_state` takes.
+        on_finite_state: given a copy of the state at every tenth of the way, where all parameters are finite, to go
+            back to; with "more" it is what `resume_state` takes.
     """
     began, shown = time.monotonic(), 0.0
-    notes = _Notes(validation)
+    history = History(keep_best=validation is not None and validation.keep_best)
     if resume_state is not None:
         trainer.load_state_dict(resume_state["trainer"])
-        notes.load(resume_state["notes"])
+        history.load_state_dict(resume_state["history"])
 
     def state() -> dict[str, Any]:
-        return {"trainer": trainer.state_dict(), "notes": notes.state()}
+        return {"trainer": trainer.state_dict(), "history": history.state_dict()}
 
     def save() -> None:
         if run is not None:
@@ -102,18 +101,27 @@ def run_phase(
     if trainer.done:
         emit(Progress(name, trainer.done))
     if validation is not None and validation.before and resume_state is None:
-        notes.look(trainer, validation)
+        history.validate(trainer, validation)
     epoch = len(trainer.loader)
     for step in trainer:
         extra = after_step(step) if after_step is not None else None
-        notes.add(step)
+        history.add(step)
         if validation is not None and (step.last or (step.index + 1) % (epoch * validation.every) == 0):
             trainer.check()
-            notes.look(trainer, validation)
+            history.validate(trainer, validation)
         if on_finite_state is not None and (step.index + 1) % max(1, step.total // 10) == 0 and _finite(trainer.model):
             on_finite_state(copy.deepcopy(state()))
         if step.last or time.monotonic() - shown >= PROGRESS_EVERY:
-            emit(Progress(name, trainer.done, {**step.metrics, **notes.shown(), **(extra or {})}))
+            last = history.validated[-1] if history.validated else None
+            emit(
+                Progress(
+                    name,
+                    trainer.done,
+                    {**step.metrics, **(extra or {})},
+                    validation=last.metrics if last is not None else {},
+                    validated=last.step if last is not None else None,
+                )
+            )
             shown = time.monotonic()
         if stop is not None and stop.requested:
             save()
@@ -122,69 +130,93 @@ def run_phase(
             save()
     trainer.check()
     save()
-    if validation is not None and validation.keep_best and notes.best is not None:
-        trainer.model.load_state_dict(notes.best["model"])
-    outcome = Outcome(notes.history(name), *notes.result(), seconds=time.monotonic() - began)
-    emit(PhaseEnded(name, outcome.seconds, outcome.validation or {}))
-    return outcome
+    if history.best_model is not None:
+        trainer.model.load_state_dict(history.best_model)
+    kept = history.best or (history.validated[-1] if history.validated else None)
+    seconds = time.monotonic() - began
+    emit(PhaseEnded(name, seconds, kept.metrics if kept is not None else {}))
+    return Outcome(
+        history.record(name),
+        validation=kept.metrics if kept is not None else None,
+        best_step=kept.step if kept is not None else None,
+        seconds=seconds,
+    )
 
 
-class _Notes:
+@dataclass(frozen=True)
+class Validated:
+    """Figures on the validation data after `step` steps."""
+
+    step: int
+    metrics: Metrics
+
+
+class History:
     """Losses, validation figures and the best state of a phase so far."""
 
-    def __init__(self, validation: Validation | None) -> None:
-        self.keep_best = validation is not None and validation.keep_best
+    def __init__(self, *, keep_best: bool) -> None:
+        self.keep_best = keep_best
         self.losses: list[Tensor] = []  # () each, on the device until they are needed
         self.older = torch.empty(0)  # (steps,) float32
-        self.seen: list[dict[str, Any]] = []  # {"step", "metrics"} for each look
-        self.best: dict[str, Any] | None = None  # {"step", "metrics", "model"}
+        self.validated: list[Validated] = []
+        self.best: Validated | None = None
+        self.best_model: dict[str, Tensor] | None = None
 
     def add(self, step: Step) -> None:
+        """Keep the loss of a step."""
         self.losses.append(step.loss)
         if len(self.losses) >= 1000:
             self._collect()
 
-    def look(self, trainer: Trainer, validation: Validation) -> None:
-        metrics = validation.measure()
-        self.seen.append({"step": trainer.done, "metrics": metrics})
-        if validation.keep_best and better(validation.task, metrics, self.best and self.best["metrics"]):
-            model = {name: tensor.detach().clone() for name, tensor in trainer.model.state_dict().items()}
-            self.best = {"step": trainer.done, "metrics": metrics, "model": model}
+    def validate(self, trainer: Trainer, validation: Validation) -> None:
+        """Measure the model as it is, and keep a copy of it where it is the best so far."""
+        found = Validated(trainer.done, validation.measure())
+        self.validated.append(found)
+        if self.keep_best and better(validation.task, found.metrics, self.best.metrics if self.best else None):
+            self.best = found
+            self.best_model = {name: tensor.detach().clone() for name, tensor in trainer.model.state_dict().items()}
 
-    def shown(self) -> Metrics:
-        """The last validation figures, where there are any, in place of those of one batch."""
-        return dict(self.seen[-1]["metrics"], loss=float(self.losses[-1])) if self.seen and self.losses else {}
-
-    def result(self) -> tuple[Metrics | None, int | None]:
-        final = self.best if self.best is not None else self.seen[-1] if self.seen else None
-        return (final["metrics"], final["step"]) if final else (None, None)
-
-    def state(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, Any]:
+        """All of it, as torch.save takes it."""
         self._collect()
-        return {"losses": self.older, "seen": self.seen, "best": self.best}
+        return {
+            "losses": self.older,
+            "validated": [asdict(found) for found in self.validated],
+            "best": asdict(self.best) if self.best is not None else None,
+            "best_model": self.best_model,
+        }
 
-    def load(self, state: Mapping[str, Any]) -> None:
-        self.older, self.seen, self.best = state["losses"], list(state["seen"]), state["best"]
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state_dict` gave."""
+        self.older, self.best_model = state["losses"], state["best_model"]
+        self.validated = [Validated(**found) for found in state["validated"]]
+        self.best = Validated(**state["best"]) if state["best"] is not None else None
 
-    def history(self, phase: str) -> dict[str, Any]:
+    def record(self, phase: str) -> PhaseRecord:
+        """At most `POINTS` points of the phase."""
         self._collect()
         count = len(self.older)
         width = max(1, -(-count // POINTS))
-        ends = list(range(width, count + 1, width))
-        figure = "accuracy" if not self.seen or "accuracy" in self.seen[0]["metrics"] else "r2"
-        looked = [(look["step"], look["metrics"].get(figure)) for look in self.seen]
-        return {
-            "phase": phase,
-            "steps": ends,
-            "loss": [float(self.older[end - width : end].mean()) for end in ends],
-            figure: [next((value for step, value in reversed(looked) if step <= end), None) for end in ends],
-            "validation": {
-                "steps": [look["step"] for look in self.seen],
-                **{key: [look["metrics"][key] for look in self.seen] for key in self.seen[0]["metrics"]},
-            }
-            if self.seen
-            else None,
-        }
+        ends = tuple(range(width, count + 1, width))
+        curve = None
+        if self.validated:
+            names = self.validated[0].metrics
+            figures = {name: tuple(found.metrics[name] for found in self.validated) for name in names}
+            curve = ValidationCurve(tuple(found.step for found in self.validated), figures)
+        regression = curve is not None and "r2" in curve.metrics
+        return PhaseRecord(
+            phase,
+            ends,
+            tuple(float(self.older[end - width : end].mean()) for end in ends),
+            accuracy=None if regression else self._last("accuracy", ends),
+            r2=self._last("r2", ends) if regression else None,
+            validation=curve,
+        )
+
+    def _last(self, figure: str, ends: tuple[int, ...]) -> tuple[float | None, ...]:
+        """The figure as last measured at each of these steps."""
+        found = [(item.step, item.metrics.get(figure)) for item in reversed(self.validated)]
+        return tuple(next((value for step, value in found if step <= end), None) for end in ends)
 
     def _collect(self) -> None:
         if self.losses:
@@ -206,7 +238,7 @@ def interruptible(items: Iterator[Item], stop: Stop) -> Iterator[Item]:
 def tee_events(emit: Emit, run: RunDirectory) -> Emit:
     """Events go to the listener and into the run directory."""
 
-    def both(event: Any) -> None:
+    def both(event: Event) -> None:
         run.log(event)
         emit(event)
 

@@ -1,91 +1,92 @@
-"""Cut what is dead and certify that no output changed: the step that every way of pruning ends with."""
+"""The fourth phase of pruning: remove what is dead, measured on the test data and on random inputs."""
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 from torch import nn
 
-from extcon_cli.channels import (
-    Certificate,
-    Channels,
-    Difference,
-    RemovalPlan,
-    certify,
-    classify,
-    coverage,
-    plan_removal,
-    remove,
-)
-from extcon_cli.errors import GateError
+from extcon_cli import channels
+from extcon_cli.channels import Certificate, Difference, Removal, RemovalPlan
+from extcon_cli.pipelines.bifurcate import Shrunk
+from extcon_cli.pipelines.phase import interruptible
+from extcon_cli.pipelines.prune_run import PruneRun, RemovalRecord
+from extcon_cli.report.records import CertificateRecord, Metrics, ModelStats
+from extcon_cli.report.results import RemovalFigures
+from extcon_cli.report.serialise import from_json
 
 
 @dataclass(frozen=True)
-class Removal:
-    """The smaller module, how it came to be, and what was measured."""
+class Removed:
+    """The smaller module, and what is known of how it came to be."""
 
     module: nn.Module
-    plan: RemovalPlan
-    certificate: Certificate
-    filters: int  # that went
-    prunable: int  # of which they were chosen
-    share: float  # of the parameters, in channels that could go
-
-    def figures(
-        self,
-        moved: Difference,  # outputs right before and right after, on what counts most
-        *,
-        requested: float | None = None,
-        before: dict[str, float] | None = None,
-        after: dict[str, float] | None = None,
-    ) -> dict[str, Any]:
-        """The section `removal` of the result document; `before` and `after` are metrics around the removal."""
-        return {
-            "requested_ratio": requested,
-            "ratio": self.filters / self.prunable,
-            "filters": self.filters,
-            "prunable": self.prunable,
-            "removable_share": self.share,
-            "metrics_before_removal": before or {},
-            "metrics_after_removal": after or {},
-            "max_difference": moved.largest,
-            "largest_output": moved.scale,
-            "relative_difference": max(moved.relative, self.certificate.random.relative),
-            "argmax_agreement": moved.agreement,
-        }
+    record: RemovalRecord
 
 
-def cut(
-    module: nn.Module,
-    channels: Channels,
-    example: tuple[Any, ...],
-    evaluation: Iterable[tuple[Any, ...]] = (),
-    *,
-    least: int = 1,
-) -> Removal:
-    """Remove every channel that can go exactly, on a copy, and certify it on random and on `evaluation` inputs.
-
-    Raises:
-        GateError: fewer than `least` channels can go, or outputs differ beyond the tolerance.
-    """
-    verdicts = classify(module, channels)
-    gone = sum(int(verdict.removable.sum()) for verdict in verdicts)
-    if gone + sum(verdict.carrier >= 0 for verdict in verdicts) < least:
-        dead = sum(int(verdict.dead.sum()) for verdict in verdicts)
-        raise GateError(
-            f"{dead} channels are dead and {gone} of them can go exactly, {least} are needed; nothing was written "
-            "(`extcon inspect` says what stays and why)"
+def remove(pruning: PruneRun, shrunk: Shrunk, before: ModelStats) -> Removed:
+    """Remove every selected filter, and what else is dead; GateError where one cannot go or an output would change."""
+    run, zeroed = pruning.run, pruning.module.eval()
+    with run.phase("remove", "Removing") as closing:
+        test = run.prepared.data.eval_loader("test", device=run.device)
+        real = ((x,) for x, _ in interruptible(iter(test), run.stop))
+        removal = channels.remove_zeros(
+            zeroed,
+            pruning.example,
+            channels=pruning.channels,
+            decided=pruning.filters.masks(shrunk.selected),
+            evaluation=real,
         )
-    removal = plan_removal(module, channels)
-    small = copy.deepcopy(module)
-    remove(small, removal)
-    certificate = certify(module, small, removal, example, evaluation)
-    if not certificate.exact:
-        measured = (certificate.random, certificate.double, certificate.evaluation)
-        worst = max(found.relative for found in measured if found is not None)
-        raise GateError(f"the removal is not exact: outputs differ by {worst:.1e} of the largest; nothing was written")
-    prunable = sum(verdict.group.size for verdict in verdicts if verdict.group.prunable)
-    return Removal(small, removal, certificate, gone, prunable, coverage(module, channels))
+        metrics = run.metrics(zeroed), run.metrics(removal.module)
+        closing.update(metrics[1])
+    certificate = removal.certificate
+    record = RemovalRecord(
+        before=before,
+        figures=figures(
+            removal,
+            certificate.evaluation or certificate.random,
+            requested=pruning.spec.ratio,
+            before=metrics[0],
+            after=metrics[1],
+        ),
+        certificate=certificate_record(certificate),
+        plan=removal.plan.to_json(),
+        phases=shrunk.phases,
+        trace=shrunk.trace,
+    )
+    return Removed(removal.module, record)
+
+
+def repeat(pruning: PruneRun, record: RemovalRecord) -> Removed:
+    """The removal of a run that was interrupted after it: the same shapes, for the weights that were kept."""
+    channels.remove(pruning.module, RemovalPlan.from_json(dict(record.plan)))
+    return Removed(pruning.module, record)
+
+
+def figures(
+    removal: Removal,
+    moved: Difference,  # outputs right before and right after, on what counts most
+    *,
+    requested: float | None = None,
+    before: Metrics | None = None,
+    after: Metrics | None = None,
+) -> RemovalFigures:
+    """What the result says of a removal; `before` and `after` are figures around it."""
+    return RemovalFigures(
+        requested_ratio=requested,
+        ratio=removal.filters / removal.prunable,
+        filters=removal.filters,
+        prunable=removal.prunable,
+        removable_share=removal.share,
+        metrics_before_removal=before or {},
+        metrics_after_removal=after or {},
+        max_difference=moved.largest,
+        largest_output=moved.scale,
+        relative_difference=max(moved.relative, removal.certificate.random.relative),
+        argmax_agreement=moved.agreement,
+    )
+
+
+def certificate_record(certificate: Certificate) -> CertificateRecord:
+    """The certificate as the result shows it."""
+    return from_json(CertificateRecord, certificate.to_json())

@@ -14,17 +14,18 @@ from torch import nn
 from extcon_cli.checkpoint.trust import UNTRUSTED, Trust
 from extcon_cli.checkpoint.write import check_writable
 from extcon_cli.errors import Interrupted
-from extcon_cli.events import Emit, PhaseEnded, PhaseStarted, RunStarted, ignore
+from extcon_cli.events import Emit, PhaseEnded, PhaseStarted, RunStarted, Saved, ignore
 from extcon_cli.pipelines.measure import measured
-from extcon_cli.pipelines.output import check_output
-from extcon_cli.pipelines.phase import tee_events
+from extcon_cli.pipelines.output import check_output, data_metadata, write_output
+from extcon_cli.pipelines.phase import Validation, interruptible, tee_events
 from extcon_cli.pipelines.prepare import Prepared, prepare
 from extcon_cli.recipe.load import to_dict
 from extcon_cli.recipe.schema import Recipe
 from extcon_cli.report.measure import measure
-from extcon_cli.report.records import Metrics, ModelStats, RunFacts
+from extcon_cli.report.records import Metrics, ModelStats, Record, RunFacts
 from extcon_cli.training.device import Accelerator, create_accelerator
 from extcon_cli.training.interrupt import Stop, graceful
+from extcon_cli.training.objective import evaluate
 from extcon_cli.training.run_directory import ResumeState, RunDirectory
 
 
@@ -40,6 +41,7 @@ class Run:
     resume_state: ResumeState | None
     emit: Emit
     stop: Stop
+    force: bool
     began: float
     seconds: dict[str, float] = field(default_factory=dict)
     """Of each phase that is over."""
@@ -53,23 +55,53 @@ class Run:
     def device(self) -> torch.device:
         return self.accelerator.device
 
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Of one sample."""
+        return self.recipe.model.input_shape or ()
+
     @contextmanager
-    def phase(self, name: str, title: str, total: int | None = None, unit: str = "batch") -> Iterator[dict[str, float]]:
-        """A phase without training: its events and its seconds; figures put into the dict are its closing ones."""
+    def phase(
+        self, name: str, title: str, total: int | None = None, unit: str = "batch", *, reported: bool = True
+    ) -> Iterator[dict[str, float]]:
+        """A phase without training: its events and, where `reported`, its seconds in the result.
+
+        Figures put into the dict that it gives are the closing ones.
+        """
         began, figures = time.monotonic(), dict[str, float]()
         self.emit(PhaseStarted(name, title, total, unit))
         yield figures
-        self.seconds[name] = time.monotonic() - began
-        self.emit(PhaseEnded(name, self.seconds[name], figures))
+        seconds = time.monotonic() - began
+        if reported:
+            self.seconds[name] = seconds
+        self.emit(PhaseEnded(name, seconds, figures))
 
     def metrics(self, module: nn.Module, split: str = "test") -> Metrics:
         """Figures of a module on one split of the data; empty where the split is."""
         return measured(module, self.prepared.data, split, self.accelerator, self.stop) or {}
 
+    def validation(self, module: nn.Module, *, every: int, keep: str, before: bool = False) -> Validation | None:
+        """Validation of a module while it trains; None where there are no validation data."""
+        data, task = self.prepared.data, self.recipe.task
+        if not len(data.validation):
+            return None
+        loader = data.eval_loader("validation", device=self.device)
+        return Validation(
+            lambda: evaluate(module, interruptible(iter(loader), self.stop), task),
+            task,
+            every,
+            keep_best=keep == "best",
+            before=before,
+        )
+
     def stats(self, module: nn.Module) -> ModelStats:
         """Test figures and sizes of a module."""
-        shape = self.recipe.model.input_shape or ()
-        return ModelStats(self.metrics(module), measure(module, shape))
+        return ModelStats(self.metrics(module), measure(module, self.input_shape))
+
+    def write(self, module: nn.Module, record: Record, *, plan: Mapping[str, object] | None = None) -> None:
+        """Write the result with all that it says about itself; `plan` is a removal that this run made."""
+        write_output(self.output, module, data_metadata(self.prepared, record, plan), force=self.force)
+        self.emit(Saved(str(self.output)))
 
     def facts(self) -> RunFacts:
         """What the result says of the run; call it last, for the seconds."""
@@ -129,7 +161,7 @@ def start_run(
     emit(RunStarted(command, subject, str(output), str(accelerator.device), recipe.seed))
     with graceful() as stop:
         try:
-            yield Run(checkpoint, output, prepared, accelerator, directory, kept, emit, stop, began)
+            yield Run(checkpoint, output, prepared, accelerator, directory, kept, emit, stop, force, began)
         except KeyboardInterrupt as error:
             raise Interrupted(
                 f"interrupted; the state is kept in {directory.path}: repeat the command with --resume to go on"

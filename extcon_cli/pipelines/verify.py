@@ -4,20 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from extcon_cli import __version__, channels
+from extcon_cli import channels
 from extcon_cli.channels import weights_hash
 from extcon_cli.channels.compare import EXACT
+from extcon_cli.checkpoint.metadata import Metadata
 from extcon_cli.checkpoint.trust import UNTRUSTED, Trust
 from extcon_cli.errors import GateError
+from extcon_cli.pipelines.measure import output_difference
 from extcon_cli.pipelines.open import open_model
-from extcon_cli.pipelines.output import SCHEMA
 from extcon_cli.pipelines.prepare import prepare
 from extcon_cli.recipe.schema import Recipe
+from extcon_cli.report.results import VerifyResult
 
 
 def verify(
@@ -28,8 +29,8 @@ def verify(
     max_diff: float = EXACT,
     split: str | None = None,
     trust: Trust = UNTRUSTED,
-) -> dict[str, Any]:
-    """The result document; its `verdict` says whether every difference is within `max_diff` of the largest output.
+) -> VerifyResult:
+    """The differences; `verdict` says whether every difference is within `max_diff` of the largest output.
 
     Args:
         recipes: of the first and the second checkpoint; `model` counts, and `data` of the first with `split`.
@@ -49,31 +50,17 @@ def verify(
     gaps = {"random": found.random, "double": found.double}
     if split is not None:
         gaps["evaluation"] = found.evaluation
-    return {
-        "schema": SCHEMA,
-        "command": "verify",
-        "version": __version__,
-        "checkpoint": str(first),
-        "other": str(second),
-        "max_diff": max_diff,
-        "verdict": found.relative <= max_diff,
-        "differences": {
-            name: None
-            if gap is None
-            else {
-                "largest": gap.largest,
-                "scale": gap.scale,
-                "relative": gap.relative,
-                "agreement": gap.agreement,
-                "samples": gap.samples,
-            }
-            for name, gap in gaps.items()
-        },
-        "certificate": _certified(two.checkpoint.metadata, weights_hash(two.module)),
-    }
+    return VerifyResult(
+        checkpoint=str(first),
+        other=str(second),
+        max_diff=max_diff,
+        verdict=found.relative <= max_diff,
+        differences={name: None if gap is None else output_difference(gap) for name, gap in gaps.items()},
+        certificate=_certified(two.checkpoint.metadata, weights_hash(two.module)),
+    )
 
 
-def _certified(metadata: Any, weights: str) -> str | None:
+def _certified(metadata: Metadata | None, weights: str) -> str | None:
     """What the second checkpoint's own certificate says of its weights; None where it carries none."""
     certificates = [done["certificate"] for done in (metadata.history if metadata else ()) if "certificate" in done]
     if not certificates:

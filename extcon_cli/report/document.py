@@ -1,152 +1,212 @@
-"""A result document as rows of text: what every kind of report and the terminal show. Knows no output format."""
+"""A result as rows and sentences: what every kind of report and the terminal show. Knows no output format."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
 
+from extcon_cli.report.bypass_results import NO_GAIN, BranchCertificate, BypassResult, Diagnosis
 from extcon_cli.report.numbers import change, count, duration, factor, figure, percent
+from extcon_cli.report.records import (
+    CertificateRecord,
+    Layer,
+    LayerWidth,
+    Metrics,
+    ModelStats,
+    OutputDifference,
+    RunFacts,
+)
+from extcon_cli.report.results import (
+    CommandResult,
+    EvaluateResult,
+    FrozenGroup,
+    GroupSummary,
+    InspectResult,
+    PruneResult,
+    TrainResult,
+    VerifyResult,
+)
 
-Document = Mapping[str, Any]
 Row = tuple[str, ...]
 
-NO_GAIN = "no gain expected"
-"""The verdict of a bypass that its probe has stopped."""
+
+@dataclass(frozen=True)
+class Sections:
+    """All that a report may show of a result; what does not apply is empty."""
+
+    comparison: Sequence[Row] = ()
+    metrics: Sequence[Row] = ()
+    differences: Sequence[Row] = ()
+    exactness: Sequence[str] = ()
+    candidates: Sequence[Row] = ()
+    outcome: str = ""
+    evidence: str = ""
+    certificate: CertificateRecord | None = None
+    layers: Sequence[Layer] = ()
+    groups: Sequence[GroupSummary] = ()
+    widths: Sequence[LayerWidth] = ()
+    frozen: Sequence[FrozenGroup] = ()
 
 
-def comparison(document: Document) -> list[Row]:
-    """(what, before, after, change) for sizes, latencies and metrics; empty where nothing is compared."""
-    if "before" not in document or "after" not in document:
-        return []
-    before, after = document["before"], document["after"]
-    rows: list[Row] = []
-    for name, key, unit in (("parameters", "params", ""), ("MACs", "macs", ""), ("size", "bytes", "B")):
-        if key in before and key in after:
-            old, new = before[key], after[key]
-            rows.append((name, count(old, unit), count(new, unit), factor(old, new)))
-    for batch, old in before.get("latency", {}).items():
-        new = after["latency"][batch]
-        words = ("faster", "slower")
-        rows.append((f"latency, batch {batch}", duration(old), duration(new), factor(old, new, words)))
-    for name, old in before.get("metrics", {}).items():
-        new = after["metrics"][name]
-        rows.append((name, figure(name, old), figure(name, new), change(name, old, new)))
+def sections(result: CommandResult) -> Sections:
+    """What there is to show of a result."""
+    if isinstance(result, PruneResult):
+        return Sections(
+            comparison=comparison(result.before, result.after),
+            exactness=exactness(result),
+            certificate=result.certificate,
+            widths=widths(result.layers),
+            frozen=result.frozen,
+        )
+    if isinstance(result, BypassResult):
+        return Sections(
+            comparison=comparison(result.before, result.after),
+            exactness=moves(result),
+            candidates=candidates(result),
+            outcome=outcome(result),
+            evidence=evidence(result.diagnosis),
+            widths=widths(result.layers),
+        )
+    if isinstance(result, TrainResult):
+        return Sections(metrics=metrics(result.metrics, result.validation))
+    if isinstance(result, EvaluateResult):
+        return Sections(metrics=metrics(result.metrics))
+    if isinstance(result, InspectResult):
+        said = evidence(result.diagnosis) if result.diagnosis is not None else ""
+        return Sections(layers=result.layers, groups=result.groups, evidence=said)
+    return Sections(differences=differences(result))
+
+
+def comparison(before: ModelStats, after: ModelStats) -> list[Row]:
+    """(what, before, after, change) for sizes, latencies and metrics."""
+    costs = (
+        ("parameters", before.size.params, after.size.params, ""),
+        ("MACs", before.size.macs, after.size.macs, ""),
+        ("size", before.size.bytes, after.size.bytes, "B"),
+    )
+    rows: list[Row] = [(name, count(old, unit), count(new, unit), factor(old, new)) for name, old, new, unit in costs]
+    for batch, new in (after.latency or {}).items():
+        old = (before.latency or {})[batch]
+        rows.append((f"latency, batch {batch}", duration(old), duration(new), factor(old, new, ("faster", "slower"))))
+    for name, value in before.metrics.items():
+        now = after.metrics[name]
+        rows.append((name, figure(name, value), figure(name, now), change(name, value, now)))
     return rows
 
 
-def metrics(document: Document) -> list[Row]:
+def metrics(found: Metrics, validation: Metrics | None = None) -> list[Row]:
     """(metric, value) of a command that measures, with the validation figure between them where there is one."""
-    validation = document.get("validation") or {}
     return [
         (name, figure(name, validation[name]), figure(name, value))
-        if name in validation
+        if validation and name in validation
         else (name, figure(name, value))
-        for name, value in document.get("metrics", {}).items()
+        for name, value in found.items()
     ]
 
 
-def candidates(document: Document) -> list[tuple[str, str, str]]:
-    """Each way of a bypass: its name, its validation loss, and the gain over going on as long."""
-    losses = document.get("validation", {})
-    base = losses.get("baseline")
+def candidates(result: BypassResult) -> list[Row]:
+    """Each branch of a bypass: its name, its validation loss, and the gain over going on as long."""
+    base = result.validation.get("baseline")
     return [
         (
-            name + (" (the best)" if name == document["verdict"] else ""),
+            name + (" (the best)" if name == result.verdict else ""),
             figure("loss", loss),
             percent(1 - loss / base) if base and name != "baseline" else "",
         )
-        for name, loss in losses.items()
+        for name, loss in result.validation.items()
     ]
 
 
-def outcome(document: Document) -> str:
-    """Which way of a bypass was kept, in one sentence. Empty: another command."""
-    if document["command"] != "bypass":
-        return ""
-    if document["verdict"] == NO_GAIN:
+def outcome(result: BypassResult) -> str:
+    """Which branch of a bypass was kept, in one sentence."""
+    if result.verdict == NO_GAIN:
         return "no gain was to be expected: the model is as it was"
-    return f"the best on the validation data: {document['verdict']}"
+    return f"the best on the validation data: {result.verdict}"
 
 
-def evidence(document: Document) -> str:
-    """Whether a model is stalled, and by what that shows, in one sentence. Empty: nobody looked."""
-    found = document.get("diagnosis")
-    if not found:
-        return ""
-    units, dead, rare = (sum(row[key] for row in found["dead"].values()) for key in ("units", "dead", "nearly"))
+def evidence(found: Diagnosis) -> str:
+    """Whether a model is stalled, and by what that shows, in one sentence."""
+    units = sum(row.units for row in found.dead.values())
+    dead, nearly = sum(row.dead for row in found.dead.values()), sum(row.nearly for row in found.dead.values())
     return (
-        f"{'stalled' if found['stalled'] else 'not stalled'}: the loss falls {percent(found['slope']['relative'])} in "
-        f"1000 steps (t {found['slope']['t']:.1f}), {dead} of {units} units are dead, {rare} nearly, "
-        f"the gradient's norm is {found['gradient']['norm']:.2g}; "
+        f"{'stalled' if found.stalled else 'not stalled'}: the loss falls {percent(found.slope.relative)} in "
+        f"1000 steps (t {found.slope.t:.1f}), {dead} of {units} units are dead, {nearly} nearly, "
+        f"the gradient's norm is {found.gradient.norm:.2g}; "
         "probed in miniature, gain over going on: "
         + ", ".join(
-            f"{name} {percent(row['gain'])} +- {percent(row['error'])}"
-            for name, row in found["probe"].items()
+            f"{name} {percent(row.gain)} +- {percent(row.error)}"
+            for name, row in found.probe.items()
             if name != "baseline"
         )
     )
 
 
-MOMENTS = {
-    "embed_difference": "embedding",
-    "mirror_difference": "mirroring",
-    "projection_difference": "projecting",
-    "difference_after_contraction": "contracting",
-}
-"""When a bypass measures whether outputs moved."""
-
-
-def exactness(document: Document) -> list[str]:
-    """What was measured at the removal, or at embedding and contracting each way of a bypass, a sentence each."""
-    if document["command"] == "bypass":
-        return [_moved(name, found) for name, found in document["certificate"].items()]
-    if "removal" not in document:
-        return []
-    removal, certificate, after = document["removal"], document["certificate"], document["after"]
-    main = next((name for name in ("accuracy", "r2", "loss") if name in after["metrics"]), None)
+def exactness(result: PruneResult) -> list[str]:
+    """What was measured at the removal, a sentence each."""
+    removal, double, after = result.removal, result.certificate.double, result.after.metrics
     sentences = [
-        f"{removal['filters']} of {removal['prunable']} filters removed: {percent(removal['ratio'])}"
-        + (f", asked for {percent(removal['requested_ratio'])}" if removal["requested_ratio"] is not None else "")
+        f"{removal.filters} of {removal.prunable} filters removed: {percent(removal.ratio)}"
+        + (f", asked for {percent(removal.requested_ratio)}" if removal.requested_ratio is not None else "")
     ]
+    main = next((name for name in ("accuracy", "r2", "loss") if name in after), None)
     if main is not None:
-        moments = (removal["metrics_before_removal"], removal["metrics_after_removal"], after["metrics"])
+        moments = (removal.metrics_before_removal, removal.metrics_after_removal, after)
         shown = [figure(main, moment[main]) for moment in moments]
         sentences.append(
             f"{main}: {shown[0]} right before removal, {shown[1]} right after, {shown[2]} after fine-tuning"
         )
-    double = certificate["double"]
     sentences.append(
-        f"outputs moved by at most {removal['relative_difference']:.1e} of the largest at removal"
-        + (f" ({double['relative']:.1e} in float64)" if double else "")
-        + f"; arg-max agrees on {percent(removal['argmax_agreement'])}"
+        f"outputs moved by at most {removal.relative_difference:.1e} of the largest at removal"
+        + (f" ({double.relative:.1e} in float64)" if double else "")
+        + f"; arg-max agrees on {percent(removal.argmax_agreement)}"
     )
     return sentences
 
 
-def _moved(way: str, found: Mapping[str, Any]) -> str:
-    if "reason" in found:
-        return f"{way} gave no model: {found['reason']}"
-    shown = ", ".join(f"{found[key]:.1e} at {moment}" for key, moment in MOMENTS.items() if key in found)
-    restarts = found.get("restarts")
-    return f"{way}: outputs moved by {shown}, of the largest" + (f"; {restarts} restarts" if restarts else "")
+def moves(result: BypassResult) -> list[str]:
+    """By how much outputs moved at embedding and contracting each branch of a bypass, a sentence each."""
+    return [_moved(name, found) for name, found in result.certificate.items()]
 
 
-def differences(document: Document) -> list[Row]:
+def _moved(branch: str, found: BranchCertificate) -> str:
+    if found.reason is not None:
+        return f"{branch} gave no model: {found.reason}"
+    moments = (
+        ("embedding", found.embed_difference),
+        ("mirroring", found.mirror_difference),
+        ("projecting", found.projection_difference),
+        ("contracting", found.difference_after_contraction),
+    )
+    shown = ", ".join(f"{gap:.1e} at {moment}" for moment, gap in moments if gap is not None)
+    again = f"; {found.restarts} restarts" if found.restarts else ""
+    return f"{branch}: outputs moved by {shown}, of the largest{again}"
+
+
+INPUTS = {"random": "random inputs, float32", "double": "random inputs, float64", "evaluation": "real inputs, float32"}
+"""On what outputs were compared."""
+
+
+def differences(result: VerifyResult) -> list[Row]:
     """(on which inputs, largest difference, share of the largest output, arg-max agreement, samples)."""
-    names = {
-        "random": "random inputs, float32",
-        "double": "random inputs, float64",
-        "evaluation": "real inputs, float32",
-    }
-    return [
-        (names[key], f"{gap['largest']:.1e}", f"{gap['relative']:.1e}", percent(gap["agreement"]), str(gap["samples"]))
-        for key, gap in document.get("differences", {}).items()
-        if gap is not None
-    ]
+    return [_gap(INPUTS[key], gap) for key, gap in result.differences.items() if gap is not None]
 
 
-def widths(document: Document) -> list[Mapping[str, Any]]:
+def _gap(inputs: str, gap: OutputDifference) -> Row:
+    return inputs, f"{gap.largest:.1e}", f"{gap.relative:.1e}", percent(gap.agreement), str(gap.samples)
+
+
+def widths(layers: Sequence[LayerWidth]) -> list[LayerWidth]:
     """The layers that have a width of their own: normalisation follows the layer before it."""
-    return [
-        layer for layer in document.get("layers", []) if layer.get("before") is not None and "Norm" not in layer["kind"]
-    ]
+    return [layer for layer in layers if layer.before is not None and "Norm" not in layer.kind]
+
+
+def run_facts(result: CommandResult) -> RunFacts | None:
+    """What the result says of its run; None: a command that only measures."""
+    return result.run if isinstance(result, PruneResult | BypassResult | TrainResult) else None
+
+
+def subject(result: CommandResult) -> str:
+    """What the command worked on, or, where it began with nothing, what it wrote."""
+    if isinstance(result, PruneResult | BypassResult | TrainResult):
+        return result.run.checkpoint or result.run.output
+    return result.checkpoint

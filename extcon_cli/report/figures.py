@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import matplotlib as mpl
 import numpy as np
@@ -15,26 +14,29 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
+from extcon_cli.report.records import PhaseRecord
+from extcon_cli.report.results import BifurcationTrace
+
 ALIVE, DEAD, GREY = "#2f7fb8", "#d1603d", "#8a8f98"
 LINES = 250
 """Filters of each colour drawn in the bifurcation; more make the file large and the picture no clearer."""
 
 
-def losses(phases: Sequence[Mapping[str, Any]]) -> str:
-    """Loss over the steps of all phases, one after the other, with the looks at the validation data."""
+def losses(phases: Sequence[PhaseRecord]) -> str:
+    """Loss over the steps of all phases, one after the other, with those on the validation data."""
     figure, (axes,) = _figure(1)
     start = 0
     for number, phase in enumerate(phases):
-        steps = np.asarray(phase["steps"], float) + start
-        axes.plot(steps, phase["loss"], color=ALIVE, lw=1.2, label="training" if number == 0 else None)
-        looks = phase.get("validation")
-        if looks and "loss" in looks:
-            at = np.asarray(looks["steps"], float) + start
-            axes.plot(at, looks["loss"], color=DEAD, lw=1.2, marker="o", ms=2.5, label="validation")
+        steps = np.asarray(phase.steps, float) + start
+        axes.plot(steps, phase.loss, color=ALIVE, lw=1.2, label="training" if number == 0 else None)
+        curve = phase.validation
+        if curve is not None and "loss" in curve.metrics:
+            at = np.asarray(curve.steps, float) + start
+            axes.plot(at, curve.metrics["loss"], color=DEAD, lw=1.2, marker="o", ms=2.5, label="validation")
         if number:
             axes.axvline(start, color=GREY, lw=0.8, ls=":")
         if len(steps):
-            axes.text(start, 1.02, f" {phase['phase']}", transform=axes.get_xaxis_transform(), fontsize=8, color=GREY)
+            axes.text(start, 1.02, f" {phase.phase}", transform=axes.get_xaxis_transform(), fontsize=8, color=GREY)
             start = int(steps[-1])
     axes.set(xlabel="step", ylabel="loss", yscale="log")
     axes.yaxis.set_minor_formatter(NullFormatter())
@@ -42,29 +44,29 @@ def losses(phases: Sequence[Mapping[str, Any]]) -> str:
     return _svg(figure)
 
 
-def accuracy(phases: Sequence[Mapping[str, Any]]) -> str | None:
-    """Accuracy (or R2) on the validation data over the steps of all phases; None where nobody looked."""
+def accuracy(phases: Sequence[PhaseRecord]) -> str | None:
+    """Accuracy (or R2) on the validation data over the steps of all phases; None where there are none."""
     figure, (axes,) = _figure(1)
     start, drawn = 0, False
     for phase in phases:
-        looks = phase.get("validation")
-        name = next((key for key in ("accuracy", "r2") if looks and key in looks), None)
-        if looks and name:
+        curve = phase.validation
+        name = next((key for key in ("accuracy", "r2") if curve and key in curve.metrics), None)
+        if curve and name:
             scale = 100 if name == "accuracy" else 1
-            values = scale * np.asarray(looks[name], float)
-            axes.plot(np.asarray(looks["steps"], float) + start, values, color=ALIVE, lw=1.2, marker="o", ms=3)
+            values = scale * np.asarray(curve.metrics[name], float)
+            axes.plot(np.asarray(curve.steps, float) + start, values, color=ALIVE, lw=1.2, marker="o", ms=3)
             axes.set(ylabel="accuracy, validation (%)" if name == "accuracy" else "R2, validation")
             drawn = True
-        start += phase["steps"][-1] if phase["steps"] else 0
+        start += phase.steps[-1] if phase.steps else 0
     axes.set(xlabel="step")
     return _svg(figure) if drawn else None
 
 
-def branches(phases: Sequence[Mapping[str, Any]]) -> str:
+def branches(phases: Sequence[PhaseRecord]) -> str:
     """The loss of every way from theta*, over the same steps."""
     figure, (axes,) = _figure(1)
     for phase in phases:
-        axes.plot(phase["steps"], phase["loss"], lw=1.1, label=phase["phase"])
+        axes.plot(phase.steps, phase.loss, lw=1.1, label=phase.phase)
     axes.set(xlabel="step from theta*", ylabel="loss", yscale="log")
     axes.yaxis.set_minor_formatter(NullFormatter())
     _legend(axes)
@@ -83,14 +85,14 @@ def comeback(trace: Sequence[Sequence[float]]) -> str:
     return _svg(figure)
 
 
-def paths(phases: Sequence[Mapping[str, Any]]) -> str:
+def paths(phases: Sequence[PhaseRecord]) -> str:
     """Distance and angle of every way from its start, and its step sizes (Jung & Lee, Fig. 3c, 3d, 5)."""
     figure, every = _figure(3)
     labels = ("distance", "angle (degrees)", "step size")
     for axes, column, label in zip(every, (3, 4, 5), labels, strict=True):
         for phase in phases:
-            rows = np.asarray(phase["trace"], float).T
-            axes.plot(rows[0], rows[column], lw=1.1, label=phase["phase"])
+            rows = np.asarray(phase.trace, float).T
+            axes.plot(rows[0], rows[column], lw=1.1, label=phase.phase)
         axes.set(xlabel="step from theta*", ylabel=label)
     every[-1].set_yscale("log")
     every[-1].yaxis.set_minor_formatter(NullFormatter())
@@ -98,12 +100,12 @@ def paths(phases: Sequence[Mapping[str, Any]]) -> str:
     return _svg(figure)
 
 
-def bifurcation(trace: Mapping[str, Any]) -> str:
+def bifurcation(trace: BifurcationTrace) -> str:
     """The norm of each filter's F (left) and its catalyst d (right) over time, dead and alive in two colours."""
-    decided, steps = np.asarray(trace["decided"], bool), np.asarray(trace["steps"], float)
+    decided, steps = np.asarray(trace.decided, bool), np.asarray(trace.steps, float)
     figure, (left, right) = _figure(2)
-    for axes, key, label in ((left, "norm", "‖F‖"), (right, "d", "d")):
-        values = np.asarray(trace[key], float)  # (moments, filters)
+    for axes, moments, label in ((left, trace.norm, "‖F‖"), (right, trace.d, "d")):
+        values = np.asarray(moments, float)  # (moments, filters)
         for mask, colour, name in ((~decided, ALIVE, "stays"), (decided, DEAD, "goes")):
             chosen = np.flatnonzero(mask)
             if len(chosen) > LINES:

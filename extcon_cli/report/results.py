@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, TypeAlias
 
+from extcon_cli.report.bypass_results import BypassResult, Diagnosis
 from extcon_cli.report.records import (
     CertificateRecord,
     Layer,
@@ -155,7 +156,7 @@ class InspectResult(Result):
     """Of the parameters, in channels that could go."""
     layers: tuple[Layer, ...]
     groups: tuple[GroupSummary, ...]
-    diagnosis: Mapping[str, object] | None = field(default=None, metadata=OPTIONAL)
+    diagnosis: Diagnosis | None = field(default=None, metadata=OPTIONAL)
     """With --data: is it stalled, and what would an extension gain?"""
     metadata: Mapping[str, object] | None
     """What the checkpoint says of itself."""
@@ -175,3 +176,15 @@ class VerifyResult(Result):
     """On random inputs in float32 and float64 (None: one does not run in it), and on real inputs where asked for."""
     certificate: str | None
     """What the second's own certificate says of its weights; None: it carries none."""
+
+
+CommandResult: TypeAlias = PruneResult | BypassResult | TrainResult | EvaluateResult | InspectResult | VerifyResult
+COMMANDS: Mapping[str, type] = {
+    "prune": PruneResult,
+    "bypass": BypassResult,
+    "train": TrainResult,
+    "evaluate": EvaluateResult,
+    "inspect": InspectResult,
+    "verify": VerifyResult,
+}
+"""The result of each command."""

@@ -19,16 +19,16 @@ RECIPE = load(SAMPLES / "digits_resnet.yaml")
 
 
 def test_the_sample_model_is_as_good_as_its_readme_says():
-    document = evaluate(SAMPLES / "digits_resnet.pt", RECIPE, device="cpu")
-    assert document["samples"] == 360
-    assert document["metrics"]["accuracy"] == pytest.approx(359 / 360, abs=1 / 360)
+    result = evaluate(SAMPLES / "digits_resnet.pt", RECIPE, device="cpu")
+    assert result.samples == 360
+    assert result.metrics["accuracy"] == pytest.approx(359 / 360, abs=1 / 360)
     assert "99.7 % (359 of 360" in (SAMPLES / "README.md").read_text()
 
 
 def test_equals_a_few_lines_of_torch():
     import extcon_cli
 
-    document = evaluate(SAMPLES / "digits_resnet.pt", RECIPE, device="cpu")
+    result = evaluate(SAMPLES / "digits_resnet.pt", RECIPE, device="cpu")
     data = open_data(RECIPE.data, "classification")
     assert data.normalize is not None
     with np.load(Path(extcon_cli.__file__).parent / "data" / "digits.npz") as file:
@@ -36,21 +36,21 @@ def test_equals_a_few_lines_of_torch():
     with torch.no_grad():
         model = extcon_cli.load(SAMPLES / "digits_resnet.pt")
         logits = model((x / 255 - data.normalize.mean[0]) / data.normalize.std[0])
-    assert document["metrics"]["accuracy"] == pytest.approx(float((logits.argmax(1) == y).float().mean()))
-    assert document["metrics"]["loss"] == pytest.approx(float(functional.cross_entropy(logits, y)), rel=1e-5)
+    assert result.metrics["accuracy"] == pytest.approx(float((logits.argmax(1) == y).float().mean()))
+    assert result.metrics["loss"] == pytest.approx(float(functional.cross_entropy(logits, y)), rel=1e-5)
 
 
 def test_the_batch_size_changes_nothing():
     small = RECIPE.model_copy(update={"data": RECIPE.data.model_copy(update={"eval_batch_size": 7})})
-    first, second = (evaluate(SAMPLES / "digits_resnet.pt", r, device="cpu")["metrics"] for r in (RECIPE, small))
+    first, second = (evaluate(SAMPLES / "digits_resnet.pt", r, device="cpu").metrics for r in (RECIPE, small))
     assert first == pytest.approx(second, rel=1e-5)
 
 
 @pytest.mark.parametrize(("split", "samples"), [("train", 1293), ("validation", 144)])
 def test_other_splits(split, samples):
-    document = evaluate(SAMPLES / "digits_resnet.pt", RECIPE, split=split, device="cpu")
-    assert document["samples"] == samples
-    assert document["metrics"]["accuracy"] > 0.97
+    result = evaluate(SAMPLES / "digits_resnet.pt", RECIPE, split=split, device="cpu")
+    assert result.samples == samples
+    assert result.metrics["accuracy"] > 0.97
 
 
 def test_an_unknown_split():

@@ -16,11 +16,13 @@ from extcon_cli.checkpoint.trust import Trust
 from extcon_cli.errors import GateError, Interrupted
 from extcon_cli.events import Event, PhaseEnded, PhaseStarted, Progress
 from extcon_cli.pipelines import phase
+from extcon_cli.pipelines import prune as pruning
 from extcon_cli.pipelines.evaluate import evaluate
 from extcon_cli.pipelines.prune import prune
 from extcon_cli.pipelines.train import train
 from extcon_cli.recipe.load import from_dict
 from extcon_cli.recipe.schema import Recipe
+from extcon_cli.report.serialise import to_json
 from extcon_cli.training import run_directory
 
 MODEL = {"arch": "zoo:digits_resnet", "kwargs": {"widths": [6, 8], "blocks": 1}, "input_shape": [1, 8, 8]}
@@ -52,7 +54,7 @@ def dense(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(dense: Path, output: Path, recipe: Recipe, **others: Any) -> dict[str, Any]:
-    return prune(dense, recipe, **{"output": output, "device": "cpu", **others})
+    return to_json(prune(dense, recipe, **{"output": output, "device": "cpu", **others}))
 
 
 def test_the_result_the_file_and_evaluate_agree(dense: Path, tmp_path: Path) -> None:
@@ -70,7 +72,7 @@ def test_the_result_the_file_and_evaluate_agree(dense: Path, tmp_path: Path) -> 
 
     small = extcon_cli.load(output)
     assert sum(p.numel() for p in small.parameters()) == document["after"]["params"] < document["before"]["params"]
-    assert evaluate(output, from_dict(document["recipe"]), device="cpu")["metrics"] == document["after"]["metrics"]
+    assert evaluate(output, from_dict(document["recipe"]), device="cpu").metrics == document["after"]["metrics"]
     widths = {layer["name"]: layer for layer in document["layers"]}
     for name, module in small.named_modules():
         if isinstance(module, nn.Conv2d):
@@ -202,7 +204,7 @@ def test_a_regression_is_pruned_as_well(tmp_path: Path) -> None:
         "prune": {"score": {"batches": 3}, "bifurcate": {"steps": 6}, "finetune": {"steps": 6}},
     }
     train(from_dict(values), checkpoint=None, output=tmp_path / "net.pt", device="cpu")
-    document = prune(tmp_path / "net.pt", from_dict(values), output=tmp_path / "small.safetensors", device="cpu")
+    document = run(tmp_path / "net.pt", tmp_path / "small.safetensors", from_dict(values))
     assert document["certificate"]["exact"]
     assert set(document["after"]["metrics"]) == {"loss", "r2"}
     assert document["removal"]["filters"] == 11
@@ -245,5 +247,31 @@ def test_a_transformer_loses_heads_neurons_and_width_and_comes_back(tmp_path: Pa
     assert width < 32
     assert layer.self_attention.in_proj_weight.shape == (3 * 8 * heads, width)
     assert layer.mlp[0].out_features < 64
-    metrics = evaluate(output, from_dict(values), device="cpu", trust=Trust(code=True))["metrics"]
+    metrics = evaluate(output, from_dict(values), device="cpu", trust=Trust(code=True)).metrics
     assert metrics == document["after"]["metrics"]
+
+
+def test_a_filter_that_was_dead_before_does_not_stand_in_for_a_decided_one(
+    dense: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = torch.load(dense, weights_only=True)
+    for name in ("stages.0.0.bn1.weight", "stages.0.0.bn1.bias"):
+        state[name][0] = 0.0
+    torch.save(state, tmp_path / "half_dead.pt")
+    bifurcate = pruning.bifurcate
+
+    def all_but_one(job: Any, decided: torch.Tensor, *others: Any) -> Any:
+        shrunk = bifurcate(job, decided, *others)
+        number = int(decided.nonzero()[-1])
+        weights = dict(job.module.named_parameters())
+        with torch.no_grad():
+            for part in job.filters.parts:
+                weights[part.parameter][part.rows[part.owner == number]] = 0.5
+        return shrunk
+
+    monkeypatch.setattr(pruning, "bifurcate", all_but_one)
+    kept = recipe(decide={"keep": ["stages.0.0.*"]}, ratio=0.3)
+    output = tmp_path / "net.safetensors"
+    with pytest.raises(GateError, match="1 of the decided channels"):
+        run(tmp_path / "half_dead.pt", output, kept)
+    assert not output.exists()

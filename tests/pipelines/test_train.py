@@ -19,6 +19,7 @@ from extcon_cli.pipelines.evaluate import evaluate
 from extcon_cli.pipelines.train import train
 from extcon_cli.recipe.load import from_dict
 from extcon_cli.recipe.schema import Recipe
+from extcon_cli.report.serialise import to_json
 from extcon_cli.training import run_directory
 
 
@@ -40,7 +41,7 @@ def recipe(**changes: Any) -> Recipe:
 
 
 def run(output: Path, recipe: Recipe, **others: Any) -> dict[str, Any]:
-    return train(recipe, **{"checkpoint": None, "output": output, "device": "cpu", **others})
+    return to_json(train(recipe, **{"checkpoint": None, "output": output, "device": "cpu", **others}))
 
 
 def test_the_result_the_file_and_evaluate_agree(tmp_path):
@@ -55,7 +56,7 @@ def test_the_result_the_file_and_evaluate_agree(tmp_path):
     assert document["params"] == sum(p.numel() for p in extcon_cli.load(output).parameters())
     embedded = from_dict(document["recipe"])
     for split, key in (("test", "metrics"), ("validation", "validation")):
-        assert evaluate(output, embedded, split=split, device="cpu")["metrics"] == document[key]
+        assert evaluate(output, embedded, split=split, device="cpu").metrics == document[key]
     assert {type(e) for e in events} >= {PhaseStarted, Progress, PhaseEnded, Saved}
     last = [e for e in events if isinstance(e, Progress)][-1]
     assert last.done == 24
@@ -79,7 +80,7 @@ def test_a_plain_state_dict_where_the_name_asks_for_one(tmp_path):
     state = torch.load(tmp_path / "net.pt", weights_only=True)
     assert set(state) > {"stem.0.weight", "fc.bias"}
     again = evaluate(tmp_path / "net.pt", recipe(), device="cpu")
-    assert again["metrics"] == document["metrics"]
+    assert again.metrics == document["metrics"]
 
 
 def test_history_has_a_point_for_each_step(tmp_path):

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from extcon_cli.report.bypass_results import NO_GAIN, BypassResult
+from extcon_cli.report.serialise import from_json
 from extcon_cli.report.write import write
 
 
-def bypassed() -> dict[str, Any]:
+def bypassed() -> BypassResult:
     side = {"metrics": {"loss": 0.3, "accuracy": 0.9}, "params": 10, "macs": 10, "bytes": 40, "latency": {"1": 1e-3}}
     losses = {"theta*": 1.0, "baseline": 0.8, "lr_drop": 0.9, "diag": 0.6}
     row = {"loss": 0.7, "gain": 0.123, "error": 0.01}
-    return {
+    document: dict[str, Any] = {
         "schema": "extcon/1",
         "command": "bypass",
         "version": "0",
@@ -37,6 +40,12 @@ def bypassed() -> dict[str, Any]:
             "dead": {"relu": {"dead": 3, "nearly": 1, "units": 8}},
             "gradient": {"norm": 0.1, "of_weights": 0.01},
             "probe": {"baseline": {**row, "gain": 0.0}, "diag": row},
+            "refused": {},
+            "probed": "diag",
+            "gain": 0.123,
+            "gain_error": 0.01,
+            "predicted": True,
+            "behind": [],
         },
         "layers": [],
         "history": {
@@ -52,6 +61,7 @@ def bypassed() -> dict[str, Any]:
         },
         "seconds": {"total": 1.0},
     }  # fmt: skip
+    return from_json(BypassResult, document)
 
 
 @pytest.mark.parametrize("ending", ["html", "md"])
@@ -74,6 +84,6 @@ def test_the_paths_are_drawn_and_the_way_back_only_of_what_was_extended(tmp_path
 
 
 def test_a_run_that_stopped_says_so(tmp_path: Path) -> None:
-    stopped = {"validation": {"theta*": 1.0}, "certificate": {}, "verdict": "no gain expected"}
-    write({**bypassed(), **stopped}, tmp_path / "r.md")
+    stopped = replace(bypassed(), validation={"theta*": 1.0}, certificate={}, verdict=NO_GAIN)
+    write(stopped, tmp_path / "r.md")
     assert "No gain was to be expected: the model is as it was." in (tmp_path / "r.md").read_text()

@@ -16,15 +16,17 @@ from extcon_cli.errors import UsageError
 from extcon_cli.report.document import comparison, widths
 from extcon_cli.report.measure import latency, layers, measure
 from extcon_cli.report.numbers import count, duration, factor, percent
+from extcon_cli.report.results import CommandResult, EvaluateResult, PruneResult
+from extcon_cli.report.serialise import from_json
 from extcon_cli.report.write import summary, write
 
 
-def pruned(filters: int = 6, checkpoint: str = "net.pt") -> dict[str, Any]:
-    """A document as `extcon prune` returns it, with every key."""
+def pruned(filters: int = 6, checkpoint: str = "net.pt") -> PruneResult:
+    """A result as `extcon prune` gives it, with every key."""
     metrics = {"loss": 0.2, "accuracy": 0.98}
     gap = {"largest": 1e-6, "scale": 3.0, "agreement": 1.0, "samples": 8, "relative": 3e-7}
     moments = 5
-    return {
+    document: dict[str, Any] = {
         "schema": "extcon/1",
         "command": "prune",
         "version": "0",
@@ -40,6 +42,7 @@ def pruned(filters: int = 6, checkpoint: str = "net.pt") -> dict[str, Any]:
             "ratio": 0.5,
             "filters": filters // 2,
             "prunable": filters,
+            "removable_share": 0.9,
             "metrics_before_removal": metrics,
             "metrics_after_removal": metrics,
             "max_difference": 1e-6,
@@ -84,16 +87,10 @@ def pruned(filters: int = 6, checkpoint: str = "net.pt") -> dict[str, Any]:
         },
         "seconds": {"score": 0.5, "total": 3.0},
     }
+    return from_json(PruneResult, document)
 
 
-EVALUATED = {
-    "command": "evaluate",
-    "version": "0",
-    "checkpoint": "net.pt",
-    "split": "test",
-    "samples": 3,
-    "metrics": {"loss": 1.0, "r2": 0.5},
-}
+EVALUATED = EvaluateResult(checkpoint="net.pt", split="test", samples=3, metrics={"loss": 1.0, "r2": 0.5}, device="cpu")
 
 
 class Page(HTMLParser):
@@ -121,8 +118,8 @@ class Page(HTMLParser):
             self.headings.append(data)
 
 
-def page(document: dict[str, Any], folder: Path) -> tuple[str, Page]:
-    write(document, folder / "r.html")
+def page(result: CommandResult, folder: Path) -> tuple[str, Page]:
+    write(result, folder / "r.html")
     text = (folder / "r.html").read_text()
     return text, Page(text)
 
@@ -182,11 +179,11 @@ def test_another_suffix_is_refused_and_nothing_left(tmp_path: Path) -> None:
 
 
 def test_rows_compare_sizes_latencies_and_metrics() -> None:
-    rows = comparison(pruned())
+    rows = comparison(pruned().before, pruned().after)
     assert ("parameters", "2.00 k", "500", "4.00 x smaller") in rows
     assert ("latency, batch 64", "20.00 ms", "10.00 ms", "2.00 x faster") in rows
     assert ("accuracy", "98.00 %", "98.00 %", "+0.00 points") in rows
-    assert [layer["name"] for layer in widths(pruned())] == ["conv"]
+    assert [layer.name for layer in widths(pruned().layers)] == ["conv"]
 
 
 @pytest.mark.parametrize(

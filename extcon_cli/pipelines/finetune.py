@@ -1,0 +1,29 @@
+"""The last phase of pruning: the smaller model trains on, guided by the original."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from extcon_cli.pipelines.phase import Outcome, run_phase
+from extcon_cli.pipelines.prune_run import PruneRun
+from extcon_cli.pipelines.removal import Removed
+from extcon_cli.report.serialise import to_json
+
+
+def finetune(pruning: PruneRun, removal: Removed, resume_state: Mapping[str, Any] | None) -> Outcome:
+    """Train the smaller model; it ends with the state that the recipe keeps."""
+    run, spec = pruning.run, pruning.spec.finetune
+    outcome = run_phase(
+        "finetune",
+        "Fine-tuning",
+        pruning.trainer(4, spec, removal.module),
+        emit=run.emit,
+        stop=run.stop,
+        run=run.directory,
+        resume_state=resume_state,
+        validation=run.validation(removal.module, every=spec.evaluate_every, keep=spec.keep, before=True),
+        more_state=lambda: {"removal": to_json(removal.record)},
+    )
+    run.seconds["finetune"] = outcome.seconds
+    return outcome

@@ -1,0 +1,118 @@
+"""The result of `extcon bypass`: the diagnosis, and what became of every strategy. Values only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from extcon_cli.report.records import LayerWidth, ModelStats, PhaseRecord, Record, Result, RunFacts
+from extcon_cli.report.serialise import INLINE, OPTIONAL
+
+NO_GAIN = "no gain expected"
+"""The verdict of a bypass that its probe has stopped."""
+
+
+@dataclass(frozen=True)
+class LossSlope:
+    """How the training loss falls at theta*, going on as before."""
+
+    relative: float  # share of the loss that 1000 steps take away
+    t: float  # above 2: it falls, beyond its noise
+
+
+@dataclass(frozen=True)
+class DeadUnits:
+    """Units of one activation, or of one channel group."""
+
+    dead: int
+    nearly: int
+    units: int
+
+
+@dataclass(frozen=True)
+class GradientNorm:
+    """The gradient of the training loss at theta*."""
+
+    norm: float
+    of_weights: float  # as a share of the norm of the weights
+
+
+@dataclass(frozen=True)
+class ProbeGain:
+    """What a strategy gains over going on, in the miniature run."""
+
+    loss: float  # on the validation data
+    gain: float  # as a share of the loss of going on
+    error: float  # its standard error
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """Is the model stalled, and what would an extension gain?"""
+
+    slope: LossSlope
+    stalled: bool
+    dead: Mapping[str, DeadUnits]
+    gradient: GradientNorm
+    probe: Mapping[str, ProbeGain]
+    refused: Mapping[str, str]
+    """Why an extension of this model cannot be made."""
+    probed: str
+    """The extension that gained most."""
+    gain: float
+    gain_error: float
+    predicted: bool
+    """Is a gain expected?"""
+    behind: tuple[str, ...]
+    """Extensions that the best leaves behind by more than their errors."""
+
+
+@dataclass(frozen=True)
+class BranchCertificate:
+    """What was measured where a strategy changed the model: by how much outputs moved, as shares of the largest."""
+
+    contracted: bool | None = field(default=None, metadata=OPTIONAL)
+    reason: str | None = field(default=None, metadata=OPTIONAL)
+    """Why there is no model."""
+    added: Mapping[str, int] | None = field(default=None, metadata=OPTIONAL)
+    """New units of each layer."""
+    revived: Mapping[str, int] | None = field(default=None, metadata=OPTIONAL)
+    steps_to_contract: int | None = field(default=None, metadata=OPTIONAL)
+    embed_difference: float | None = field(default=None, metadata=OPTIONAL)
+    mirror_difference: float | None = field(default=None, metadata=OPTIONAL)
+    projection_difference: float | None = field(default=None, metadata=OPTIONAL)
+    difference_after_contraction: float | None = field(default=None, metadata=OPTIONAL)
+    restarts: int | None = field(default=None, metadata=OPTIONAL)
+    """How often its loss was not finite; None: never."""
+
+
+@dataclass(frozen=True)
+class BypassHistory:
+    """How every strategy went."""
+
+    phases: tuple[PhaseRecord, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class BypassRecord(Record):
+    """What a bypass leaves in the history of its checkpoint."""
+
+    command: Literal["bypass"] = "bypass"
+    before: ModelStats
+    after: ModelStats
+    verdict: str
+    """The branch that is the best on the validation data."""
+    validation: Mapping[str, float]
+    """Validation loss of theta* and of every branch."""
+    diagnosis: Diagnosis
+    certificate: Mapping[str, BranchCertificate]
+
+
+@dataclass(frozen=True, kw_only=True)
+class BypassResult(BypassRecord, Result):
+    """The result of `extcon bypass`."""
+
+    run: RunFacts = field(metadata=INLINE)
+    layers: tuple[LayerWidth, ...]
+    history: BypassHistory
