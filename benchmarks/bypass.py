@@ -28,6 +28,7 @@ from extcon_cli.pipelines.bypass import bypass
 from extcon_cli.pipelines.train import train
 from extcon_cli.recipe.load import load, resolve
 from extcon_cli.recipe.schema import Recipe
+from extcon_cli.report.serialise import to_json
 
 SAMPLES = Path(__file__).parents[1] / "sample_models"
 PROBLEMS = {"mlp": "digits_mlp_stalled", "cnn": "digits_cnn_stalled", "eggholder": "eggholder_stalled"}
@@ -48,7 +49,7 @@ def one(problem: str, seed: int, folder: Path, overrides: Sequence[str]) -> dict
     made, recipe = recipes(problem, seed, overrides)
     stalled, output = folder / f"{seed}.safetensors", folder / f"{seed}.out.safetensors"
     train(made, checkpoint=None, output=stalled, device="cpu", emit=ignore)
-    return bypass(stalled, recipe, output=output, device="cpu", go_on=True)
+    return to_json(bypass(stalled, recipe, output=output, device="cpu", go_on=True))
 
 
 def stacked(problem: str, seeds: int, overrides: Sequence[str]) -> list[dict[str, Any]]:

@@ -78,14 +78,13 @@ def run(args: argparse.Namespace, overrides: list[str]) -> dict[str, float]:
         "prune", recipe=args.recipe, checkpoint=args.checkpoint, overrides=[*overrides, *same_length(recipe)]
     ).recipe
     with tempfile.TemporaryDirectory() as folder:
-        document = prune(args.checkpoint, recipe, output=Path(folder, "pruned.safetensors"), device="cpu")
-    accuracy = (document["before"], document["after"])
+        result = prune(args.checkpoint, recipe, output=Path(folder, "pruned.safetensors"), device="cpu")
     return {
-        "before": 100 * accuracy[0]["metrics"]["accuracy"],
-        "removal": 100 * document["removal"]["metrics_after_removal"]["accuracy"],
-        "after": 100 * accuracy[1]["metrics"]["accuracy"],
-        "params": accuracy[1]["params"] / accuracy[0]["params"],
-        "macs": accuracy[1]["macs"] / accuracy[0]["macs"],
+        "before": 100 * result.before.metrics["accuracy"],
+        "removal": 100 * result.removal.metrics_after_removal["accuracy"],
+        "after": 100 * result.after.metrics["accuracy"],
+        "params": result.after.size.params / result.before.size.params,
+        "macs": result.after.size.macs / result.before.size.macs,
     }
 
 

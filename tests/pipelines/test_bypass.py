@@ -18,6 +18,7 @@ from extcon_cli.pipelines.bypass import bypass
 from extcon_cli.pipelines.comparison import Comparison
 from extcon_cli.pipelines.train import train
 from extcon_cli.recipe.load import from_dict
+from extcon_cli.report.serialise import to_json
 from extcon_cli.training.loop import Trainer
 from extcon_cli.training.run_directory import RunDirectory
 
@@ -38,7 +39,7 @@ def stalled(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run(stalled: Path, output: Path, **more: Any) -> dict[str, Any]:
     recipe = from_dict(RECIPE, overrides=more.pop("overrides", ()))
-    return bypass(stalled, recipe, output=output, device="cpu", **{"go_on": True, **more})
+    return to_json(bypass(stalled, recipe, output=output, device="cpu", **{"go_on": True, **more}))
 
 
 def test_the_result_is_never_worse_on_validation(stalled: Path, tmp_path: Path) -> None:
@@ -225,7 +226,7 @@ def test_what_cannot_be_rewritten_is_widened_all_the_same(tmp_path: Path, monkey
     recipe = from_dict({**RECIPE, **model})
     stalled, output = tmp_path / "net.safetensors", tmp_path / "out.safetensors"
     train(recipe, checkpoint=None, output=stalled, device="cpu", trust=Trust(code=True))
-    document = bypass(stalled, recipe, output=output, device="cpu", go_on=True, trust=Trust(code=True))
+    document = to_json(bypass(stalled, recipe, output=output, device="cpu", go_on=True, trust=Trust(code=True)))
     assert document["diagnosis"]["probed"] in ("revive", "widen")
     assert "diag" not in document["validation"]
     assert "widen" in document["validation"]
