@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from extcon_cli import __version__
-from extcon_cli.cli import bypass, evaluate, inspect, prune, recipe, train, verify
+from extcon_cli.cli import bypass, evaluate, inspect, prune, recipe, schema, train, verify
 from extcon_cli.errors import ExtconError
 
 app = typer.Typer(
@@ -31,6 +31,7 @@ app.command("evaluate")(evaluate.evaluate)
 app.command("bypass")(bypass.bypass)
 app.command("inspect")(inspect.inspect)
 app.command("verify")(verify.verify)
+app.command("schema")(schema.schema)
 app.add_typer(recipe.app, name="recipe")
 
 

@@ -90,7 +90,7 @@ class Plain:
             total = self.phase.total
             left = (now - self.began) / max(event.done, 1) * (total - event.done) if total else None
             eta = f"  {duration(left)} left" if left is not None else ""
-            self._line(f"{self.phase.title}  {event.done}/{total or '?'}  {_figures(event.metrics)}{eta}".rstrip())
+            self._line(f"{self.phase.title}  {event.done}/{total or '?'}  {_progress(event)}{eta}".rstrip())
         elif isinstance(event, PhaseEnded):
             title = self.phase.title if self.phase is not None else event.phase
             self._line(f"{title} done in {duration(event.seconds)}  {_figures(event.metrics)}".rstrip())
@@ -134,7 +134,7 @@ class Live:
             self.phase = event
             self.task = self.progress.add_task(event.title, total=event.total, figures="")
         elif isinstance(event, Progressed) and self.task is not None:
-            self.progress.update(self.task, completed=event.done, figures=_figures(event.metrics))
+            self.progress.update(self.task, completed=event.done, figures=_progress(event))
         elif isinstance(event, PhaseEnded):
             title = self.phase.title if self.phase is not None else event.phase
             self._drop()
@@ -168,6 +168,15 @@ def _figures(metrics: Mapping[str, float]) -> str:
         rest: dict[str, Any] = {name: value for name, value in metrics.items() if name not in ("decided", "dead")}
         return f"{_figures(rest)}  dead {metrics.get('dead', 0):.0f}/{metrics['decided']:.0f}"
     return "  ".join(f"{name} {figure(name, value)}" for name, value in metrics.items())
+
+
+def _progress(event: Progressed) -> str:
+    """This step's figures, then the main one on the validation data with the step that it was measured after."""
+    shown = _figures(event.metrics)
+    name = next((name for name in ("accuracy", "r2", "loss") if name in event.validation), None)
+    if name is None:
+        return shown
+    return f"{shown}  val {name} {figure(name, event.validation[name])} (step {event.validated})"
 
 
 def _plural(unit: str) -> str:

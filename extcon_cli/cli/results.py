@@ -6,6 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
@@ -39,8 +40,9 @@ def deliver(result: CommandResult, *, as_json: bool, reports: Sequence[Path] | N
         with open(job, "a", encoding="utf-8") as file:
             file.write(summary(result) + "\n")
     if as_json:
-        shown = {key: value for key, value in to_json(result).items() if key != "history"}
-        print(json.dumps(shown, indent=2, allow_nan=False))
+        if isinstance(result, PruneResult | BypassResult | TrainResult):
+            result = replace(result, history=None)  # thousands of points, for the figures of a report
+        print(json.dumps(to_json(result), indent=2, allow_nan=False))
     else:
         console = Console(
             highlight=False, width=None if sys.stdout.isatty() else WIDTH, soft_wrap=not sys.stdout.isatty()

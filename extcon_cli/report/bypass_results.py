@@ -115,4 +115,5 @@ class BypassResult(BypassRecord, Result):
 
     run: RunFacts = field(metadata=INLINE)
     layers: tuple[LayerWidth, ...]
-    history: BypassHistory
+    history: BypassHistory | None = field(default=None, metadata=OPTIONAL)
+    """Left out by --json."""

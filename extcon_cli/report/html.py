@@ -13,7 +13,17 @@ from extcon_cli.report.bypass_results import BypassResult
 from extcon_cli.report.document import run_facts, sections, subject
 from extcon_cli.report.numbers import count, duration, percent
 from extcon_cli.report.records import PhaseRecord, RunFacts
-from extcon_cli.report.results import CommandResult, EvaluateResult, PruneResult, TrainResult
+from extcon_cli.report.results import (
+    BifurcationTrace,
+    CommandResult,
+    EvaluateResult,
+    PruneHistory,
+    PruneResult,
+    TrainResult,
+)
+
+Entry = tuple[str, str, str | None]
+"""Title, caption and SVG of a figure; None: there is nothing to draw."""
 
 
 @dataclass(frozen=True)
@@ -49,23 +59,23 @@ def _recipe(run: RunFacts | None) -> str:
 
 def drawings(result: CommandResult) -> list[Drawing]:
     """The figures that a result's history allows."""
-    found: list[tuple[str, str, str | None]] = []
-    if isinstance(result, BypassResult):
-        found = _of_branches([phase for phase in result.history.phases if phase.steps])
-    elif isinstance(result, PruneResult | TrainResult) and result.history is not None:
-        if isinstance(result, PruneResult) and result.history is not None:
-            found = _of_bifurcation(result)
-        if phases := [phase for phase in result.history.phases if phase.steps]:
-            found.append(("Loss", "All phases behind each other; averaged over a few steps.", figures.losses(phases)))
-            said = "On the validation data, which are never trained on."
-            found.append(("Accuracy", said, figures.accuracy(phases)))
+    found: list[Entry] = []
+    history = result.history if isinstance(result, PruneResult | BypassResult | TrainResult) else None
+    phases = [phase for phase in history.phases if phase.steps] if history is not None else []
+    if isinstance(history, PruneHistory):
+        found = _of_bifurcation(history.bifurcation)
+    if phases and isinstance(result, BypassResult):
+        found = _of_branches(phases)
+    elif phases:
+        found.append(("Loss", "All phases behind each other; averaged over a few steps.", figures.losses(phases)))
+        said = "On the validation data, which are never trained on."
+        found.append(("Accuracy", said, figures.accuracy(phases)))
     return [Drawing(title, text, Markup(svg)) for title, text, svg in found if svg is not None]
 
 
-def _of_bifurcation(result: PruneResult) -> list[tuple[str, str, str | None]]:
+def _of_bifurcation(trace: BifurcationTrace) -> list[Entry]:
     """The flow of every filter, where one was recorded."""
-    trace = result.history.bifurcation if result.history is not None else None
-    if trace is None or len(trace.steps) < 2:
+    if len(trace.steps) < 2:
         return []
     going, every = sum(trace.decided), len(trace.decided)
     said = (
@@ -75,11 +85,9 @@ def _of_bifurcation(result: PruneResult) -> list[tuple[str, str, str | None]]:
     return [("Bifurcation", said, figures.bifurcation(trace))]
 
 
-def _of_branches(phases: list[PhaseRecord]) -> list[tuple[str, str, str | None]]:
+def _of_branches(phases: list[PhaseRecord]) -> list[Entry]:
     """How each branch of a bypass went."""
-    if not phases:
-        return []
-    found = [("Loss", "Of each way from theta*, on training batches.", figures.branches(phases))]
+    found: list[Entry] = [("Loss", "Of each way from theta*, on training batches.", figures.branches(phases))]
     traced = [phase for phase in phases if phase.trace]
     for phase in traced:
         if any(row[1] for row in phase.trace or ()):
@@ -91,4 +99,4 @@ def _of_branches(phases: list[PhaseRecord]) -> list[tuple[str, str, str | None]]
     if traced:
         said = "From the parameters at its start, the extension's among them; the angle is seen from the origin."
         found.append(("How far each way goes", said, figures.paths(traced)))
-    return [*found]
+    return found

@@ -85,7 +85,7 @@ class PruneResult(PruneRecord, Result):
     layers: tuple[LayerWidth, ...]
     frozen: tuple[FrozenGroup, ...]
     history: PruneHistory | None = field(default=None, metadata=OPTIONAL)
-    """None: nothing was trained."""
+    """None: nothing was trained. Left out by --json."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,8 @@ class TrainResult(TrainRecord, Result):
     run: RunFacts = field(metadata=INLINE)
     best_step: int | None
     """Steps that the kept state has seen, where there was validation."""
-    history: TrainHistory
+    history: TrainHistory | None = field(default=None, metadata=OPTIONAL)
+    """Left out by --json."""
 
 
 @dataclass(frozen=True, kw_only=True)

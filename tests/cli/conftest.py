@@ -12,7 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
+
+from extcon_cli.report.results import COMMANDS
+from extcon_cli.report.serialise import json_schema
 
 SAMPLES = Path(__file__).parents[2] / "sample_models"
 QUICK = ("--set", "prune.score.batches=5", "--set", "prune.bifurcate.epochs=1", "--set", "prune.finetune.epochs=1")
@@ -29,7 +33,10 @@ class Done:
 
     @property
     def document(self) -> dict[str, Any]:
-        return json.loads(self.out)
+        """What `--json` printed; it is as `extcon schema` says."""
+        found = json.loads(self.out)
+        jsonschema.validate(found, json_schema(COMMANDS[found["command"]]))
+        return found
 
     @property
     def error(self) -> str:

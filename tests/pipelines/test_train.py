@@ -61,6 +61,8 @@ def test_the_result_the_file_and_evaluate_agree(tmp_path):
     last = [e for e in events if isinstance(e, Progress)][-1]
     assert last.done == 24
     assert {"loss", "accuracy", "lr"} <= set(last.metrics)
+    assert last.validated == 24
+    assert last.validation["accuracy"] == document["history"]["phases"][0]["validation"]["accuracy"][-1]
 
 
 def test_the_file_says_all(tmp_path):
