@@ -54,7 +54,7 @@ def in_terminal(arguments: list[str], folder: Path) -> str:
     fcntl.ioctl(writer, termios.TIOCSWINSZ, struct.pack("HHHH", 50, COLUMNS, 0, 0))
     paths = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     environment = {**os.environ, "PYTHONPATH": paths, "TERM": "xterm-256color", "COLORTERM": "truecolor"}
-    for name in ("CI", "NO_COLOR", "COLUMNS", "GITHUB_STEP_SUMMARY", "OMP_NUM_THREADS"):
+    for name in ("CI", "NO_COLOR", "COLUMNS", "GITHUB_STEP_SUMMARY"):
         environment.pop(name, None)
     command = [sys.executable, "-m", "extcon_cli", *arguments]
     with subprocess.Popen(command, cwd=folder, env=environment, stdout=writer, stderr=writer, stdin=writer) as process:
