@@ -137,8 +137,8 @@ def test_zeros_go_from_under_it(name: str, remove_exactly: Remove) -> None:
     assert removal.after.first.out_features == C // 2
     assert [norm.eps for norm in removal.after.norms] == [2 * EPS] * 3
     assert type(removal.after.norms[0]) is Norm
-    rewrites = [entry for entry in removal.plan.rewrites() if entry["rule"].startswith("norm: ")]
-    assert [entry["where"] for entry in rewrites] == [f"norms.{n}.weight" for n in range(3)]
+    rewrites = [entry for entry in removal.plan.rewrites() if entry.rule.startswith("norm: ")]
+    assert [entry.where for entry in rewrites] == [f"norms.{n}.weight" for n in range(3)]
 
 
 @pytest.mark.parametrize("name", NORMS)

@@ -186,8 +186,8 @@ def test_a_certificate_holds_where_constants_were_folded() -> None:
     remove(after, removal)
     found = certify(before, after, removal, example, [example])
     assert found.exact
-    folded = [rewrite for rewrite in found.rewrites if rewrite["rule"].startswith("fold")]
-    assert ([rewrite["channels"] for rewrite in folded], found.evaluation is not None) == ([3], True)
+    folded = [rewrite for rewrite in found.rewrites if rewrite.rule.startswith("fold")]
+    assert ([rewrite.channels for rewrite in folded], found.evaluation is not None) == ([3], True)
     assert found.to_json()["exact"] is True
     after[2].bias.data += 0.01  # type: ignore[union-attr,operator]
     assert not certify(before, after, removal, example).exact

@@ -100,6 +100,7 @@ def analyse(module: nn.Module, graph: Graph) -> Channels:
 
 
 def _walk(module: nn.Module, graph: Graph, view_layouts: dict[fx.Node, int]) -> Analysis:
+    """Apply each operator's rule in the order of the graph, with these choices of the views."""
     tensors = named_tensors(module)
     analysis = Analysis(names=dict(graph.stored), modules=dict(module.named_modules()), view_layouts=view_layouts)
     held: dict[str, Value] = {}
@@ -125,6 +126,7 @@ def _walk(module: nn.Module, graph: Graph, view_layouts: dict[fx.Node, int]) -> 
 
 
 def _reasons(analysis: Analysis, channel_ids: Index) -> dict[int, str]:
+    """The first reason for which each frozen channel stays, by its id."""
     reasons: dict[int, str] = {}
     for positions, reason in analysis.frozen:
         for channel_id in np.unique(channel_ids[positions]).tolist():
@@ -158,6 +160,7 @@ Places = dict[tuple[str, int], tuple[Index, Index]]
 
 
 def _parameter_places(dims: dict[tuple[str, int], Index], channel_ids: Index, number: Index) -> Places:
+    """Where the produced channels lie in each dimension of each parameter."""
     found: Places = {}
     for slot, positions in dims.items():
         channels = number[channel_ids[positions]]

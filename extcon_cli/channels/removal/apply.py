@@ -6,7 +6,6 @@ Nothing here decides; a plan that does not fit the module is refused before anyt
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -62,6 +61,7 @@ def sync_attributes(module: nn.Module) -> None:
 
 
 def _sync_sizes(module: nn.Module) -> None:
+    """The sizes of one module, of the kinds that have any."""
     if isinstance(module, CONVOLUTIONS):
         rows, columns = module.weight.shape[:2]
         if module.groups > 1 and module.in_channels == module.groups:  # one filter, or m, for each channel
@@ -93,12 +93,13 @@ def _sync_sizes(module: nn.Module) -> None:
 
 
 def _check(module: nn.Module, plan: RemovalPlan) -> None:
+    """CheckpointError where a change of the plan does not fit the module; nothing is changed yet."""
     shapes = {name: tuple(tensor.shape) for name, tensor in named_tensors(module).items()}
-    owners = {name for name, _ in module.named_modules()}
+    attributes = {path: vars(child) for path, child in module.named_modules()}
     for fold in plan.folds:
         rows, columns = (*shapes.get(fold.weight, ()), 0, 0)[:2]
         rows, columns = (rows, columns) if fold.dim == 1 else (columns, rows)
-        bias = shapes.setdefault(fold.bias, (rows,)) if fold.bias.rpartition(".")[0] in owners else ()
+        bias = shapes.setdefault(fold.bias, (rows,)) if fold.bias.rpartition(".")[0] in attributes else ()
         if bias != (rows,) or rows % fold.groups or not set(fold.channels) <= set(range(columns * fold.groups)):
             raise CheckpointError(f"the removal plan folds constants into {fold.weight}, which does not fit the model")
     for merge in plan.merges:
@@ -106,6 +107,19 @@ def _check(module: nn.Module, plan: RemovalPlan) -> None:
         inputs = columns * merge.groups if merge.dim else rows
         if rows % merge.groups or not {*merge.channels, *merge.into} <= set(range(inputs)):
             raise CheckpointError(f"the removal plan merges channels of {merge.weight}, which does not fit the model")
+    _check_cuts(plan, shapes)
+    _check_norms(plan, shapes, attributes)
+    for size in plan.sizes:
+        found = attributes.get(size.module, {}).get(size.attribute)
+        if type(found) is not int or found != size.before:
+            raise CheckpointError(
+                f"the removal plan sets {size.attribute} of {size.module}, {size.before}; the model has "
+                f"{found or 'none'}: it is another architecture"
+            )
+
+
+def _check_cuts(plan: RemovalPlan, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """The slices that go are there, and leave some; a bias that a fold makes is among the shapes by now."""
     for cut in plan.cuts:
         shape = shapes.get(cut.parameter)
         if shape is None or cut.dim >= len(shape) or shape[cut.dim] != cut.size:
@@ -117,20 +131,19 @@ def _check(module: nn.Module, plan: RemovalPlan) -> None:
             raise CheckpointError(f"the removal plan leaves nothing of {cut.parameter}")
     if len({(cut.parameter, cut.dim) for cut in plan.cuts}) < len(plan.cuts):
         raise CheckpointError("the removal plan cuts the same dimension twice")
+
+
+def _check_norms(
+    plan: RemovalPlan, shapes: Mapping[str, tuple[int, ...]], attributes: Mapping[str, Mapping[str, object]]
+) -> None:
+    """Each norm has its eps where the plan says, and its weight is cut as the plan says."""
     if len({norm.weight for norm in plan.norms}) < len(plan.norms):
         raise CheckpointError("the removal plan rewrites the same norm twice")
     left = {(cut.parameter, shapes[cut.parameter]): cut.left for cut in plan.cuts if cut.dim == 0}
     for norm in plan.norms:
-        held = vars(module.get_submodule(norm.owner)).get(norm.attribute) if norm.owner in owners else None
-        if type(held) is not float or held != norm.eps or left.get((norm.weight, (norm.before,))) != norm.after:
+        eps = attributes.get(norm.owner, {}).get(norm.attribute)
+        if type(eps) is not float or eps != norm.eps or left.get((norm.weight, (norm.before,))) != norm.after:
             raise CheckpointError(f"the removal plan rewrites the norm of {norm.weight}, which does not fit the model")
-    for size in plan.sizes:
-        found = vars(module.get_submodule(size.module)).get(size.attribute) if size.module in owners else None
-        if type(found) is not int or found != size.before:
-            raise CheckpointError(
-                f"the removal plan sets {size.attribute} of {size.module}, {size.before}; the model has "
-                f"{found or 'none'}: it is another architecture"
-            )
 
 
 def _fold(module: nn.Module, fold: Fold) -> None:
@@ -172,11 +185,10 @@ def _renorm(module: nn.Module, norm: Renorm) -> None:
 def _replace(module: nn.Module, kept: Mapping[str, Mapping[int, Tensor]]) -> None:
     """Put a smaller tensor in every place that held the old one, so that tied weights stay tied."""
     tensors = named_tensors(module)
-    places: dict[int, list[tuple[dict[str, Any], str]]] = {}
+    places: dict[int, list[tuple[nn.Module, str]]] = {}
     for child in module.modules():
-        for store in (child._parameters, child._buffers):
-            for key, tensor in store.items():
-                places.setdefault(id(tensor), []).append((store, key))
+        for key, tensor in (*child._parameters.items(), *child._buffers.items()):
+            places.setdefault(id(tensor), []).append((child, key))
     for name, dims in kept.items():
         old = tensors[name]
         new = old.detach()
@@ -184,5 +196,8 @@ def _replace(module: nn.Module, kept: Mapping[str, Mapping[int, Tensor]]) -> Non
             new = new.index_select(dim, positions.to(new.device))
         if isinstance(old, nn.Parameter):
             new = nn.Parameter(new, requires_grad=old.requires_grad)
-        for store, key in places[id(old)]:
-            store[key] = new  # type: ignore[assignment]
+        for child, key in places[id(old)]:
+            if isinstance(new, nn.Parameter):
+                child._parameters[key] = new
+            else:
+                child._buffers[key] = new

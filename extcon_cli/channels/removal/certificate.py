@@ -15,7 +15,7 @@ from torch import nn
 
 from extcon_cli.channels.compare import EXACT, EXACT_DOUBLE, ROUNDED, Inputs
 from extcon_cli.channels.removal.apply import remove
-from extcon_cli.channels.removal.rewrites import RemovalPlan
+from extcon_cli.channels.removal.rewrites import RemovalPlan, Rewrite
 from extcon_cli.channels.verification import Verification, both_in_double, measure
 from extcon_cli.errors import GateError
 
@@ -26,7 +26,7 @@ class Certificate(Verification):
 
     before: str  # sha256 of the weights that were shrunk
     after: str  # sha256 of the smaller model's weights
-    rewrites: tuple[dict[str, Any], ...]  # each change of the plan with the rule that allowed it
+    rewrites: tuple[Rewrite, ...]  # each change of the plan with the rule that allowed it
 
     @property
     def exact(self) -> bool:
@@ -53,7 +53,7 @@ class Certificate(Verification):
             "tolerance": {"float32": EXACT, "float64": EXACT_DOUBLE},
             "before": self.before,
             "after": self.after,
-            "rewrites": list(self.rewrites),
+            "rewrites": [asdict(rewrite) for rewrite in self.rewrites],
             **measured,
         }
 
@@ -88,7 +88,7 @@ def certify(
         evaluation=found.evaluation,
         before=weights_hash(before),
         after=weights_hash(after),
-        rewrites=tuple(plan.rewrites()),
+        rewrites=plan.rewrites(),
     )
 
 

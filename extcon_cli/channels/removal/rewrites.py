@@ -95,6 +95,15 @@ class Renorm:
 
 
 @dataclass(frozen=True)
+class Rewrite:
+    """One change of a plan for a reader: the rule that allows it, where it is made, how many channels it concerns."""
+
+    rule: str
+    where: str
+    channels: int
+
+
+@dataclass(frozen=True)
 class RemovalPlan:
     """Cuts, folds, merges, sizes, norms. Carried out together, they leave every output of the model as it was."""
 
@@ -104,21 +113,20 @@ class RemovalPlan:
     merges: tuple[Merge, ...] = ()
     norms: tuple[Renorm, ...] = ()
 
-    def rewrites(self) -> list[dict[str, Any]]:
+    def rewrites(self) -> tuple[Rewrite, ...]:
         """Every change, with the rule that allows it."""
-        return [
-            *({"rule": "cut: constant for all that read it, zero or moved",
-               "where": f"{cut.parameter}, dimension {cut.dim}",
-               "channels": sum(stop - start for start, stop in cut.removed)} for cut in self.cuts),
-            *({"rule": "fold: a constant read without padding is a bias", "where": fold.bias,
-               "channels": len(fold.channels)} for fold in self.folds),
-            *({"rule": "merge: constants are multiples of one that stays", "where": merge.weight,
-               "channels": len(merge.channels)} for merge in self.merges),
-            *({"rule": "size: by which the code lays channels out", "where": f"{size.module}.{size.attribute}",
-               "channels": size.before - size.after} for size in self.sizes),
-            *({"rule": "norm: a mean square over fewer channels is a multiple of what it was", "where": norm.weight,
-               "channels": norm.before - norm.after} for norm in self.norms),
-        ]  # fmt: skip
+        cut = "cut: constant for all that read it, zero or moved"
+        fold = "fold: a constant read without padding is a bias"
+        merge = "merge: constants are multiples of one that stays"
+        size = "size: by which the code lays channels out"
+        norm = "norm: a mean square over fewer channels is a multiple of what it was"
+        return (
+            *(Rewrite(cut, f"{each.parameter}, dimension {each.dim}", each.size - each.left) for each in self.cuts),
+            *(Rewrite(fold, each.bias, len(each.channels)) for each in self.folds),
+            *(Rewrite(merge, each.weight, len(each.channels)) for each in self.merges),
+            *(Rewrite(size, f"{each.module}.{each.attribute}", each.before - each.after) for each in self.sizes),
+            *(Rewrite(norm, each.weight, each.before - each.after) for each in self.norms),
+        )
 
     def to_json(self) -> dict[str, Any]:
         """The plan as plain lists and dicts."""

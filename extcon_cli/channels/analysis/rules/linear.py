@@ -55,6 +55,7 @@ class LinearMap:
 
 
 def _padded(op: Operator) -> bool:
+    """Whether a convolution reads zeros beyond the borders."""
     padding = op.value("padding")
     return padding == "same" if isinstance(padding, str) else any(op.integers("padding"))
 

@@ -59,6 +59,7 @@ def say(op: FlowOperator) -> Value:
 
 
 def _draws(op: Operator) -> bool:
+    """Whether it draws random numbers, as dropout in training mode does."""
     return op.name in DROPOUT and op.flag("train")
 
 
@@ -114,6 +115,7 @@ def prelu(op: FlowOperator) -> Value:
 
 
 def _join(op: FlowOperator, axes: list[Axis | None]) -> Axis | None:
+    """The axis of the result where these meet: of a product, one at zero is enough; of a sum, all have to be."""
     carrying = tie_all(op, axes)
     if len(carrying) < 2:
         return carrying[0] if carrying else None
