@@ -17,7 +17,7 @@ from extcon_cli.channels.removal.certificate import Certificate, certify, weight
 from extcon_cli.channels.removal.classify import GroupStatus, classify
 from extcon_cli.channels.removal.exact import Masks, Removal, remove_zeros
 from extcon_cli.channels.removal.plan import plan_removal
-from extcon_cli.channels.removal.rewrites import RemovalPlan
+from extcon_cli.channels.removal.rewrites import RemovalPlan, Rewrite
 from extcon_cli.channels.verification import Verification, verify
 
 __all__ = [
@@ -30,6 +30,7 @@ __all__ = [
     "Masks",
     "Removal",
     "RemovalPlan",
+    "Rewrite",
     "Slice",
     "Verification",
     "certify",
