@@ -24,6 +24,17 @@ class Slope:
     t: float  # above 2: the loss falls, beyond its noise
 
 
+@dataclass(frozen=True)
+class UnitCounts:
+    """Units of one layer by what they do on the training data."""
+
+    dead: int
+    """Give one constant."""
+    nearly: int
+    """Leave their lowest value for under 1 % of the data."""
+    units: int
+
+
 def slope(losses: Sequence[float]) -> Slope:
     """Of losses one step apart; at least 3."""
     y = torch.tensor(losses, dtype=torch.float64)
@@ -36,10 +47,8 @@ def slope(losses: Sequence[float]) -> Slope:
 
 
 @torch.no_grad()
-def dead_units(extended: Extended, inputs: Callable[[], Iterable[Any]]) -> dict[str, dict[str, int]]:
-    """Of each site: `dead` channels, whose activation is one constant over all samples and places; `nearly` dead
-    ones, which leave their lowest value for under 1 % of them; `units` in all. Two passes over the inputs.
-    """
+def dead_units(extended: Extended, inputs: Callable[[], Iterable[Any]]) -> dict[str, UnitCounts]:
+    """The channels of each site, over all samples and places. Two passes over the inputs."""
     low: dict[str, Tensor] = {}
     off: dict[str, Tensor] = {}
     seen: dict[str, int] = {}
@@ -54,11 +63,11 @@ def dead_units(extended: Extended, inputs: Callable[[], Iterable[Any]]) -> dict[
     for look in (lowest, count):
         _watch(extended, inputs(), look)
     return {
-        site.name: {
-            "dead": int((off[site.name] == 0).sum()),
-            "nearly": int(((off[site.name] > 0) & (off[site.name] < RARE * seen[site.name])).sum()),
-            "units": site.width,
-        }
+        site.name: UnitCounts(
+            dead=int((off[site.name] == 0).sum()),
+            nearly=int(((off[site.name] > 0) & (off[site.name] < RARE * seen[site.name])).sum()),
+            units=site.width,
+        )
         for site in extended.sites
     }
 

@@ -21,9 +21,11 @@ def bypass(
     device: o.DeviceOption = None,
     resume: o.ResumeOption = False,
     force: o.ForceOption = False,
-    go_on: Annotated[
-        bool, typer.Option("--go-on", metavar=o.FLAG, help="Bypass whatever the probe predicts, by every extension.")
+    ignore_probe: Annotated[
+        bool,
+        typer.Option("--ignore-probe", metavar=o.FLAG, help="Bypass whatever the probe predicts, by every extension."),
     ] = False,
+    go_on: Annotated[bool, typer.Option("--go-on", hidden=True, help="The former name of --ignore-probe.")] = False,
     as_json: o.JsonOption = False,
     quiet: o.QuietOption = False,
     report: o.ReportOption = None,
@@ -36,7 +38,7 @@ def bypass(
 
     Example: `extcon bypass sample_models/digits_mlp_stalled.pt`
 
-    Example: `extcon bypass model.pt --set bypass.extensions=[widen] --go-on --json`
+    Example: `extcon bypass model.pt --set bypass.extensions=[widen] --ignore-probe --json`
     """
     o.check_checkpoint(checkpoint)
     output = out or checkpoint.with_name(f"{checkpoint.stem}.bypassed.safetensors")
@@ -58,7 +60,7 @@ def bypass(
             device=device,
             resume=resume,
             force=overwrite,
-            go_on=go_on,
+            ignore_probe=ignore_probe or go_on,
             require_gain=require_gain,
             trust=o.trust(trust_code, trust_pickle, resolved),
             emit=emit,

@@ -1,33 +1,40 @@
-"""`extcon bypass`: diagnose, probe, extend and contract, and compare with going on (DESIGN.md, section 2).
+"""`extcon bypass`: diagnose, then extend, train and contract by each strategy, and keep the best.
 
-The result is the best of theta*, the baseline and the extended ways by the loss on the validation data. Controls are
-compared with and never chosen. `cycles` repeats all of it from the best so far.
+The result is the best of theta*, the baseline and the extensions by the loss on the validation data. Controls are
+compared with and never chosen. Each further cycle begins at the best so far.
 """
 
 from __future__ import annotations
 
-import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
-from extcon_cli import __version__
-from extcon_cli.bypass.strategies import EXTENSIONS
+from extcon_cli.bypass.strategies import BASELINE, CONTROLS, EXTENSIONS
 from extcon_cli.checkpoint.trust import UNTRUSTED, Trust
-from extcon_cli.checkpoint.write import check_writable, write
-from extcon_cli.errors import DataError, GateError, Interrupted
-from extcon_cli.events import Emit, RunStarted, Saved, ignore
-from extcon_cli.pipelines.comparison import Comparison, way_of
-from extcon_cli.pipelines.output import data_metadata, widths
-from extcon_cli.pipelines.phase import tee_events
-from extcon_cli.pipelines.prepare import prepare
-from extcon_cli.recipe.load import to_dict
-from extcon_cli.recipe.schema import Recipe
-from extcon_cli.report.bypass_results import NO_GAIN, BypassRecord, BypassResult
+from extcon_cli.errors import DataError, GateError
+from extcon_cli.events import Emit, Noted, ignore
+from extcon_cli.pipelines.branch import BranchOutcome, follow
+from extcon_cli.pipelines.diagnosis import diagnose, probed
+from extcon_cli.pipelines.output import widths
+from extcon_cli.pipelines.prepare import Prepared
+from extcon_cli.pipelines.run import Run, start_run
+from extcon_cli.pipelines.stalled import Stalled, stalled_model
+from extcon_cli.recipe.schema import BypassSpec, Recipe
+from extcon_cli.report.bypass_results import (
+    NO_GAIN,
+    THETA,
+    Branch,
+    BranchRecord,
+    BypassHistory,
+    BypassRecord,
+    BypassResult,
+    Diagnosis,
+)
+from extcon_cli.report.document import evidence
+from extcon_cli.report.numbers import percent
+from extcon_cli.report.records import PhaseRecord
 from extcon_cli.report.serialise import from_json, to_json
-from extcon_cli.training.device import create_accelerator
-from extcon_cli.training.interrupt import graceful
-from extcon_cli.training.run_directory import RunDirectory
 
 
 def bypass(
@@ -38,66 +45,149 @@ def bypass(
     device: str | None = None,
     resume: bool = False,
     force: bool = False,
-    go_on: bool = False,
+    ignore_probe: bool = False,
     require_gain: bool = False,
     trust: Trust = UNTRUSTED,
     emit: Emit = ignore,
 ) -> BypassResult:
-    """Bypass where a checkpoint is stalled, and write the best model to `output`; the result document.
+    """Bypass where a checkpoint is stalled, and write the best model to `output`.
 
     Args:
-        go_on: though the probe predicts no gain.
+        ignore_probe: by every extension, though the probe predicts no gain.
         require_gain: GateError, and nothing written, where no extended model is the best.
         the others: as in `prune`.
     """
-    began = time.monotonic()
-    check_writable(output, force)
-    accelerator = create_accelerator(device, "no")
-    torch.manual_seed(recipe.seed)
-    prepared = prepare(recipe, checkpoint, trust=trust)
-    assert prepared.opened is not None
+    with start_run(
+        "bypass", recipe, checkpoint, output=output, device=device, resume=resume, force=force, trust=trust, emit=emit,
+        check=_check_validation,
+    ) as run:  # fmt: skip
+        stalled = stalled_model(run.prepared, run.accelerator, run.emit, run.stop)
+        state = _resumed(run) or _diagnosed(run, stalled)
+        run.emit(Noted(evidence(state.diagnosis)))
+        ends = [_theta(stalled), *state.ends]
+        wanted = _wanted(run, state.diagnosis, ignore_probe)
+        for cycle in range(1, stalled.spec.cycles + 1):
+            start = best(ends, before=cycle)
+            for branch in (Branch(name, cycle) for name in wanted):
+                if branch not in {end.record.branch for end in ends}:
+                    ends.append(_followed(run, stalled, branch, start, BypassState(state.diagnosis, tuple(ends[1:]))))
+        chosen = best(ends)
+        original, module = stalled.model(stalled.theta), stalled.model(chosen.weights or stalled.theta)
+        before, after = run.stats(original), run.stats(module)
+    if require_gain and chosen.record.branch.strategy not in EXTENSIONS:
+        raise GateError(f"no gain: the best on the validation data is {chosen.record.branch}; nothing was written")
+    tried = [end.record for end in ends[1:]]
+    done = BypassRecord(
+        before=before,
+        after=after,
+        verdict=str(chosen.record.branch) if tried else NO_GAIN,
+        validation={str(end.record.branch): end.record.loss for end in ends if end.record.loss is not None},
+        diagnosis=state.diagnosis,
+        certificate={str(record.branch): record.certificate for record in tried if record.certificate is not None},
+    )
+    original, module = original.cpu(), module.cpu()
+    run.write(module, done)
+    return BypassResult(
+        **vars(done),
+        run=run.facts(),
+        layers=widths(original, module, run.input_shape),
+        history=BypassHistory(tuple(record.history for record in tried)),
+    )
+
+
+def strategies(spec: BypassSpec) -> tuple[str, ...]:
+    """What the recipe asks for, in order."""
+    return (*((BASELINE, *spec.controls) if spec.baseline else ()), *spec.extensions)
+
+
+def best(ends: Sequence[BranchOutcome], before: int | None = None) -> BranchOutcome:
+    """The one with the least validation loss, of the cycles `before` one. Controls do not count."""
+    counted = [
+        (end.record.loss, place)
+        for place, end in enumerate(ends)
+        if end.record.loss is not None
+        and end.record.branch.strategy not in CONTROLS
+        and (before is None or end.record.branch.cycle < before)
+    ]
+    return ends[min(counted)[1]]
+
+
+@dataclass(frozen=True)
+class BypassState:
+    """What a run keeps beside the branch that is under way."""
+
+    diagnosis: Diagnosis
+    ends: tuple[BranchOutcome, ...] = ()
+
+    def to_payload(self, seconds: Mapping[str, float]) -> dict[str, object]:
+        """As a run directory keeps it."""
+        ends = [{"record": to_json(end.record), "weights": end.weights} for end in self.ends]
+        return {"diagnosis": to_json(self.diagnosis), "ends": ends, "seconds": dict(seconds)}
+
+
+def _check_validation(prepared: Prepared) -> None:
     if not len(prepared.data.validation):
         raise DataError("bypass chooses by validation data: set data.validation above 0")
-    run = RunDirectory(
-        Path(f"{output}.run"), prepared.recipe, {"command": "bypass", "checkpoint": prepared.opened.checkpoint.sha256}
+
+
+def _theta(stalled: Stalled) -> BranchOutcome:
+    """theta* as a candidate: the end of no training."""
+    loss = stalled.metrics(stalled.model(stalled.theta), "validation")["loss"]
+    return BranchOutcome(BranchRecord(THETA, loss, PhaseRecord(str(THETA), (), ()), None), stalled.theta)
+
+
+def _diagnosed(run: Run, stalled: Stalled) -> BypassState:
+    with run.phase("probe", "Probing in miniature", len(probed(stalled)) * stalled.spec.probe.steps, "step"):
+        state = BypassState(diagnose(stalled))
+    run.directory.save("diagnosis", {"more": state.to_payload(run.seconds)})
+    return state
+
+
+def _resumed(run: Run) -> BypassState | None:
+    """What a run that was interrupted had done."""
+    if run.resume_state is None:
+        return None
+    kept = run.resume_state.payload["more"]
+    run.seconds.update(kept["seconds"])
+    ends = (BranchOutcome(from_json(BranchRecord, end["record"]), end["weights"]) for end in kept["ends"])
+    return BypassState(from_json(Diagnosis, kept["diagnosis"]), tuple(ends))
+
+
+def _wanted(run: Run, diagnosis: Diagnosis, ignore_probe: bool) -> tuple[str, ...]:
+    """The strategies that are worth following; none where no gain is to be expected."""
+    asked = strategies(run.recipe.bypass)
+    if ignore_probe:
+        return asked
+    if not diagnosis.predicted:
+        text = f"no gain is to be expected: stopped (--ignore-probe bypasses all the same){_instead(run, diagnosis)}"
+        run.emit(Noted(text, warning=True))
+        return ()
+    if diagnosis.excluded:
+        names = ", ".join(diagnosis.excluded)
+        run.emit(Noted(f"left out, far behind in the probe: {names} (--ignore-probe tries them all)"))
+    return tuple(name for name in asked if name not in diagnosis.excluded)
+
+
+def _instead(run: Run, diagnosis: Diagnosis) -> str:
+    """What the probe found to help in place of an extension."""
+    spec, lowered = run.recipe.bypass.probe, diagnosis.probe.get("lr_drop")
+    if lowered is None or lowered.gain < max(spec.gain, 2 * lowered.error):
+        return ""
+    return f"; {spec.lr_drop:g} of the learning rate would gain {percent(lowered.gain)}"
+
+
+def _followed(run: Run, stalled: Stalled, branch: Branch, start: BranchOutcome, state: BypassState) -> BranchOutcome:
+    """One branch, from the best of the cycles before."""
+    kept = run.resume_state
+    assert start.weights is not None
+    end = follow(
+        stalled,
+        branch,
+        start.weights,
+        directory=run.directory,
+        resume_state=kept.payload if kept is not None and kept.phase == str(branch) else None,
+        rest=lambda: state.to_payload(run.seconds),
     )
-    resume_state = run.begin(resume=resume)
-    emit = tee_events(emit, run)
-    emit(RunStarted("bypass", str(checkpoint), str(output), str(accelerator.device), recipe.seed))
-    with graceful() as stop:
-        job = Comparison(prepared, accelerator, run, emit, stop)
-        try:
-            job.compare(resume_state, go_on=go_on)
-            kind = job.best()
-            before, after = (job.figures(job.states[name]) for name in ("theta*", kind))
-        except KeyboardInterrupt as error:
-            raise Interrupted(
-                f"interrupted; the state is kept in {run.path}: repeat the command with --resume to go on"
-            ) from error
-    if require_gain and way_of(kind) not in EXTENSIONS:
-        raise GateError(f"no gain: the best on the validation data is {kind}; nothing was written")
-    done = {
-        "command": "bypass",
-        "version": __version__,
-        "before": before,
-        "after": after,
-        "verdict": kind if job.branches else NO_GAIN,
-        "validation": job.losses,
-        "diagnosis": job.diagnosis,
-        "certificate": {name: branch["certificate"] for name, branch in job.branches.items() if branch["certificate"]},
-    }
-    original, module = job.model("theta*").cpu(), job.model(kind).cpu().eval()
-    write(output, module, data_metadata(prepared, from_json(BypassRecord, done)), force=force)
-    emit(Saved(str(output)))
-    document = {
-        **done,
-        "checkpoint": str(checkpoint),
-        "output": str(output),
-        "recipe": to_dict(prepared.recipe),
-        "seed": recipe.seed,
-        "device": str(accelerator.device),
-        "layers": [to_json(layer) for layer in widths(original, module, job.input_shape)],
-        "history": {"phases": [branch["history"] for branch in job.branches.values()]},
-        "seconds": {**job.seconds, "total": time.monotonic() - began},
-    }
-    return from_json(BypassResult, document)
+    if end.seconds is not None:
+        run.seconds[str(branch)] = end.seconds
+    return end

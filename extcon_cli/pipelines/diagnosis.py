@@ -7,15 +7,26 @@ before it is contracted tells nothing: it gained 14 to 45 % on ten seeds, of whi
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
-from extcon_cli.bypass.plateau import slope
-from extcon_cli.errors import UsageError
+from extcon_cli.bypass.extension import extend
+from extcon_cli.bypass.plateau import UnitCounts, dead_units, slope
+from extcon_cli.bypass.strategies import BASELINE, CONTROLS, STRATEGIES
+from extcon_cli.bypass.strategies.base import PhaseSteps, StrategyContext
+from extcon_cli.bypass.strategies.revive import constant_units
+from extcon_cli.bypass.units import units
+from extcon_cli.errors import GateError, TraceError, UsageError
+from extcon_cli.events import Progress
+from extcon_cli.pipelines.phase import PROGRESS_EVERY
+from extcon_cli.pipelines.phased import phased_training
+from extcon_cli.pipelines.stalled import Stalled
+from extcon_cli.report.bypass_results import DeadUnits, Diagnosis, GradientNorm, LossSlope, ProbeGain
+from extcon_cli.training.objective import per_sample_loss
 
 STALLED_T, STALLED_SLOPE = 2.0, 0.05
 """Of a window of losses: a t statistic, or a share of the loss in 1000 steps, under which it counts as stalled."""
@@ -26,70 +37,82 @@ and the loss that jumps when they begin anew and falls back would look like prog
 
 @dataclass(frozen=True)
 class Trial:
-    """A short run of one way."""
+    """A short run of one strategy."""
 
     training: list[float]  # the loss of each step
     validation: Tensor  # (N,) the loss of each sample at its end, back in the original architecture
 
 
-def diagnose(
-    trials: Mapping[str, Callable[[], Trial | str]],
-    dead: dict[str, dict[str, int]],
-    gradient: tuple[float, float],
-    *,
-    least_gain: float,
-) -> dict[str, Any]:
-    """Slope of going on, dead units, gradient norm, and what each extension gains over going on in a few steps.
+@dataclass(frozen=True)
+class Refusal:
+    """A strategy that the model does not allow, or that gave no model."""
 
-    Args:
-        trials: "baseline", "lr_drop" and the extensions, of equal length, on the same batches; a text says why one
-            cannot be made.
-        dead: of each layer its units, those dead, and those nearly so.
-        gradient: ||g|| and ||theta|| of the training loss.
-        least_gain: share of the loss, and at least twice its standard error, from which on a gain is predicted.
+    reason: str
 
-    Returns the evidence; `behind` are the extensions that the best leaves behind by more than their errors.
+
+def probed(stalled: Stalled) -> tuple[str, ...]:
+    """The strategies that a diagnosis tries: going on, at a lowered rate too, and the recipe's extensions."""
+    return (BASELINE, "lr_drop", *stalled.spec.extensions)
+
+
+def diagnose(stalled: Stalled) -> Diagnosis:
+    """The whole run in miniature, on copies and the same batches; dead units and the gradient at theta*.
 
     Raises: UsageError (no extension of this model).
     """
-    ended = {name: make() for name, make in trials.items()}
-    base = ended["baseline"]
-    if isinstance(base, str):
-        raise UsageError(f"the model cannot be trained on: {base}")
-    probe = {name: _against(base, trial) for name, trial in ended.items() if isinstance(trial, Trial)}
-    refused = {name: trial for name, trial in ended.items() if isinstance(trial, str)}
-    extensions = [name for name in probe if name not in ("baseline", "lr_drop")]
+    module = stalled.model(stalled.theta)
+    dead = _dead(stalled, module)
+    gradient = gradient_norm(module, (stalled.loss(module, batch) for batch in stalled.batches()))
+    context = _in_miniature(stalled)
+    trials = {name: _try(stalled, name, context, place) for place, name in enumerate(probed(stalled))}
+    return conclude(trials, dead, gradient, least_gain=stalled.spec.probe.gain)
+
+
+def conclude(
+    trials: Mapping[str, Trial | Refusal],
+    dead: Mapping[str, DeadUnits],
+    gradient: GradientNorm,
+    *,
+    least_gain: float,
+) -> Diagnosis:
+    """Slope of going on, dead units, gradient norm, and what each extension gains over going on in a few steps.
+
+    Args:
+        trials: of going on, of controls and of the extensions, of equal length, on the same batches.
+        dead: by layer.
+        least_gain: share of the loss, and at least twice its standard error, from which on a gain is predicted.
+
+    Raises: UsageError (no extension of this model).
+    """
+    base = trials[BASELINE]
+    if isinstance(base, Refusal):
+        raise UsageError(f"the model cannot be trained on: {base.reason}")
+    probe = {name: _against(base, trial) for name, trial in trials.items() if isinstance(trial, Trial)}
+    refused = {name: trial.reason for name, trial in trials.items() if isinstance(trial, Refusal)}
+    extensions = [name for name in probe if name != BASELINE and name not in CONTROLS]
     if not extensions:
         raise UsageError(f"no extension of this model: {'; '.join(f'{k}: {v}' for k, v in refused.items())}")
-    sure = [name for name in extensions if probe[name]["gain"] > 2 * probe[name]["error"]]
-    best = max(sure or extensions, key=lambda name: probe[name]["gain"])
-    reach = probe[best]["gain"] - 2 * probe[best]["error"]
+    sure = [name for name in extensions if probe[name].gain > 2 * probe[name].error]
+    best = max(sure or extensions, key=lambda name: probe[name].gain)
+    reach = probe[best].gain - 2 * probe[best].error
     found = slope(base.training[len(base.training) // SETTLING :])
-    size, weights = gradient
-    return {
-        "slope": asdict(found),
-        "stalled": found.t < STALLED_T or found.relative < STALLED_SLOPE,
-        "dead": dead,
-        "gradient": {"norm": size, "of_weights": size / max(weights, 1e-30)},
-        "probe": probe,
-        "refused": refused,
-        "probed": best,
-        "gain": probe[best]["gain"],
-        "gain_error": probe[best]["error"],
-        "predicted": best in sure and probe[best]["gain"] >= least_gain,
-        "behind": [name for name in extensions if probe[name]["gain"] + 2 * probe[name]["error"] < reach],
-    }
+    return Diagnosis(
+        slope=LossSlope(found.relative, found.t),
+        stalled=found.t < STALLED_T or found.relative < STALLED_SLOPE,
+        dead=dead,
+        gradient=gradient,
+        probe=probe,
+        refused=refused,
+        probed=best,
+        gain=probe[best].gain,
+        gain_error=probe[best].error,
+        predicted=best in sure and probe[best].gain >= least_gain,
+        excluded=tuple(name for name in extensions if probe[name].gain + 2 * probe[name].error < reach),
+    )
 
 
-def _against(base: Trial, trial: Trial) -> dict[str, float]:
-    """Validation loss, relative gain over the baseline, and its standard error over the samples, taken in pairs."""
-    gaps, scale = base.validation - trial.validation, float(base.validation.mean().abs().clamp_min(1e-30))
-    error = float(gaps.std()) / math.sqrt(len(gaps)) / scale if len(gaps) > 1 else math.inf
-    return {"loss": float(trial.validation.mean()), "gain": float(gaps.mean()) / scale, "error": error}
-
-
-def gradient_norm(module: nn.Module, losses: Iterable[Tensor]) -> tuple[float, float]:
-    """||mean gradient|| of these losses, and ||theta||."""
+def gradient_norm(module: nn.Module, losses: Iterable[Tensor]) -> GradientNorm:
+    """||mean gradient|| of these losses, also as a share of ||theta||."""
     weights = [p for p in module.parameters() if p.requires_grad]
     total = [torch.zeros_like(p) for p in weights]
     number = 0
@@ -99,5 +122,53 @@ def gradient_norm(module: nn.Module, losses: Iterable[Tensor]) -> tuple[float, f
             if new is not None:
                 held.add_(new)
         number += 1
-    size = torch.stack([held.norm() for held in total]).norm() / max(number, 1)
-    return float(size), float(torch.stack([p.detach().norm() for p in weights]).norm())
+    norm = float(torch.stack([held.norm() for held in total]).norm() / max(number, 1))
+    theta = float(torch.stack([p.detach().norm() for p in weights]).norm())
+    return GradientNorm(norm, norm / max(theta, 1e-30))
+
+
+def _against(base: Trial, trial: Trial) -> ProbeGain:
+    """Validation loss, relative gain over the baseline, and its standard error over the samples, taken in pairs."""
+    gaps, scale = base.validation - trial.validation, float(base.validation.mean().abs().clamp_min(1e-30))
+    error = float(gaps.std()) / math.sqrt(len(gaps)) / scale if len(gaps) > 1 else math.inf
+    return ProbeGain(float(trial.validation.mean()), float(gaps.mean()) / scale, error)
+
+
+def _in_miniature(stalled: Stalled) -> StrategyContext:
+    """Half of the probe's steps are opt_1, a quarter opt_2. `radius` contracts: it needs no time to find its way."""
+    context, steps = stalled.context(stalled.theta), stalled.spec.probe.steps
+    radius = replace(context.settings.contraction, method="radius")
+    phases = PhaseSteps(steps - 2 * (steps // 4), steps // 4, steps // 4)
+    return replace(context, phases=phases, settings=replace(context.settings, contraction=radius))
+
+
+def _try(stalled: Stalled, name: str, context: StrategyContext, place: int) -> Trial | Refusal:
+    """A short run of a strategy, the `place`-th of the probe."""
+    try:
+        strategy = STRATEGIES[name](context)
+        training = phased_training(stalled, name, strategy)
+        losses, shown = [], 0.0
+        for step in training.trainer:
+            stalled.stop.check()
+            training.after_step(step)
+            losses.append(step.loss)
+            if step.last or time.monotonic() - shown >= PROGRESS_EVERY:
+                stalled.emit(Progress("probe", place * step.total + training.trainer.done))
+                shown = time.monotonic()
+        module = strategy.contract().module
+    except (GateError, TraceError, UsageError) as error:
+        return Refusal(str(error))
+    loader = stalled.prepared.data.eval_loader("validation", device=stalled.accelerator.device)
+    return Trial(torch.stack(losses).tolist(), per_sample_loss(module.eval(), loader, stalled.prepared.recipe.task))
+
+
+def _dead(stalled: Stalled, module: nn.Module) -> dict[str, DeadUnits]:
+    """Dead units by activation; by channel group where the model's forward pass cannot be rewritten."""
+    counts: Mapping[str, UnitCounts]
+    try:
+        extended = extend(module, stalled.example)
+    except (GateError, TraceError, UsageError):
+        counts = constant_units(module, units(module, stalled.channels), stalled.inputs())
+    else:
+        counts = dead_units(extended, lambda: (x for (x,) in stalled.inputs()))
+    return {name: DeadUnits(**asdict(count)) for name, count in counts.items()}

@@ -8,14 +8,15 @@ import torch
 
 from extcon_cli.channels import ChannelGroup, channel_groups, classify, coverage
 from extcon_cli.checkpoint.trust import UNTRUSTED, Trust
-from extcon_cli.pipelines.comparison import diagnosis
+from extcon_cli.pipelines.diagnosis import diagnose
 from extcon_cli.pipelines.open import open_model
 from extcon_cli.pipelines.prepare import Prepared, prepare
+from extcon_cli.pipelines.stalled import stalled_model
 from extcon_cli.recipe.schema import Recipe
 from extcon_cli.report.bypass_results import Diagnosis
 from extcon_cli.report.measure import layers, measure
 from extcon_cli.report.results import GroupSummary, InspectResult
-from extcon_cli.report.serialise import from_json
+from extcon_cli.training.device import create_accelerator
 
 
 def inspect(
@@ -63,8 +64,9 @@ def inspect(
 
 
 def _diagnosis(prepared: Prepared, device: str | None) -> Diagnosis:
-    """Whether the model is stalled, and what an extension would gain."""
-    return from_json(Diagnosis, diagnosis(prepared, device=device))
+    """Whether the model is stalled, and what an extension would gain, as `bypass` finds it."""
+    torch.manual_seed(prepared.recipe.seed)
+    return diagnose(stalled_model(prepared, create_accelerator(device, "no")))
 
 
 def _saved(group: ChannelGroup, sizes: dict[str, tuple[int, ...]]) -> int:

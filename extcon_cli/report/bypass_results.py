@@ -7,10 +7,25 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from extcon_cli.report.records import LayerWidth, ModelStats, PhaseRecord, Record, Result, RunFacts
-from extcon_cli.report.serialise import INLINE, OPTIONAL
+from extcon_cli.report.serialise import INLINE, OPTIONAL, key
 
 NO_GAIN = "no gain expected"
 """The verdict of a bypass that its probe has stopped."""
+
+
+@dataclass(frozen=True)
+class Branch:
+    """A strategy in one of the cycles. Results and reports name it "diag", and "diag 2" in the second cycle."""
+
+    strategy: str
+    cycle: int = 1
+
+    def __str__(self) -> str:
+        return self.strategy if self.cycle <= 1 else f"{self.strategy} {self.cycle}"
+
+
+THETA = Branch("theta*", 0)
+"""Where the first cycle begins."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +79,7 @@ class Diagnosis:
     gain_error: float
     predicted: bool
     """Is a gain expected?"""
-    behind: tuple[str, ...]
+    excluded: tuple[str, ...] = field(metadata=key("behind"))
     """Extensions that the best leaves behind by more than their errors."""
 
 
@@ -85,6 +100,18 @@ class BranchCertificate:
     difference_after_contraction: float | None = field(default=None, metadata=OPTIONAL)
     restarts: int | None = field(default=None, metadata=OPTIONAL)
     """How often its loss was not finite; None: never."""
+
+
+@dataclass(frozen=True)
+class BranchRecord:
+    """A branch that has ended."""
+
+    branch: Branch
+    loss: float | None
+    """On the validation data. None: it gave no model."""
+    history: PhaseRecord
+    certificate: BranchCertificate | None
+    """None: nothing was extended."""
 
 
 @dataclass(frozen=True)

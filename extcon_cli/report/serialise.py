@@ -81,6 +81,8 @@ def _build(hint: Any, value: Any) -> Any:
         return None if value is None else _build(next(a for a in arguments if a is not NoneType), value)
     if is_dataclass(hint):
         return _dataclass(hint, value)
+    if hint is float and value is None:  # it was not finite
+        return math.nan
     if origin is tuple:
         return tuple(_build(arguments[0], item) for item in value)
     if origin in MAPPINGS:

@@ -12,7 +12,7 @@ from torch.nn import functional
 from extcon_cli.bypass.attach import Bypass
 from extcon_cli.bypass.contraction import ContractionSchedule, ContractionSettings, Method, comeback, project
 from extcon_cli.bypass.extension import extend
-from extcon_cli.bypass.plateau import dead_units, slope
+from extcon_cli.bypass.plateau import UnitCounts, dead_units, slope
 from extcon_cli.bypass.psi import Rectified
 from extcon_cli.channels.compare import EXACT
 from extcon_cli.errors import TraceError, UsageError
@@ -179,8 +179,8 @@ def test_dead_units_are_counted_and_those_that_hardly_fire() -> None:
     x = torch.randn(500, 6)
     x[0, 0] = 10.0  # the one input at which unit 3 fires
     found = dead_units(extended, lambda: [x])
-    assert found["_1"] == {"dead": 3, "nearly": 1, "units": 8}
-    assert found["_3"]["dead"] == 0
+    assert found["_1"] == UnitCounts(dead=3, nearly=1, units=8)
+    assert found["_3"].dead == 0
 
 
 @pytest.mark.parametrize("shape", [(5, 8), (3, 8, 6, 7), (3, 8, 2, 2), (2, 8, 9)])

@@ -54,8 +54,11 @@ def test_inspect_with_data_gives_the_diagnosis(extcon: Extcon, stalled: Path) ->
     assert "diagnosis" not in extcon("inspect", "digits_mlp_stalled.pt", "--json").document
 
 
-def test_go_on_and_force_are_two_things(extcon: Extcon, stalled: Path) -> None:
+def test_ignore_probe_and_force_are_two_things(extcon: Extcon, stalled: Path) -> None:
     hopeless = ("--set", "bypass.probe.gain=0.999", "--set", "bypass.extensions=[revive]", "--json")
-    assert extcon("bypass", "digits_mlp_stalled.pt", *hopeless, "--go-on").document["verdict"] == "revive"
-    assert extcon("bypass", "digits_mlp_stalled.pt", *hopeless, "--go-on").code == 2  # the output exists
+    assert extcon("bypass", "digits_mlp_stalled.pt", *hopeless, "--ignore-probe").document["verdict"] == "revive"
+    assert extcon("bypass", "digits_mlp_stalled.pt", *hopeless, "--ignore-probe").code == 2  # the output exists
+    renamed = extcon("bypass", "digits_mlp_stalled.pt", *hopeless, "--go-on", "--force")
+    assert renamed.document["verdict"] == "revive"
+    assert "--go-on" not in extcon("bypass", "--help").out
     assert extcon("bypass", "digits_mlp_stalled.pt", *hopeless, "--force").document["verdict"] == "no gain expected"

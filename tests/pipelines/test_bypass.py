@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,11 @@ from extcon_cli.checkpoint.trust import Trust
 from extcon_cli.errors import GateError, Interrupted
 from extcon_cli.events import Event, Noted, Progress
 from extcon_cli.pipelines.bypass import bypass
-from extcon_cli.pipelines.comparison import Comparison
+from extcon_cli.pipelines.diagnosis import diagnose
+from extcon_cli.pipelines.stalled import Stalled
 from extcon_cli.pipelines.train import train
 from extcon_cli.recipe.load import from_dict
+from extcon_cli.report.bypass_results import Diagnosis
 from extcon_cli.report.serialise import to_json
 from extcon_cli.training.loop import Trainer
 from extcon_cli.training.run_directory import RunDirectory
@@ -39,7 +42,7 @@ def stalled(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run(stalled: Path, output: Path, **more: Any) -> dict[str, Any]:
     recipe = from_dict(RECIPE, overrides=more.pop("overrides", ()))
-    return to_json(bypass(stalled, recipe, output=output, device="cpu", **{"go_on": True, **more}))
+    return to_json(bypass(stalled, recipe, output=output, device="cpu", **{"ignore_probe": True, **more}))
 
 
 def test_the_result_is_never_worse_on_validation(stalled: Path, tmp_path: Path) -> None:
@@ -75,7 +78,7 @@ def test_a_penalty_that_misses_gives_no_bypassed_model(stalled: Path, tmp_path: 
 
 
 def test_the_probe_stops_a_run_that_would_gain_nothing(stalled: Path, tmp_path: Path) -> None:
-    document = run(stalled, tmp_path / "out.safetensors", overrides=["bypass.probe.gain=0.999"], go_on=False)
+    document = run(stalled, tmp_path / "out.safetensors", overrides=["bypass.probe.gain=0.999"], ignore_probe=False)
     assert document["verdict"] == "no gain expected"
     assert document["before"] == document["after"]
 
@@ -125,7 +128,9 @@ def test_it_may_begin_at_new_weights(stalled: Path, tmp_path: Path) -> None:
 
 
 def test_the_diagnosis_gives_its_evidence(stalled: Path, tmp_path: Path) -> None:
-    found = run(stalled, tmp_path / "out.safetensors", overrides=["bypass.probe.gain=0.999"], go_on=False)["diagnosis"]
+    found = run(stalled, tmp_path / "out.safetensors", overrides=["bypass.probe.gain=0.999"], ignore_probe=False)[
+        "diagnosis"
+    ]
     assert set(found) >= {"slope", "stalled", "dead", "gradient", "gain", "gain_error", "predicted"}
     assert set(found["probe"]) == {"baseline", "lr_drop", "diag", "mirror", "revive", "widen"}
     assert found["probe"]["baseline"]["gain"] == 0
@@ -226,7 +231,7 @@ def test_what_cannot_be_rewritten_is_widened_all_the_same(tmp_path: Path, monkey
     recipe = from_dict({**RECIPE, **model})
     stalled, output = tmp_path / "net.safetensors", tmp_path / "out.safetensors"
     train(recipe, checkpoint=None, output=stalled, device="cpu", trust=Trust(code=True))
-    document = to_json(bypass(stalled, recipe, output=output, device="cpu", go_on=True, trust=Trust(code=True)))
+    document = to_json(bypass(stalled, recipe, output=output, device="cpu", ignore_probe=True, trust=Trust(code=True)))
     assert document["diagnosis"]["probed"] in ("revive", "widen")
     assert "diag" not in document["validation"]
     assert "widen" in document["validation"]
@@ -235,9 +240,10 @@ def test_what_cannot_be_rewritten_is_widened_all_the_same(tmp_path: Path, monkey
 def test_what_the_probe_sees_far_behind_is_left_out(
     stalled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found = {"predicted": True, "behind": ["widen"]}
-    whole = Comparison.diagnose
-    monkeypatch.setattr(Comparison, "diagnose", lambda self: whole(self) | found)
+    def behind(stalled: Stalled) -> Diagnosis:
+        return replace(diagnose(stalled), predicted=True, excluded=("widen",))
+
+    monkeypatch.setattr("extcon_cli.pipelines.bypass.diagnose", behind)
     few = ["bypass.extensions=[revive,widen]"]
-    assert "widen" not in run(stalled, tmp_path / "a.safetensors", overrides=few, go_on=False)["validation"]
+    assert "widen" not in run(stalled, tmp_path / "a.safetensors", overrides=few, ignore_probe=False)["validation"]
     assert "widen" in run(stalled, tmp_path / "b.safetensors", overrides=few)["validation"]

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 import torch
 
 from extcon_cli.errors import UsageError
-from extcon_cli.pipelines.diagnosis import Trial, diagnose
+from extcon_cli.pipelines.diagnosis import Refusal, Trial, conclude
+from extcon_cli.report.bypass_results import Diagnosis, GradientNorm
 
 NOISE = torch.randn(400, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 
@@ -17,46 +16,47 @@ def trial(loss: float, noise: float = 0.0) -> Trial:
     return Trial([1.0, 0.9, 1.0, 0.9], loss + noise * NOISE)
 
 
-def verdict(least_gain: float = 0.05, **trials: Trial | str) -> dict[str, Any]:
+def verdict(least_gain: float = 0.05, **trials: Trial | Refusal) -> Diagnosis:
     made = {"baseline": trial(1.0), **trials}
-    return diagnose({name: lambda t=t: t for name, t in made.items()}, {}, (1.0, 10.0), least_gain=least_gain)
+    return conclude(made, {}, GradientNorm(1.0, 0.1), least_gain=least_gain)
 
 
 def test_a_large_sure_gain_is_predicted_with_its_error() -> None:
     found = verdict(diag=trial(0.7, noise=0.4))
-    assert found["predicted"]
-    assert found["gain"] == pytest.approx(0.3, abs=0.05)
-    assert found["gain_error"] == pytest.approx(0.4 / 20, rel=0.1)
+    assert found.predicted
+    assert found.gain == pytest.approx(0.3, abs=0.05)
+    assert found.gain_error == pytest.approx(0.4 / 20, rel=0.1)
 
 
 def test_a_gain_within_its_noise_or_too_small_is_not() -> None:
-    assert not verdict(diag=trial(0.7, noise=10.0))["predicted"]
-    assert not verdict(diag=trial(0.97))["predicted"]
-    assert verdict(least_gain=0.02, diag=trial(0.97))["predicted"]
-    assert not verdict(diag=trial(1.5))["predicted"]
+    assert not verdict(diag=trial(0.7, noise=10.0)).predicted
+    assert not verdict(diag=trial(0.97)).predicted
+    assert verdict(least_gain=0.02, diag=trial(0.97)).predicted
+    assert not verdict(diag=trial(1.5)).predicted
 
 
 def test_the_surest_extension_speaks_for_all_and_controls_do_not() -> None:
-    found = verdict(lr_drop=trial(0.1), diag=trial(0.5, noise=20.0), widen=trial(0.8), revive="no unit is dead")
-    assert found["probed"] == "widen"
-    assert found["predicted"]
-    assert found["refused"] == {"revive": "no unit is dead"}
-    assert not verdict(lr_drop=trial(0.1), diag=trial(1.0))["predicted"]
+    found = verdict(
+        lr_drop=trial(0.1), diag=trial(0.5, noise=20.0), widen=trial(0.8), revive=Refusal("no unit is dead")
+    )
+    assert found.probed == "widen"
+    assert found.predicted
+    assert found.refused == {"revive": "no unit is dead"}
+    assert not verdict(lr_drop=trial(0.1), diag=trial(1.0)).predicted
 
 
 def test_a_jump_while_the_optimizer_settles_is_no_slope() -> None:
     losses = [5.0, 4.0, 3.0, *[1.0, 0.9] * 6]
-    ready = {"baseline": lambda: Trial(losses, 1.0 + NOISE), "diag": lambda: trial(1.0)}
-    assert diagnose(ready, {}, (1.0, 10.0), least_gain=0.05)["stalled"]
-    ready["baseline"] = lambda: Trial([2.0 - 0.1 * step for step in range(12)], 1.0 + NOISE)
-    assert not diagnose(ready, {}, (1.0, 10.0), least_gain=0.05)["stalled"]
+    assert verdict(baseline=Trial(losses, 1.0 + NOISE), diag=trial(1.0)).stalled
+    falling = Trial([2.0 - 0.1 * step for step in range(12)], 1.0 + NOISE)
+    assert not verdict(baseline=falling, diag=trial(1.0)).stalled
 
 
 def test_an_extension_far_behind_the_best_is_told() -> None:
-    assert verdict(diag=trial(0.95, noise=0.1), widen=trial(0.5, noise=0.1), mirror=trial(0.501))["behind"] == ["diag"]
-    assert verdict(diag=trial(0.95, noise=9.0), widen=trial(0.5, noise=0.1))["behind"] == []
+    assert verdict(diag=trial(0.95, noise=0.1), widen=trial(0.5, noise=0.1), mirror=trial(0.501)).excluded == ("diag",)
+    assert verdict(diag=trial(0.95, noise=9.0), widen=trial(0.5, noise=0.1)).excluded == ()
 
 
 def test_no_extension_at_all_is_refused_with_the_reasons() -> None:
     with pytest.raises(UsageError, match="diag: cannot be traced; revive: no unit is dead"):
-        verdict(diag="cannot be traced", revive="no unit is dead")
+        verdict(diag=Refusal("cannot be traced"), revive=Refusal("no unit is dead"))

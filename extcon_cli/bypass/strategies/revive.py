@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from extcon_cli.bypass.plateau import UnitCounts
 from extcon_cli.bypass.strategies.base import ContractionReport, Inputs, Strategy, StrategyContext
 from extcon_cli.bypass.units import Units, by_name, draw, neutral, positions, taken, units
 from extcon_cli.channels import ChannelGroup, Consumer, difference
@@ -70,6 +71,19 @@ def _constants(index: Any, low: dict[str, Tensor], high: dict[str, Tensor], weig
     return torch.where(same, least[:, 0], torch.nan)
 
 
+def constant_units(module: nn.Module, found: list[Units], batches: Iterable[Inputs]) -> dict[str, UnitCounts]:
+    """The dead units of each group, by its name; of nearly dead ones nothing is known."""
+    constants = constants_on(module, found, batches)
+    dead = {item.group: int(_dead(seen).sum()) for item, seen in zip(found, constants, strict=True)}
+    size = by_name({item.group: item.group.size for item in found})
+    return {name: UnitCounts(number, 0, size[name]) for name, number in by_name(dead).items()}
+
+
+def _dead(seen: Mapping[str, Tensor]) -> Tensor:
+    """Which units give a constant to all that read them: (n,)."""
+    return torch.stack([~values.isnan() for values in seen.values()]).all(0)
+
+
 @torch.no_grad()
 def revive(
     module: nn.Module, found: list[Units], constants: list[dict[str, Tensor]], *, seed: int = 0
@@ -82,7 +96,7 @@ def revive(
     tensors = named_tensors(module)
     revived = {}
     for group, seen in zip(found, constants, strict=True):
-        dead = torch.stack([~values.isnan() for values in seen.values()]).all(0)
+        dead = _dead(seen)
         for consumer in group.consumers:
             if not _folds(module, consumer):
                 dead &= seen[consumer.weight] == 0

@@ -1,0 +1,172 @@
+"""The stalled model, and what every training from it shares: batches, task, device. It trains nothing itself."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor, nn
+
+from extcon_cli.bypass.contraction import ContractionSettings
+from extcon_cli.bypass.strategies import Strategy
+from extcon_cli.bypass.strategies.base import PhaseSteps, Scoring, StrategyContext, StrategySettings
+from extcon_cli.channels import Channels, channel_groups
+from extcon_cli.errors import UsageError
+from extcon_cli.events import Emit, ignore
+from extcon_cli.pipelines.measure import measured
+from extcon_cli.pipelines.prepare import Prepared
+from extcon_cli.recipe.schema import BypassSpec, OptimizerSpec, TrainSpec
+from extcon_cli.report.records import Metrics
+from extcon_cli.training.device import Accelerator
+from extcon_cli.training.interrupt import Stop
+from extcon_cli.training.loop import Batches, Trainer
+from extcon_cli.training.objective import Objective, objective, prediction
+from extcon_cli.training.optim import total_steps
+
+Weights = Mapping[str, Tensor]
+"""A state dict of the original architecture."""
+SCORED_BATCHES = 20
+"""Training batches over which the gradient's norm, and the energy of units, are taken."""
+
+
+@dataclass(frozen=True)
+class Stalled:
+    """theta*, and how to train and to measure what comes of it."""
+
+    prepared: Prepared
+    accelerator: Accelerator
+    emit: Emit
+    stop: Stop
+    theta: Weights
+    example: tuple[Tensor]
+    loader: Batches
+    task: Objective
+
+    @property
+    def spec(self) -> BypassSpec:
+        return self.prepared.recipe.bypass
+
+    @cached_property
+    def channels(self) -> Channels:
+        """The channel groups of the architecture; traced when a strategy first asks for them."""
+        return channel_groups(self.model(self.theta), self.example)
+
+    @property
+    def phases(self) -> PhaseSteps:
+        """The recipe's opt_1, opt_2 and train_3."""
+        parts = (self.spec.opt_1, self.spec.opt_2, self.spec.train_3)
+        return PhaseSteps(*(total_steps(part, len(self.loader)) for part in parts))
+
+    def model(self, weights: Weights) -> nn.Module:
+        """A new copy of the model with these weights, in eval mode."""
+        module = copy.deepcopy(self.prepared.module)
+        module.load_state_dict(weights)
+        return module.to(self.accelerator.device).eval()
+
+    def metrics(self, module: nn.Module, split: str) -> Metrics:
+        """Figures of a module on one split of the data."""
+        return measured(module, self.prepared.data, split, self.accelerator, self.stop) or {}
+
+    def inputs(self) -> Iterator[tuple[Tensor]]:
+        """All training inputs, in batches."""
+        return ((x,) for x, _ in self.prepared.data.eval_loader("train", device=self.accelerator.device))
+
+    def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """The first training batches."""
+        return (self.loader.batch(step) for step in range(min(SCORED_BATCHES, len(self.loader))))
+
+    def loss(self, module: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+        """The task's loss of a batch: ()."""
+        return self.task(prediction(module(batch[0])), batch[1])
+
+    def context(self, weights: Weights, cycle: int = 1) -> StrategyContext:
+        """What a strategy from these weights is made from; each cycle draws other new units."""
+        return StrategyContext(
+            model=lambda: self.model(weights),
+            channels=lambda: self.channels,
+            example=self.example,
+            phases=self.phases,
+            settings=self._settings(weights),
+            scoring=Scoring(self.batches, self.loss),
+            data=self.inputs,
+            seed=self.prepared.recipe.seed + cycle - 1,
+        )
+
+    def trainer(self, strategy: Strategy, optimizer: OptimizerSpec) -> Trainer:
+        """The training loop of a strategy over all its phases, on the same batches each time."""
+        spec = TrainSpec(
+            epochs=None,
+            steps=strategy.context.phases.total,
+            optimizer=optimizer,
+            schedule=self.spec.schedule,
+            clip_grad=self.spec.clip_grad,
+        )
+        torch.manual_seed(self.prepared.recipe.seed)
+        return Trainer(
+            strategy.module,
+            self.loader,
+            spec,
+            objective=self.task,
+            accelerator=self.accelerator,
+            penalty=strategy.penalty,
+        )
+
+    def _settings(self, weights: Weights) -> StrategySettings:
+        spec, opt_2 = self.spec, self.spec.opt_2
+        raised = (total_steps(opt_2.raised, len(self.loader)), opt_2.raised.gamma) if opt_2.raised else None
+        controlled = opt_2.method == "controlled"
+        return StrategySettings(
+            form=spec.form,
+            layers=spec.layers,
+            contraction=ContractionSettings(
+                opt_2.method,
+                gamma=opt_2.gamma,
+                raised=raised,
+                epsilon=opt_2.epsilon,
+                bound=self.metrics(self.model(weights), "train")["loss"] if controlled else float("inf"),
+            ),
+            share=spec.widen.share,
+            widened=spec.widen.layers,
+            lr_drop=spec.probe.lr_drop,
+            perturbation=spec.perturbation,
+        )
+
+
+def stalled_model(
+    prepared: Prepared, accelerator: Accelerator, emit: Emit = ignore, stop: Stop | None = None
+) -> Stalled:
+    """theta* as the recipe's `bypass.start` says: the checkpoint, or new weights in its place.
+
+    Raises: UsageError (a layer says no way to draw new weights).
+    """
+    seed, data = prepared.recipe.seed, prepared.data
+    module = prepared.module.to(accelerator.device)
+    if prepared.recipe.bypass.start == "initialisation":
+        _initialise(module, seed)
+    first, _ = next(iter(data.eval_loader("train", device=accelerator.device)))
+    return Stalled(
+        prepared,
+        accelerator,
+        emit,
+        stop or Stop(),
+        theta=copy.deepcopy(module.state_dict()),
+        example=(first[:2],),
+        loader=data.train_loader(device=accelerator.device, seed=seed),
+        task=objective(prepared.recipe.task),
+    )
+
+
+def _initialise(module: nn.Module, seed: int) -> None:
+    """New weights by each layer's own `reset_parameters` (UsageError: a layer has none)."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        for name, child in module.named_modules():
+            if not child._parameters and not child._buffers:
+                continue
+            reset = getattr(child, "reset_parameters", None)
+            if not callable(reset):
+                raise UsageError(f"bypass.start: initialisation: {name or 'the model'} says no way to draw its weights")
+            reset()
