@@ -3,11 +3,11 @@
     python benchmarks/bypass.py PROBLEM [SEEDS] [--stacked] [--set KEY=VALUE] [--plot FILE.png]
 
 PROBLEM: mlp (dead units), cnn (an ordinary plateau), eggholder. Each seed trains the stalled model anew by
-recipes/train and runs `extcon bypass --go-on` on it with the sample's recipe, every extension and both controls.
+recipes/train and runs `extcon bypass --ignore-probe` on it with the sample's recipe, every extension and both controls.
 `--stacked` trains all seeds in one (torch.func), about ten times as fast, without the probe; for mlp and eggholder.
-Prints one JSON document: of each way the relative gain in validation loss over going on and over the lowered learning
-rate (mean, standard deviation, wins and losses beyond 0.05 %), misses, what embedding and projecting did to the
-outputs, and in how many runs the result was worse than theta*. `--plot` draws loss, ||D||, ||A D W||, distance and
+Prints one JSON document: of each strategy the relative gain in validation loss over going on and over the lowered
+learning rate (mean, standard deviation, wins and losses beyond 0.05 %), misses, what embedding and projecting did to
+the outputs, and in how many runs the result was worse than theta*. `--plot` draws loss, ||D||, ||A D W||, distance and
 angle from theta* of going on, `diag` and `mirror`, as Fig. 3 to 5 of the paper do.
 """
 
@@ -49,7 +49,7 @@ def one(problem: str, seed: int, folder: Path, overrides: Sequence[str]) -> dict
     made, recipe = recipes(problem, seed, overrides)
     stalled, output = folder / f"{seed}.safetensors", folder / f"{seed}.out.safetensors"
     train(made, checkpoint=None, output=stalled, device="cpu", emit=ignore)
-    return to_json(bypass(stalled, recipe, output=output, device="cpu", go_on=True))
+    return to_json(bypass(stalled, recipe, output=output, device="cpu", ignore_probe=True))
 
 
 def stacked(problem: str, seeds: int, overrides: Sequence[str]) -> list[dict[str, Any]]:

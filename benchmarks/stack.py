@@ -1,31 +1,30 @@
 """Many seeds of a small net at once: their parameters are stacked, and one step moves all of them (torch.func).
 
-The modules of the seeds hold views of the stacked tensors, so that all else of a way, its contraction, its trace and
-its removal, is extcon's own code and acts on each seed by itself. For nets without buffers and without dropout, at a
-constant learning rate.
+The modules of the seeds hold views of the stacked tensors, so that all else of a strategy, its contraction, its trace
+and its removal, is extcon's own code and acts on each seed by itself. For nets without buffers and without dropout, at
+a constant learning rate.
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
-from extcon_cli.bypass.strategies import STRATEGIES, Strategy
+from extcon_cli.bypass.strategies import CONTROLS, STRATEGIES, Strategy
 from extcon_cli.bypass.strategies.base import StepInfo
 from extcon_cli.bypass.trace import Trace
 from extcon_cli.errors import GateError, UsageError
-from extcon_cli.events import ignore
-from extcon_cli.pipelines.comparison import Comparison
+from extcon_cli.pipelines.bypass import strategies
 from extcon_cli.pipelines.prepare import prepare
+from extcon_cli.pipelines.stalled import Stalled, stalled_model
 from extcon_cli.recipe.schema import OptimizerSpec, Recipe
 from extcon_cli.training.device import create_accelerator
-from extcon_cli.training.interrupt import Stop
 from extcon_cli.training.loop import Batches
 from extcon_cli.training.objective import Objective, objective, prediction
 from extcon_cli.training.optim import lr_factor, optimizer, total_steps
@@ -117,83 +116,99 @@ def stalled(recipe: Recipe, seeds: int) -> list[nn.Module]:
     return modules
 
 
+@dataclass(frozen=True)
+class Walked:
+    """One strategy of one seed: the contracted module (None: there is none) and what was measured."""
+
+    module: nn.Module | None
+    certificate: dict[str, object]
+    history: dict[str, object]
+
+
 def compare(recipe: Recipe, modules: Sequence[nn.Module]) -> list[dict[str, Any]]:
-    """Every way of the recipe from each of these, as `extcon bypass --go-on` does, without the probe.
+    """Every strategy of the recipe from each of these, as `extcon bypass --ignore-probe` does, without the probe.
 
     Returns of each seed what its document would hold: before, after, validation, certificate, verdict, history.
     """
-    jobs = []
+    seeds = []
     for seed, module in enumerate(modules):
         prepared = prepare(recipe.model_copy(update={"seed": seed}), None)
-        jobs.append(
-            Comparison(replace(prepared, module=module.eval()), create_accelerator("cpu", "no"), None, ignore, Stop())
+        seeds.append(stalled_model(replace(prepared, module=module.eval()), create_accelerator("cpu", "no")))
+    walks = {name: _walk(name, seeds) for name in strategies(recipe.bypass)}
+    documents = []
+    for seed, stalled in enumerate(seeds):
+        found = {name: walked[seed] for name, walked in walks.items()}
+        ended = {"theta*": stalled.model(stalled.theta)}
+        ended |= {name: walked.module for name, walked in found.items() if walked.module is not None}
+        losses = {name: stalled.metrics(module, "validation")["loss"] for name, module in ended.items()}
+        verdict = min((name for name in losses if name not in CONTROLS), key=losses.__getitem__)
+        documents.append(
+            {
+                "certificate": {name: walked.certificate for name, walked in found.items()},
+                "history": {"phases": [walked.history for walked in found.values()]},
+                "validation": losses,
+                "verdict": verdict,
+                "before": {"metrics": stalled.metrics(ended["theta*"], "test")},
+                "after": {"metrics": stalled.metrics(ended[verdict], "test")},
+            }
         )
-    documents: list[dict[str, Any]] = [{"certificate": {}, "history": {"phases": []}} for _ in jobs]
-    ended = [{"theta*": module} for module in modules]
-    for name in jobs[0].ways():
-        for seed, (module, measured, history) in enumerate(_walk(name, jobs)):
-            documents[seed]["certificate"][name] = measured
-            documents[seed]["history"]["phases"].append(history)
-            if module is not None:
-                ended[seed][name] = module
-                jobs[seed].losses[name] = jobs[seed].metrics(module, "validation")["loss"]
-    for job, document in zip(jobs, documents, strict=True):
-        document["validation"], document["verdict"] = job.losses, job.best()
-        for side, name in (("before", "theta*"), ("after", document["verdict"])):
-            document[side] = {"metrics": job.metrics(ended[job.prepared.recipe.seed][name], "test")}
     return documents
 
 
-def _walk(name: str, jobs: Sequence[Comparison]) -> list[tuple[nn.Module | None, dict[str, Any], dict[str, Any]]]:
-    """One way of all seeds: the contracted module (None: there is none), what was measured, the history."""
+def _walk(name: str, seeds: Sequence[Stalled]) -> list[Walked]:
+    """One strategy of all seeds."""
     ways: dict[int, Strategy] = {}
     lost: dict[int, str] = {}
-    for seed, job in enumerate(jobs):
+    for seed, stalled in enumerate(seeds):
         try:
-            ways[seed] = STRATEGIES[name](job.given("theta*"))
+            ways[seed] = STRATEGIES[name](stalled.context(stalled.theta))
         except (GateError, UsageError) as error:
             lost[seed] = str(error)
-    losses: dict[int, dict[int, float]] = {seed: {} for seed in range(len(jobs))}  # by step
     traces = {seed: Trace(way, way.context.phases.total) for seed, way in ways.items()}
+    losses: dict[int, dict[int, float]] = {seed: {} for seed in range(len(seeds))}  # by step
     if ways:
-        _together(ways, traces, {seed: jobs[seed] for seed in ways}, losses, lost)
+        _together(ways, traces, {seed: seeds[seed] for seed in ways}, losses, lost)
     found = []
-    for seed in range(len(jobs)):
-        module, measured = None, {"contracted": False, "reason": lost.get(seed)}
-        if seed not in lost:
-            report = ways[seed].contract()
-            module, measured = report.module, report.to_json()
-        trace = [list(row) for row in traces[seed].rows] if seed in ways else []
+    for seed in range(len(seeds)):
+        trace = [list(row) for row in traces[seed].rows] if seed in traces else []
         at, loss = list(losses[seed]), list(losses[seed].values())
-        found.append((module, measured, {"phase": name, "steps": at, "loss": loss, "trace": trace}))
+        history = {"phase": name, "steps": at, "loss": loss, "trace": trace}
+        if seed in lost:
+            found.append(Walked(None, {"contracted": False, "reason": lost[seed]}, history))
+        else:
+            report = ways[seed].contract()
+            found.append(Walked(report.module, report.to_json(), history))
     return found
 
 
 def _together(
     ways: Mapping[int, Strategy],
     traces: Mapping[int, Trace],
-    jobs: Mapping[int, Comparison],
+    seeds: Mapping[int, Stalled],
     losses: dict[int, dict[int, float]],
     lost: dict[int, str],
 ) -> None:
-    first = next(iter(jobs.values()))
-    spec = first.spec
-    total = next(iter(ways.values())).context.phases.total
+    first = next(iter(seeds.values()))
+    spec, one = first.spec, next(iter(ways.values()))
+    total = one.context.phases.total
     if spec.schedule.name != "constant" or any(p.optimizer for p in (spec.opt_1, spec.opt_2, spec.train_3)):
         raise UsageError("stacked seeds take a constant learning rate and one optimizer")
-    factors = [next(iter(ways.values())).lr_factor] * total
 
     def penalty() -> list[Tensor]:
         return [term for seed, way in ways.items() if seed not in lost and (term := way.penalty()) is not None]
 
-    loaders = [job.loader for job in jobs.values()]
+    loaders, lr = [stalled.loader for stalled in seeds.values()], spec.optimizer.lr * one.lr_factor
     for index, now in steps(
-        lambda: [way.module for way in ways.values()], loaders, first.task, spec.optimizer, factors, penalty
+        lambda: [way.module for way in ways.values()],
+        loaders,
+        first.task,
+        spec.optimizer,
+        [one.lr_factor] * total,
+        penalty,
     ):
         for (seed, way), loss in zip(ways.items(), now, strict=True):
             if seed in lost:
                 continue
-            lr = spec.optimizer.lr * way.lr_factor
             try:
                 way.after_step(StepInfo(index, lr, loss))
                 traces[seed].note(index)

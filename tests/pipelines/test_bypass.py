@@ -128,9 +128,8 @@ def test_it_may_begin_at_new_weights(stalled: Path, tmp_path: Path) -> None:
 
 
 def test_the_diagnosis_gives_its_evidence(stalled: Path, tmp_path: Path) -> None:
-    found = run(stalled, tmp_path / "out.safetensors", overrides=["bypass.probe.gain=0.999"], ignore_probe=False)[
-        "diagnosis"
-    ]
+    hopeless = ["bypass.probe.gain=0.999"]
+    found = run(stalled, tmp_path / "out.safetensors", overrides=hopeless, ignore_probe=False)["diagnosis"]
     assert set(found) >= {"slope", "stalled", "dead", "gradient", "gain", "gain_error", "predicted"}
     assert set(found["probe"]) == {"baseline", "lr_drop", "diag", "mirror", "revive", "widen"}
     assert found["probe"]["baseline"]["gain"] == 0
