@@ -1,6 +1,6 @@
 """What a user sees while a run goes on: events, drawn live on a terminal, as plain lines elsewhere. All on stderr.
 
-`listening` picks the renderer; each throttles itself. Results are drawn by tables.py, on stdout.
+`listening` picks the renderer; each throttles itself. Results are drawn by results.py, on stdout.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Protocol, TextIO
+from typing import Protocol, TextIO
 
 from rich.console import Console
 from rich.progress import (
@@ -165,7 +165,7 @@ def _opening(event: RunStarted) -> str:
 
 def _figures(metrics: Mapping[str, float]) -> str:
     if "decided" in metrics:
-        rest: dict[str, Any] = {name: value for name, value in metrics.items() if name not in ("decided", "dead")}
+        rest = {name: value for name, value in metrics.items() if name not in ("decided", "dead")}
         return f"{_figures(rest)}  dead {metrics.get('dead', 0):.0f}/{metrics['decided']:.0f}"
     return "  ".join(f"{name} {figure(name, value)}" for name, value in metrics.items())
 

@@ -93,12 +93,12 @@ def bifurcate(pruning: PruneRun, selected: Tensor, resume_state: Mapping[str, An
 def _shrinking(pruning: PruneRun, selected: Tensor, total: int) -> Bifurcation:
     """How the recipe takes the selected filters to zero."""
     spec = pruning.spec.bifurcate
-    these = (pruning.module, pruning.filters, selected, spec.chi)
+    arguments = (pruning.module, pruning.filters, selected, spec.chi)
     if spec.method == "proximal":
-        return Proximal(*these, strength=spec.strength)
+        return Proximal(*arguments, strength=spec.strength)
     if spec.method == "penalty":
-        return Penalty(*these, strength=spec.strength, epsilon=spec.epsilon)
-    return Flow(*these, steps=max(1, round(spec.shrink * total)))
+        return Penalty(*arguments, strength=spec.strength, epsilon=spec.epsilon)
+    return Flow(*arguments, steps=max(1, round(spec.shrink * total)))
 
 
 def _compensation(pruning: PruneRun, selected: Tensor, every: int) -> Compensation | None:
@@ -136,7 +136,7 @@ class TraceRecorder:
             self.norm.append(norms(self.shrinking.module, self.shrinking.filters).cpu())
             self.d.append(self.shrinking.d.cpu())
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> Mapping[str, Any]:
         """All of it, as torch.save takes it."""
         return {"steps": self.steps, "norm": torch.stack(self.norm), "d": torch.stack(self.d)}
 

@@ -176,7 +176,7 @@ class History:
             self.best = found
             self.best_model = {name: tensor.detach().clone() for name, tensor in trainer.model.state_dict().items()}
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> Mapping[str, Any]:
         """All of it, as torch.save takes it."""
         self._collect()
         return {

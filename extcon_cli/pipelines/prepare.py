@@ -59,9 +59,9 @@ def prepare(
             data_shape=data.input_shape,
         )
         module, arch = opened.module, opened.arch
-        told = opened.checkpoint.metadata.normalize if opened.checkpoint.metadata else None
-        if arch.input_shape != data.input_shape or (data.spec.normalize is None and told is not None):
-            known = data.spec.model_copy(update={"normalize": data.spec.normalize or told})
+        stored = opened.checkpoint.metadata.normalize if opened.checkpoint.metadata else None
+        if arch.input_shape != data.input_shape or (data.spec.normalize is None and stored is not None):
+            known = data.spec.model_copy(update={"normalize": data.spec.normalize or stored})
             data = open_data(known, recipe.task, seed=recipe.seed, input_shape=arch.input_shape, trust_code=trusted)
     module.float()
     data = data.check_outputs(_output_shape(module, data))

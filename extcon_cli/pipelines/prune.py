@@ -1,6 +1,7 @@
 """`extcon prune`: score, decide, bifurcate, remove, fine-tune.
 
-Every removal is measured before anything is written. The training phases resume; scores and decisions are kept.
+Every removal is measured before anything is written. An interrupted run goes on where it was: scores and the
+selection are not made again.
 """
 
 from __future__ import annotations

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -55,7 +54,7 @@ def _flops(model: nn.Module, input_shape: Sequence[int]) -> dict[str, int]:
     with evaluating(model), torch.no_grad(), FlopCounterMode(display=False) as counter:
         model(_inputs(model, 1, input_shape))
     root = type(model).__name__
-    counted: dict[str, Any] = counter.get_flop_counts()
+    counted: Mapping[str, Mapping[object, int]] = counter.get_flop_counts()
     return {
         "Global" if name == "Global" else name.removeprefix(f"{root}."): sum(operators.values())
         for name, operators in counted.items()

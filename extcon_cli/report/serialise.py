@@ -37,8 +37,9 @@ def key(name: str) -> Mapping[str, object]:
 def to_json(value: object) -> Document:
     """A dataclass as a JSON object; NaN and infinities, which are no JSON, as null."""
     found: Document = {}
-    for field in fields(value):  # type: ignore[arg-type]  # typeshed's protocol of a dataclass is private
-        item = getattr(value, field.name)
+    record: Any = value  # typeshed's protocol of a dataclass is private
+    for field in fields(record):
+        item = getattr(record, field.name)
         if item is None and "optional" in field.metadata:
             continue
         plain = _plain(item)
@@ -178,5 +179,5 @@ def _key(field: Field[Any]) -> str:
 
 
 @cache
-def _hints(kind: type) -> dict[str, Any]:
+def _hints(kind: type) -> Mapping[str, Any]:
     return get_type_hints(kind)
