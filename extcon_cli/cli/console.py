@@ -114,7 +114,7 @@ class Live:
         self.progress = Progress(
             SpinnerColumn(style="cyan"),
             TextColumn("[bold]{task.description:<18}"),
-            BarColumn(bar_width=28, complete_style="cyan", finished_style="cyan", pulse_style="cyan"),
+            BarColumn(bar_width=20, complete_style="cyan", finished_style="cyan", pulse_style="cyan"),
             MofNCompleteColumn(),
             TimeRemainingColumn(compact=True),
             TextColumn("{task.fields[figures]}", style="dim"),
@@ -171,12 +171,13 @@ def _figures(metrics: Mapping[str, float]) -> str:
 
 
 def _progress(event: Progressed) -> str:
-    """This step's figures, then the main one on the validation data with the step that it was measured after."""
-    shown = _figures(event.metrics)
-    name = next((name for name in ("accuracy", "r2", "loss") if name in event.validation), None)
-    if name is None:
-        return shown
-    return f"{shown}  val {name} {figure(name, event.validation[name])} (step {event.validated})"
+    """This step's figures, the main one on the validation data with the step it was measured after, and the rate."""
+    parts = [_figures({name: value for name, value in event.metrics.items() if name != "lr"})]
+    if name := next((name for name in ("accuracy", "r2", "loss") if name in event.validation), None):
+        parts.append(f"val {name} {figure(name, event.validation[name])} (step {event.validated})")
+    if "lr" in event.metrics:
+        parts.append(_figures({"lr": event.metrics["lr"]}))
+    return "  ".join(parts).strip()
 
 
 def _plural(unit: str) -> str:

@@ -13,9 +13,8 @@ from extcon_cli.events import Event, PhaseStarted, Progress
 
 STARTED = PhaseStarted("train", "Training", 600)
 BEFORE = Progress("train", 200, {"loss": 0.12, "accuracy": 0.981})
-AFTER = Progress(
-    "train", 400, {"loss": 0.1, "accuracy": 0.99}, validation={"loss": 0.3, "accuracy": 0.972}, validated=300
-)
+VALIDATION = {"loss": 0.3, "accuracy": 0.972}
+AFTER = Progress("train", 400, {"loss": 0.1, "lr": 0.01, "accuracy": 0.99}, validation=VALIDATION, validated=300)
 
 
 def plain(*events: Event) -> list[str]:
@@ -31,7 +30,7 @@ def test_the_validation_figure_is_named_and_dated(monkeypatch: pytest.MonkeyPatc
     _, before, after = plain(STARTED, BEFORE, AFTER)
     assert "loss 0.1200  accuracy 98.10 %" in before
     assert "val" not in before
-    assert "loss 0.1000  accuracy 99.00 %  val accuracy 97.20 % (step 300)" in after
+    assert "loss 0.1000  accuracy 99.00 %  val accuracy 97.20 % (step 300)  lr 0.01" in after
 
 
 def test_a_regression_shows_its_own_figure(monkeypatch: pytest.MonkeyPatch) -> None:
