@@ -11,18 +11,23 @@ import pytest
 import torch
 
 import extcon_cli
+from extcon_cli.bypass.strategies.base import Scoring
 from extcon_cli.channels.compare import EXACT
 from extcon_cli.checkpoint.trust import Trust
 from extcon_cli.errors import GateError, Interrupted
 from extcon_cli.events import Event, Noted, Progress
+from extcon_cli.pipelines.branch import follow
 from extcon_cli.pipelines.bypass import bypass
 from extcon_cli.pipelines.diagnosis import diagnose
-from extcon_cli.pipelines.stalled import Stalled
+from extcon_cli.pipelines.prepare import prepare
+from extcon_cli.pipelines.stalled import Stalled, stalled_model
 from extcon_cli.pipelines.train import train
 from extcon_cli.recipe.load import from_dict
-from extcon_cli.report.bypass_results import Diagnosis
+from extcon_cli.report.bypass_results import Branch, Diagnosis
 from extcon_cli.report.serialise import to_json
+from extcon_cli.training.device import create_accelerator
 from extcon_cli.training.loop import Trainer
+from extcon_cli.training.optim import optimizer
 from extcon_cli.training.run_directory import RunDirectory
 
 RECIPE = {
@@ -75,6 +80,29 @@ def test_a_penalty_that_misses_gives_no_bypassed_model(stalled: Path, tmp_path: 
     with pytest.raises(GateError, match="no gain"):
         run(stalled, tmp_path / "gate.safetensors", overrides=few, require_gain=True)
     assert not (tmp_path / "gate.safetensors").exists()
+
+
+@pytest.mark.parametrize("name", ["diag", "mirror", "widen"])
+def test_bypass_in_your_own_loop_ends_with_the_weights_of_the_command(stalled: Path, name: str) -> None:
+    recipe = from_dict(RECIPE)
+    start = stalled_model(prepare(recipe, stalled), create_accelerator("cpu", "no"))
+    branch = follow(start, Branch(name), start.theta)
+    model, spec = start.model(start.theta).train(), recipe.bypass.optimizer
+    lengths = {"opt_1": start.phases.opt_1, "opt_2": start.phases.opt_2}
+    scoring = Scoring(start.batches, start.loss)
+    own = extcon_cli.Bypass(model, start.example, method="radius" if name == "diag" else name, scoring=scoring,
+                            seed=recipe.seed, **lengths)  # fmt: skip
+    own.model.train()
+    moves = optimizer(spec, own.model.parameters())
+    for step in range(start.phases.total):
+        start.loss(own.model, start.loader.batch(step)).backward()
+        moves.step()
+        if own.step():
+            moves = optimizer(spec, own.model.parameters())
+        moves.zero_grad()
+    own.contract()
+    assert branch.weights is not None
+    assert all(torch.equal(branch.weights[key], tensor) for key, tensor in model.state_dict().items())
 
 
 def test_the_probe_stops_a_run_that_would_gain_nothing(stalled: Path, tmp_path: Path) -> None:
