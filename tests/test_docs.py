@@ -92,7 +92,7 @@ def test_files_that_a_page_names_are_there(page: Path) -> None:
             assert (ROOT / "extcon_cli" / name).exists(), f"{page.name} names {name}"
 
 
-@pytest.mark.parametrize("name", ["STYLE.md", "../shared"])
+@pytest.mark.parametrize("name", ["DESIGN.md", "EVIDENCE.md", "STYLE.md", "../shared"])
 def test_no_file_refers_to_what_is_not_in_the_repository(name: str) -> None:
     assert [str(path.relative_to(ROOT)) for path in SOURCES if name in path.read_text(encoding="utf-8")] == []
 
