@@ -15,7 +15,7 @@ import pytest
 import extcon_cli
 
 SIGNATURES = {
-    "load": ["path", "trust_code"],
+    "load": ["path", "model", "trust_code"],
     "save": ["model", "path", "like", "plans", "force", "trust_code"],
     "prunable_groups": ["model", "example_inputs"],
     "remove_zeros": ["model", "example_inputs", "channels", "decided", "others", "evaluation"],

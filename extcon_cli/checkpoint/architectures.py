@@ -16,6 +16,7 @@ from typing import Any
 
 from torch import nn
 
+from extcon_cli.checkpoint.habits import habit
 from extcon_cli.checkpoint.identify import Candidate, identify
 from extcon_cli.checkpoint.user_code import find_factory
 from extcon_cli.checkpoint.zoo import ZOO
@@ -56,15 +57,8 @@ def build(arch: str, kwargs: Mapping[str, Any], *, trust_code: bool = False, bes
 
 def default_input_shape(arch: str, kwargs: Mapping[str, Any]) -> tuple[int, ...] | None:
     """Shape of one input without the batch, where the architecture has a customary one."""
-    import torchvision.models as tv
-
-    source, _, name = arch.partition(":")
-    if source == "zoo" and name in ZOO:
-        return ZOO[name].input_shape(**kwargs)
-    if source == "torchvision" and name in [*tv.list_models(module=tv), *tv.list_models(module=tv.segmentation)]:
-        size = kwargs.get("image_size", 299 if name == "inception_v3" else 224)
-        return 3, size, size
-    return None
+    known = habit(arch, kwargs)
+    return known.input_shape if known is not None else None
 
 
 def _call(factory: Callable[..., Any], arch: str, kwargs: Mapping[str, Any]) -> nn.Module:

@@ -58,7 +58,7 @@ def _size(path: Path) -> int:
     try:
         size = os.stat(path).st_size
         if path.is_dir():
-            raise CheckpointError(f"{path} is a folder: give the checkpoint file inside it.")
+            raise CheckpointError(f"{path} is a folder, not a file.")
         if not path.is_file():
             raise CheckpointError(f"{path} is not a regular file.")
         with path.open("rb"):

@@ -1,13 +1,14 @@
-"""Tell the architecture of a state dict by the names and shapes of its tensors, among the zoo and torchvision's.
+"""Tell the architecture of a state dict by names and shapes of tensors, among the zoo's, torchvision's and timm's.
 
-Nothing is guessed: an architecture fits if every name and shape is its own; only the number of classes may differ.
+Nothing is guessed: an architecture fits if every name and shape is its own; only the number of classes and the
+channels of the input may differ.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from itertools import groupby
 from typing import Any
@@ -15,10 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from extcon_cli.checkpoint.fingerprints import Shapes, lookup
+from extcon_cli.checkpoint.fit import peeled
 from extcon_cli.checkpoint.state import COUNTER
 from extcon_cli.checkpoint.zoo import ZOO
-
-Shapes = Mapping[str, tuple[int, ...]]
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,8 @@ class Candidate:
     kwargs: dict[str, Any] = field(default_factory=dict)
     score: float = 1.0
     """Tensors that agree in name and shape, as a share of all in either. 1: fits."""
+    rivals: tuple[str, ...] = ()
+    """Architectures of other libraries with the same names and shapes, which may compute something else."""
 
     def __str__(self) -> str:
         given = "".join(f", {key}={value}" for key, value in self.kwargs.items())
@@ -38,13 +41,25 @@ class Candidate:
 def identify(state: Mapping[str, Tensor]) -> list[Candidate]:
     """The architectures that share tensors with the state, the nearest first; those with score 1 fit.
 
-    Takes about 0.1 s where the zoo fits, else 0.2 to 2 s for torchvision, once a process.
+    What is foreign by its name is set aside, and prefixes that all names have in common are taken off. Of the zoo,
+    torchvision and timm, the first that knows a fitting architecture is asked alone.
     """
-    wanted = {name: tuple(tensor.shape) for name, tensor in state.items() if not name.endswith(COUNTER)}
-    found = [_compare(f"zoo:{name}", wanted) for name, entry in ZOO.items() if entry.identifiable]
-    if not any(candidate.score == 1 for candidate in found):
-        found += [_compare(f"torchvision:{name}", wanted) for name in _torchvision_names(wanted)]
-    return sorted((c for c in found if c.score > 0), key=lambda c: (-c.score, c.arch))
+    inner: Shapes = {}
+    for part in peeled(state):
+        inner = {name: tuple(tensor.shape) for name, tensor in part.items() if not name.endswith(COUNTER)}
+        zoo = [_compare(f"zoo:{name}", inner) for name, entry in ZOO.items() if entry.identifiable]
+        if fitting := [candidate for candidate in zoo if candidate.score == 1] or _known(inner):
+            return fitting
+    near = [_compare(f"torchvision:{name}", inner) for name in _torchvision_names(inner)]
+    return sorted((c for c in (*zoo, *near) if c.score > 0), key=lambda c: (-c.score, c.arch))
+
+
+def _known(shapes: Shapes) -> list[Candidate]:
+    """The architectures of torchvision that have these tensors; else those of timm."""
+    found = [Candidate(arch, dict(kwargs)) for arch, kwargs in lookup(shapes)]
+    first = [candidate for candidate in found if candidate.arch.startswith("torchvision:")]
+    rivals = tuple(candidate.arch for candidate in found if candidate not in first)
+    return [replace(candidate, rivals=rivals) for candidate in first] or found
 
 
 def _compare(arch: str, wanted: Shapes) -> Candidate:
@@ -93,13 +108,17 @@ def _skeleton(arch: str, classes: int | None = None) -> Shapes:
         builder = tv.get_model_builder(name)
         if name in ("googlenet", "inception_v3"):
             kwargs["init_weights"] = False  # slow, and warns unless told
-    with _weightless():
-        state = builder(**kwargs).state_dict()
-    return {name: tuple(tensor.shape) for name, tensor in state.items() if not name.endswith(COUNTER)}
+    with weightless():
+        return shapes_of(builder(**kwargs))
+
+
+def shapes_of(module: nn.Module) -> Shapes:
+    """Names and shapes of a module's tensors, counters of batch norm left out."""
+    return {name: tuple(tensor.shape) for name, tensor in module.state_dict().items() if not name.endswith(COUNTER)}
 
 
 @contextmanager
-def _weightless() -> Iterator[None]:
+def weightless() -> Iterator[None]:
     """Modules built inside have their parameters on the meta device, so that filling them costs nothing.
 
     `torch.device("meta")` would do, but for RegNet, which computes its widths with tensors.

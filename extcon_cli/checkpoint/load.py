@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,13 +12,15 @@ import torch
 from torch import Tensor, nn
 
 from extcon_cli.checkpoint.architectures import build
+from extcon_cli.checkpoint.fit import Fit, averaged, fit
 from extcon_cli.checkpoint.identify import Candidate, identify
 from extcon_cli.checkpoint.read import Checkpoint, read
-from extcon_cli.checkpoint.state import COUNTER, shown, strip
+from extcon_cli.checkpoint.state import Versions, rebased, shown, strip, versions_of
 from extcon_cli.errors import CheckpointError, UsageError
+from extcon_cli.events import Emit, Event, Noted, ignore
 
 
-def load(path: str | Path, *, trust_code: bool = False) -> nn.Module:
+def load(path: str | Path, *, model: nn.Module | None = None, trust_code: bool = False) -> nn.Module:
     """The module of a checkpoint, in eval mode, on the CPU; of one that extcon shrank, the shrunk module.
 
         >>> import torch, extcon_cli
@@ -25,23 +29,45 @@ def load(path: str | Path, *, trust_code: bool = False) -> nn.Module:
         torch.Size([1, 10])
 
     Args:
-        path: of a `.safetensors` file, or of what torch.save wrote.
+        path: of a `.safetensors` file, of what torch.save wrote, or of a folder with one of them.
+        model: a module of your own class, which takes the tensors (and is shrunk as the checkpoint says); without
+            it, the architecture that the checkpoint names or that its tensors tell is built.
         trust_code: allow an architecture that is the user's own code.
 
+    A UserWarning names tensors that are left out, because they are no part of the network.
+
     Raises:
-        CheckpointError: it cannot be read, or its architecture cannot be told or built.
+        CheckpointError: it cannot be read, or its architecture cannot be told or built, or does not fit.
     """
     checkpoint = read(path)
+    left_out: list[str] = []
+
+    def emit(event: Event) -> None:
+        if isinstance(event, Noted) and event.warning:
+            left_out.append(event.message)
+
+    loaded = _load(checkpoint, model, trust_code, emit)
+    for message in left_out:
+        warnings.warn(message, UserWarning, stacklevel=2)
+    return loaded
+
+
+def _load(checkpoint: Checkpoint, model: nn.Module | None, trust_code: bool, emit: Emit) -> nn.Module:
+    if model is not None:
+        narrowed = fit(_own(model)[0], checkpoint.state)[0].complete
+        return _put_in(checkpoint, model, type(model).__name__, emit, narrow=not narrowed)
     metadata = checkpoint.metadata
     if metadata is None:
         found = recognise(checkpoint)
-        return restore(checkpoint, found.arch, found.kwargs, trust_code=trust_code)
+        return restore(checkpoint, found.arch, found.kwargs, trust_code=trust_code, emit=emit)
     if metadata.arch is None:
-        raise CheckpointError(f"{path} does not name its architecture: build the module and load its tensors into it")
+        raise CheckpointError(
+            f"{checkpoint.path} does not name its architecture: build the module and give it, as load(..., model=)"
+        )
     try:
-        return restore(checkpoint, metadata.arch, metadata.kwargs, trust_code=trust_code)
+        return restore(checkpoint, metadata.arch, metadata.kwargs, trust_code=trust_code, emit=emit)
     except UsageError as error:
-        raise CheckpointError(f"{path}: {error}") from error
+        raise CheckpointError(f"{checkpoint.path}: {error}") from error
 
 
 def recognise(checkpoint: Checkpoint) -> Candidate:
@@ -56,50 +82,77 @@ def recognise(checkpoint: Checkpoint) -> Candidate:
             "one in a recipe, as model.arch"
         )
     raise CheckpointError(
-        f"{checkpoint.path} fits no architecture of torchvision or the zoo{_nearest(candidates)}. Name its own in "
-        "a recipe, as model.arch"
+        f"{checkpoint.path} fits no architecture of the zoo, torchvision or timm{_nearest(candidates)}. Name its "
+        "own in a recipe, as model.arch"
     )
 
 
-def restore(checkpoint: Checkpoint, arch: str, kwargs: Mapping[str, Any], *, trust_code: bool = False) -> nn.Module:
+def restore(
+    checkpoint: Checkpoint, arch: str, kwargs: Mapping[str, Any], *, trust_code: bool = False, emit: Emit = ignore
+) -> nn.Module:
     """Build `arch`, replay the checkpoint's removal plan and load its tensors strictly; eval mode, on the CPU.
 
     UsageError if the architecture cannot be built, CheckpointError if the tensors are not its own.
     """
     module = build(arch, kwargs, trust_code=trust_code, beside=checkpoint.path.parent)
-    for plan in checkpoint.metadata.plans if checkpoint.metadata else ():
+    return _put_in(checkpoint, module, arch, emit)
+
+
+def _put_in(checkpoint: Checkpoint, module: nn.Module, arch: str, emit: Emit, *, narrow: bool = True) -> nn.Module:
+    """Shrink the module as the checkpoint says, and fill it; eval mode."""
+    for plan in checkpoint.metadata.plans if checkpoint.metadata and narrow else ():
         replay(module, plan, f"{checkpoint.path} does not fit {arch}")
-    fill(module, checkpoint.state, source=str(checkpoint.path), arch=arch)
+    found = fill(module, checkpoint.state, source=str(checkpoint.path), arch=arch, versions=checkpoint.versions)
+    if prefix := checkpoint.prefix + found.prefix:
+        emit(Noted(f"{checkpoint.path}: taken off its names: {shown([prefix])}"))
+    if found.foreign:
+        some = f"{len(found.foreign)} tensor{'s' * (len(found.foreign) > 1)}"
+        emit(Noted(f"{checkpoint.path}: left out, no part of {arch}: {some} ({shown(found.foreign)})", warning=True))
     return module.eval()
 
 
-def fill(module: nn.Module, state: Mapping[str, Tensor], *, source: str, arch: str) -> None:
-    """Copy the state into the module. Every tensor must be there, with its shape, and no other.
+def fill(
+    module: nn.Module, state: Mapping[str, Tensor], *, source: str, arch: str, versions: Versions | None = None
+) -> Fit:
+    """Copy the state into the module, from behind whatever prefix makes it fit. Every tensor must be there.
 
-    Counters of batch norm may be missing, and tied tensors stored once. A float64 state makes the module float64.
+    Counters of batch norm may be missing, tied tensors stored once, and what is no part of a network stand beside
+    it. A float64 state makes the module float64. CheckpointError says what is missing, unexpected or of another shape.
     """
-    own, prefix = strip(module.state_dict(keep_vars=True))
-    places = {id(own[name]) for name in state if name in own}
-    missing = [name for name in own if name not in state and id(own[name]) not in places and COUNTER not in name]
-    unexpected = [name for name in state if name not in own]
-    shapes = {n: (t, own[n]) for n, t in state.items() if n in own and not _alike(t, own[n])}
-    if missing or unexpected or shapes:
-        problems = [
-            f"{len(names)} {what} ({shown(names)})"
-            for what, names in [
-                ("missing", missing),
-                ("unexpected", unexpected),
-                ("of another shape", [f"{n}: {_kind(a)} for {_kind(b)}" for n, (a, b) in shapes.items()]),
-            ]
-            if names
-        ]
+    own, wrapper = _own(module)
+    best, *others = fit(own, state)
+    if not best.complete:
+        reshaped = [f"{n}: {_kind(best.state[n])} for {_kind(own[n])}" for n in best.reshaped]
+        groups = [("missing", best.missing), ("unexpected", best.unexpected), ("of another shape", reshaped)]
+        problems = [f"{len(names)} {what} ({shown(names)})" for what, names in groups if names]
         raise CheckpointError(
             f"{source} does not fit {arch}: tensors {', '.join(problems)}. Is it a checkpoint of another architecture"
             f"{_nearest(identify(state)) or '?'}"
         )
-    if any(tensor.dtype == torch.float64 for tensor in state.values()):
+    if rivals := [other.prefix for other in others if other.complete and not averaged(other.prefix)]:
+        raise CheckpointError(
+            f"{source} holds several networks that fit {arch} (named {shown([best.prefix, *rivals])}): save the one "
+            "you mean as a state dict of its own"
+        )
+    if any(tensor.dtype == torch.float64 for tensor in best.state.values()):
         module.double()
-    module.load_state_dict({prefix + name: tensor for name, tensor in state.items()}, strict=False)
+    noted = rebased(versions, best.prefix) if versions else {}
+    named = OrderedDict((wrapper + name, tensor) for name, tensor in best.state.items())
+    # torch hands a module the version of its stored form by this attribute; without one, the form is this version's
+    named._metadata = {  # type: ignore[attr-defined]
+        name: noted.get(f"{name}."[len(wrapper) : -1], entry)
+        for name, entry in versions_of(module.state_dict()).items()
+    }
+    try:
+        module.load_state_dict(named, strict=False)
+    except (RuntimeError, ValueError, TypeError, KeyError) as error:  # a module's own way of taking its tensors
+        raise CheckpointError(f"{source} does not fit {arch}: {str(error).strip()[:200]}") from error
+    return best
+
+
+def _own(module: nn.Module) -> tuple[dict[str, Tensor], str]:
+    """The module's tensors, without the prefix of wrappers, and that prefix."""
+    return strip(module.state_dict(keep_vars=True))
 
 
 def replay(module: nn.Module, plan: Mapping[str, Any], problem: str) -> None:
@@ -110,10 +163,6 @@ def replay(module: nn.Module, plan: Mapping[str, Any], problem: str) -> None:
         remove(module, RemovalPlan.from_json(plan))
     except Exception as error:  # a plan from a hostile file may fail in any way
         raise CheckpointError(f"{problem} with its removal plan: {str(error)[:200]}") from error
-
-
-def _alike(stored: Tensor, own: Tensor) -> bool:
-    return stored.shape == own.shape and stored.is_floating_point() == own.is_floating_point()
 
 
 def _kind(tensor: Tensor) -> str:

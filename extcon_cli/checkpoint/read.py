@@ -9,7 +9,8 @@ import argparse
 import hashlib
 import re
 import warnings
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,10 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from extcon_cli.checkpoint.contents import kind
+from extcon_cli.checkpoint.folder import checkpoint_file
 from extcon_cli.checkpoint.metadata import Metadata, from_header
-from extcon_cli.checkpoint.state import find_state
+from extcon_cli.checkpoint.state import Versions, find_state
+from extcon_cli.checkpoint.user_code import importable
 from extcon_cli.errors import CheckpointError
 
 
@@ -36,23 +39,27 @@ class Checkpoint:
     """Of the file, hexadecimal."""
     module: nn.Module | None = None
     """The pickled module, with `trust_pickle` only."""
+    prefix: str = ""
+    """What was taken off all names."""
+    versions: Versions = field(default_factory=dict)
+    """Of the submodules, as torch.save kept them; empty where the file does not say."""
 
 
 def read(path: str | Path, *, trust_pickle: bool = False) -> Checkpoint:
-    """Read `.safetensors`, or what torch.save wrote: a state dict, bare or among other things.
+    """Read `.safetensors`, or what torch.save wrote: a state dict, bare or among other things; or a folder's only one.
 
     With `trust_pickle` code in the file may run, and a whole pickled module is accepted.
     CheckpointError names the file, what is wrong with it and what to do.
     """
-    path = Path(path)
+    path = checkpoint_file(path)
     how = kind(path)
-    metadata, module = None, None
+    metadata = None
     if how == "safetensors":
         content, metadata = _read_safetensors(path)
     else:
         content = _read_torch(path, trust_pickle)
-    state, module = find_state(content, str(path))
-    return Checkpoint(path, state, metadata, _sha256(path), module)
+    found = find_state(content, str(path))
+    return Checkpoint(path, found.state, metadata, _sha256(path), found.module, found.prefix, found.versions)
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], Metadata | None]:
@@ -70,8 +77,10 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], Metadata | None]:
 def _read_torch(path: Path, trust_pickle: bool) -> Any:
     try:
         # A Namespace of settings stands beside the tensors in many training scripts' files; it runs no code.
-        with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
+        with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings(), ExitStack() as stack:
             warnings.simplefilter("ignore")  # advice to torch.load's callers, not to our user
+            if trust_pickle:
+                stack.enter_context(importable(Path.cwd()))  # its classes are found as by a script
             return torch.load(path, map_location="cpu", weights_only=not trust_pickle)
     except Exception as error:  # whatever a hostile pickle makes of torch's reader, it is this file's fault
         message = str(error)
@@ -82,8 +91,11 @@ def _read_torch(path: Path, trust_pickle: bool) -> Any:
                 "in it. Save the state_dict() alone, or, only if you trust its source, pass --trust-pickle."
             ) from None
         if trust_pickle and isinstance(error, ImportError | AttributeError):
+            hint = ""
+            if "__main__" in message:
+                hint = " It was defined in the script that saved it: save its state_dict() there instead"
             raise CheckpointError(
-                f"{path} holds a pickled object whose class cannot be imported here: {_line(error)}."
+                f"{path} holds a pickled object whose class cannot be imported here: {_line(error)}.{hint}"
             ) from None
         raise CheckpointError(f"{path} is cut off or damaged ({_line(error)}). Copy or download it again.") from None
 

@@ -12,6 +12,7 @@ from extcon_cli import __version__
 from extcon_cli.checkpoint.architectures import default_input_shape
 from extcon_cli.checkpoint.load import fill, recognise, replay, restore
 from extcon_cli.checkpoint.metadata import Metadata
+from extcon_cli.checkpoint.precision import stored_precision
 from extcon_cli.checkpoint.read import Checkpoint, read
 from extcon_cli.checkpoint.state import find_state
 from extcon_cli.checkpoint.write import check_writable, write
@@ -39,7 +40,8 @@ def save(
         >>> model = extcon_cli.load("tuned.safetensors")
 
     Args:
-        model: on any device, in a wrapper or not. What is neither float32 nor float64 is stored as float32.
+        model: on any device, in a wrapper or not. What is in half precision, in
+            it or in `like`, is stored so where no number is lost.
         path: ends in `.safetensors`.
         like: the checkpoint that the model came from. Its architecture, removal plans, input shape, classes,
             normalisation, recipe and history are taken over.
@@ -57,7 +59,7 @@ def save(
     twin = restore(checkpoint, str(metadata.arch), metadata.kwargs, trust_code=trust_code)
     for plan in plans:
         replay(twin, plan.to_json(), f"the model does not fit {like}")
-    state, _ = find_state({name: tensor.cpu() for name, tensor in model.state_dict().items()}, "the model")
+    state = find_state({name: tensor.cpu() for name, tensor in model.state_dict().items()}, "the model").state
     fill(twin, state, source="the model", arch=str(like))
     done = {"command": "save", "version": __version__}
     described = metadata.model_copy(
@@ -67,7 +69,8 @@ def save(
             "version": __version__,
         }
     )
-    write(path, twin, described, force=force)
+    precision = {**stored_precision(checkpoint.state), **stored_precision(state)}
+    write(path, twin, described, force=force, precision=precision)
 
 
 def _metadata(checkpoint: Checkpoint) -> Metadata:

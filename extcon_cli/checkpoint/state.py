@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -20,18 +21,57 @@ PREFIXES = ("module.", "_orig_mod.", "model.")
 COUNTER = "num_batches_tracked"
 
 
-def find_state(content: Any, source: str) -> tuple[dict[str, Tensor], nn.Module | None]:
-    """The state dict, prefixes off, and the module if that is what was stored. `source` names it in errors."""
+Versions = dict[str, dict[str, Any]]
+"""What `state_dict()` notes beside its tensors: for each submodule its version."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """A state dict, and what stood around it."""
+
+    state: dict[str, Tensor]
+    """Without the prefixes of wrappers."""
+    prefix: str
+    """What was taken off."""
+    versions: Versions
+    """Of the submodules, prefix off; empty where the file does not say."""
+    module: nn.Module | None
+    """The module, if that is what was stored."""
+
+
+def find_state(content: Any, source: str) -> Found:
+    """Find the state dict in what a file held. CheckpointError names `source` where there is none."""
     found = _search(content, source)
     module = found if isinstance(found, nn.Module) else None
-    state = _tensors(found.state_dict() if isinstance(found, nn.Module) else found)
+    mapping = found.state_dict() if isinstance(found, nn.Module) else found
+    state = _tensors(mapping)
     if not state:
         raise CheckpointError(f"{source} has no tensors inside{_seen(content)}.")
     if len(state) > 1:
         state.pop("n_averaged", None)  # the counter of torch.optim.swa_utils.AveragedModel
     for name, tensor in state.items():
         _check(name, tensor, source)
-    return _unmasked(strip(state)[0]), module
+    stripped, prefix = strip(state)
+    return Found(_unmasked(stripped), prefix, rebased(versions_of(mapping), prefix), module)
+
+
+def versions_of(state: Mapping[Any, Any]) -> Versions:
+    """The versions that a state dict of torch carries as an attribute; what is no version is left out."""
+    noted = getattr(state, "_metadata", None)
+    if not isinstance(noted, Mapping):
+        return {}
+    return {
+        name: {"version": entry["version"]}
+        for name, entry in noted.items()
+        if isinstance(name, str) and isinstance(entry, Mapping) and isinstance(entry.get("version"), int)
+    }
+
+
+def rebased(versions: Versions, prefix: str) -> Versions:
+    """The versions of the submodules below `prefix`, named from there."""
+    if not prefix:
+        return versions
+    return {f"{name}."[len(prefix) : -1]: entry for name, entry in versions.items() if f"{name}.".startswith(prefix)}
 
 
 def _unmasked(state: dict[str, Tensor]) -> dict[str, Tensor]:

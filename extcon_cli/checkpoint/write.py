@@ -10,20 +10,30 @@ import safetensors.torch
 from torch import Tensor, nn
 
 from extcon_cli.checkpoint.metadata import Metadata, to_header
+from extcon_cli.checkpoint.precision import Precision, lossless
 from extcon_cli.errors import UsageError
 
 __all__ = ["Metadata", "check_writable", "write"]
 
 
-def write(path: str | Path, module: nn.Module, metadata: Metadata, *, force: bool = False) -> None:
+def write(
+    path: str | Path,
+    module: nn.Module,
+    metadata: Metadata,
+    *,
+    force: bool = False,
+    precision: Precision | None = None,
+) -> None:
     """Store the module's parameters and buffers with their metadata; tied tensors once.
+
+    What `precision` names is stored in half precision, where that loses nothing.
 
     Written under a temporary name beside it, synced and renamed, so that a reader sees the old file or the new one.
     UsageError as `check_writable`, or if the disk is full.
     """
     path = Path(path)
     check_writable(path, force)
-    header, body = _encode(_unique(module), to_header(metadata))
+    header, body = _encode(_unique(module, precision or {}), to_header(metadata))
     temporary = _temporary(path)
     try:
         with temporary.open("xb") as file:
@@ -62,7 +72,7 @@ def check_writable(path: str | Path, force: bool) -> None:
         raise UsageError(f"{path} cannot be written: {reason}; choose another --out") from error
 
 
-def _unique(module: nn.Module) -> dict[str, Tensor]:
+def _unique(module: nn.Module, precision: Precision) -> dict[str, Tensor]:
     """The state dict with each tied tensor under its first name only, and no storage shared."""
     state: dict[str, Tensor] = {}
     seen: set[int] = set()
@@ -71,7 +81,7 @@ def _unique(module: nn.Module) -> dict[str, Tensor]:
         if id(tensor) in seen:
             continue
         seen.add(id(tensor))
-        value = tensor.detach().cpu().contiguous()
+        value = lossless(name, tensor.detach().cpu().contiguous(), precision)
         place = value.untyped_storage().data_ptr()
         state[name] = value.clone() if place in storages else value
         storages.add(place)

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from extcon_cli import __version__
-from extcon_cli.cli import bypass, evaluate, inspect, prune, recipe, schema, train, verify
+from extcon_cli.cli import bypass, evaluate, init, inspect, prune, recipe, schema, train, verify
 from extcon_cli.errors import ExtconError
 
 app = typer.Typer(
@@ -25,6 +25,7 @@ app = typer.Typer(
     add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.command("init")(init.init)
 app.command("prune")(prune.prune)
 app.command("train")(train.train)
 app.command("evaluate")(evaluate.evaluate)

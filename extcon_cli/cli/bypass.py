@@ -15,6 +15,7 @@ def bypass(
         bool, typer.Option("--require-gain", metavar=o.FLAG, help="Fail (exit 4) where bypassing gains nothing.")
     ] = False,
     out: o.OutOption = None,
+    data: o.DataOption = None,
     recipe: o.RecipeOption = None,
     overrides: o.SetOption = None,
     seed: o.SeedOption = None,
@@ -40,29 +41,31 @@ def bypass(
 
     Example: `extcon bypass model.pt --set bypass.extensions=[widen] --ignore-probe --json`
     """
-    o.check_checkpoint(checkpoint)
+    checkpoint = o.checkpoint_file(checkpoint)
     output = out or checkpoint.with_name(f"{checkpoint.stem}.bypassed.safetensors")
     overwrite = o.check_output(output, force=force, resume=resume, suffixes=[".safetensors"])
     o.check_reports(report)
-    resolved = o.find_recipe("bypass", recipe, checkpoint, overrides, seed=seed)
-    o.check_data(resolved.recipe, checkpoint)
+    kind = o.data_kind(data)
+    resolved = o.find_recipe("bypass", recipe, checkpoint, overrides, kind, seed=seed)
+    o.check_data(resolved, checkpoint)
 
     from extcon_cli.cli.console import listening
     from extcon_cli.cli.results import deliver
 
+    trust = o.trust(trust_code, trust_pickle, resolved)
     with listening(quiet=quiet) as emit:
         from extcon_cli.pipelines.bypass import bypass as run  # takes seconds: torch
 
         result = run(
             checkpoint,
-            resolved.recipe,
+            o.complete(resolved, checkpoint, kind, overrides, trust, emit),
             output=output,
             device=device,
             resume=resume,
             force=overwrite,
             ignore_probe=ignore_probe or go_on,
             require_gain=require_gain,
-            trust=o.trust(trust_code, trust_pickle, resolved),
+            trust=trust,
             emit=emit,
         )
     deliver(result, as_json=as_json, reports=report)

@@ -15,6 +15,7 @@ SPLITS = ("test", "validation", "train")
 def evaluate(
     checkpoint: o.Checkpoint,
     split: Annotated[str, typer.Option(metavar="NAME", help="test, validation or train.")] = "test",
+    data: o.DataOption = None,
     recipe: o.RecipeOption = None,
     overrides: o.SetOption = None,
     seed: o.SeedOption = None,
@@ -33,22 +34,24 @@ def evaluate(
     """
     if split not in SPLITS:
         raise UsageError(f"--split {split}: should be one of {', '.join(SPLITS)}")
-    o.check_checkpoint(checkpoint)
+    checkpoint = o.checkpoint_file(checkpoint)
     o.check_reports(report)
-    resolved = o.find_recipe("evaluate", recipe, checkpoint, overrides, seed=seed)
+    kind = o.data_kind(data)
+    resolved = o.find_recipe("evaluate", recipe, checkpoint, overrides, kind, seed=seed)
 
     from extcon_cli.cli.console import listening
     from extcon_cli.cli.results import deliver
 
+    trust = o.trust(trust_code, trust_pickle, resolved)
     with listening(quiet=quiet) as emit:
         from extcon_cli.pipelines.evaluate import evaluate as run  # takes seconds: torch
 
         result = run(
             checkpoint,
-            resolved.recipe,
+            o.complete(resolved, checkpoint, kind, overrides, trust, emit),
             split=split,
             device=device,
-            trust=o.trust(trust_code, trust_pickle, resolved),
+            trust=trust,
             emit=emit,
         )
     deliver(result, as_json=as_json, reports=report)

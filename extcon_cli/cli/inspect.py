@@ -34,11 +34,11 @@ def inspect(
 
     Example: `extcon inspect sample_models/digits_mlp_stalled.pt --data`
     """
-    o.check_checkpoint(checkpoint)
+    checkpoint = o.checkpoint_file(checkpoint)
     o.check_reports(report)
     resolved = o.find_recipe("inspect", recipe, checkpoint, overrides)
     if data:
-        o.check_data(resolved.recipe, checkpoint)
+        o.require_data(resolved, checkpoint)
 
     from extcon_cli.cli.console import listening
     from extcon_cli.cli.results import deliver

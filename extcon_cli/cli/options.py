@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,8 +11,12 @@ from typing import Annotated, Any
 import typer
 
 from extcon_cli.checkpoint.contents import kind
+from extcon_cli.checkpoint.folder import checkpoint_file as find_checkpoint
 from extcon_cli.checkpoint.trust import Trust
+from extcon_cli.data.kinds import Kind
+from extcon_cli.data.kinds import kind as kind_of_data
 from extcon_cli.errors import UsageError
+from extcon_cli.events import Emit
 from extcon_cli.recipe.load import Resolved, resolve
 from extcon_cli.recipe.schema import Recipe
 
@@ -38,7 +43,7 @@ def whole(text: str) -> int:
 
 Checkpoint = Annotated[
     Path,
-    typer.Argument(metavar="CKPT", help="A checkpoint: .safetensors, or .pt, .pth, .bin, .ckpt with a state dict."),
+    typer.Argument(metavar="CKPT", help="A checkpoint: .safetensors, .pt, .pth, .bin, .ckpt, or a folder with one."),
 ]
 RecipeOption = Annotated[
     str | None,
@@ -48,6 +53,12 @@ SetOption = Annotated[
     list[str] | None,
     typer.Option(
         "--set", metavar="KEY=VALUE", help="Change one key of the recipe. Repeatable.", rich_help_panel=RECIPE
+    ),
+]
+DataOption = Annotated[
+    str | None,
+    typer.Option(
+        "--data", metavar="PATH", help="The data: a folder, .npz, .csv, or a bundled name.", rich_help_panel=RECIPE
     ),
 ]
 SeedOption = Annotated[
@@ -105,6 +116,7 @@ def find_recipe(
     recipe: str | None,
     checkpoint: Path | None,
     overrides: Sequence[str] | None,
+    data: Kind | None = None,  # goes before the recipe's own data, after --set
     **given: Any,  # keys that options of their own set: seed=3, prune__ratio=0.5
 ) -> Resolved:
     """The recipe of a run, from where `recipe.load.resolve` looks for it, with --set and the other options put in."""
@@ -117,8 +129,29 @@ def find_recipe(
         recipe=recipe,
         checkpoint=checkpoint,
         embedded=metadata.recipe if metadata is not None and metadata.recipe else None,
-        overrides=[*(overrides or ()), *put],
+        overrides=[*_data_keys(data), *(overrides or ()), *put],
     )
+
+
+def bundled_recipe(method: str, overrides: Sequence[str] | None, data: Kind | None) -> Resolved:
+    """The recipe of a method where the user has none yet."""
+    return resolve(method, overrides=[*_data_keys(data), *(overrides or ())])
+
+
+def data_kind(path: str | None) -> Kind | None:
+    """What --data holds. DataError where that is nothing that can be read."""
+    return kind_of_data(path) if path is not None else None
+
+
+def is_set(key: str, overrides: Sequence[str] | None) -> bool:
+    """Did the user give this key by --set?"""
+    return any(text.partition("=")[0].strip() == key for text in overrides or ())
+
+
+def _data_keys(data: Kind | None) -> list[str]:
+    if data is None:
+        return []
+    return [f"data.{key}={json.dumps(value)}" for key, value in (("dataset", data.dataset), ("root", data.root))]
 
 
 def trust(code: bool, pickle: bool, *recipes: Resolved) -> Trust:
@@ -126,17 +159,48 @@ def trust(code: bool, pickle: bool, *recipes: Resolved) -> Trust:
     return Trust(code, pickle, recipe=all(found.source == "argument" for found in recipes))
 
 
-def check_checkpoint(path: Path) -> None:
-    """CheckpointError where the file is missing, cut off, or no checkpoint, as far as its first bytes tell."""
-    kind(path)
+def checkpoint_file(path: Path) -> Path:
+    """The checkpoint, also of a folder that holds one.
+
+    CheckpointError where it is missing, cut off, or no checkpoint, as far as its first bytes tell.
+    """
+    file = find_checkpoint(path)
+    kind(file)
+    return file
 
 
-def check_data(recipe: Recipe, checkpoint: Path) -> None:
+def complete(
+    resolved: Resolved,
+    checkpoint: Path,
+    data: Kind | None,
+    overrides: Sequence[str] | None,
+    trusted: Trust,
+    emit: Emit,
+) -> Recipe:
+    """The recipe of a run that needs data. Where the user gave no recipe, what checkpoint and data tell is put in.
+
+    RecipeError where something is missing: all of it, with the recipe to paste.
+    """
+    if resolved.source != "bundled" or (data is None and resolved.recipe.data is not None):
+        return resolved.recipe
+    from extcon_cli.pipelines.first_look import complete as filled  # takes seconds: torch
+
+    given = is_set("task", overrides)
+    return filled(checkpoint, resolved.recipe, data, task_given=given, trust=trusted, emit=emit)
+
+
+def check_data(resolved: Resolved, checkpoint: Path) -> None:
+    """UsageError where the user's recipe does not say which data to work with."""
+    if resolved.source != "bundled":
+        require_data(resolved, checkpoint)
+
+
+def require_data(resolved: Resolved, checkpoint: Path) -> None:
     """UsageError where nothing says which data to work with."""
-    if recipe.data is None:
+    if resolved.recipe.data is None:
         raise UsageError(
             f"no data to work on {checkpoint.name} with: put a recipe {checkpoint.stem}.yaml with a `data` section "
-            "beside it, give --recipe, or set data.dataset and data.root with --set"
+            "beside it, give --recipe or --data, or set data.dataset and data.root with --set"
         )
 
 

@@ -29,6 +29,7 @@ def prune(
         typer.Option(metavar="SIZE", parser=o.number, help="With --already-zero: what counts as zero."),
     ] = 0.0,
     out: o.OutOption = None,
+    data: o.DataOption = None,
     recipe: o.RecipeOption = None,
     overrides: o.SetOption = None,
     seed: o.SeedOption = None,
@@ -61,13 +62,14 @@ def prune(
         raise UsageError("--already-zero only cuts what is dead: it goes without --ratio, --max-drop and --resume")
     if not tolerance >= 0 or (tolerance and not already_zero):
         raise UsageError(f"--tolerance {tolerance:g}: should be 0 or more, and goes with --already-zero")
-    o.check_checkpoint(checkpoint)
+    checkpoint = o.checkpoint_file(checkpoint)
     output = out or checkpoint.with_name(f"{checkpoint.stem}.pruned.safetensors")
     force = o.check_output(output, force=force, resume=resume, suffixes=[".safetensors"])
     o.check_reports(report)
-    resolved = o.find_recipe("prune", recipe, checkpoint, overrides, prune__ratio=ratio, seed=seed)
+    kind = o.data_kind(data)
+    resolved = o.find_recipe("prune", recipe, checkpoint, overrides, kind, prune__ratio=ratio, seed=seed)
     if not already_zero:
-        o.check_data(resolved.recipe, checkpoint)
+        o.check_data(resolved, checkpoint)
 
     from extcon_cli.cli.console import listening
     from extcon_cli.cli.results import deliver
@@ -87,7 +89,7 @@ def prune(
 
         result = run(
             checkpoint,
-            resolved.recipe,
+            o.complete(resolved, checkpoint, kind, overrides, trust, emit),
             output=output,
             device=device,
             resume=resume,

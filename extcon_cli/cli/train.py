@@ -16,6 +16,7 @@ def train(
         Path | None, typer.Argument(metavar="CKPT", help="Go on from this checkpoint. Default: from scratch.")
     ] = None,
     out: o.OutOption = None,
+    data: o.DataOption = None,
     recipe: o.RecipeOption = None,
     overrides: o.SetOption = None,
     seed: o.SeedOption = None,
@@ -39,7 +40,7 @@ def train(
     if checkpoint is None and recipe is None:
         raise UsageError("nothing to train: give --recipe FILE|NAME (see `extcon recipe list`), or a checkpoint")
     if checkpoint is not None:
-        o.check_checkpoint(checkpoint)
+        checkpoint = o.checkpoint_file(checkpoint)
     output = out or (
         checkpoint.with_name(f"{checkpoint.stem}.trained.safetensors")
         if checkpoint is not None
@@ -47,7 +48,8 @@ def train(
     )
     force = o.check_output(output, force=force, resume=resume, suffixes=[".safetensors", ".pt", ".pth"])
     o.check_reports(report)
-    resolved = o.find_recipe("train", recipe, checkpoint, overrides, seed=seed)
+    kind = o.data_kind(data)
+    resolved = o.find_recipe("train", recipe, checkpoint, overrides, kind, seed=seed)
 
     from extcon_cli.cli.console import listening
     from extcon_cli.cli.results import deliver

@@ -39,8 +39,7 @@ def verify(
         raise UsageError(f"--max-diff {max_diff:g}: should be 0 or more")
     if data is not None and data not in SPLITS:
         raise UsageError(f"--data {data}: should be one of {', '.join(SPLITS)}")
-    o.check_checkpoint(first)
-    o.check_checkpoint(second)
+    first, second = o.checkpoint_file(first), o.checkpoint_file(second)
     o.check_reports(report)
     resolved = [o.find_recipe("inspect", recipe, path, overrides) for path in (first, second)]
 

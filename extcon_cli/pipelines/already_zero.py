@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from extcon_cli.channels import RemovalPlan, channel_groups, difference, remove_zeros
 from extcon_cli.channels.compare import EXACT, random_batches
+from extcon_cli.checkpoint.precision import stored_precision
 from extcon_cli.checkpoint.trust import UNTRUSTED, Trust
 from extcon_cli.checkpoint.write import Metadata, check_writable, write
 from extcon_cli.errors import GateError
@@ -47,13 +48,14 @@ def already_zero(
     """
     began = time.monotonic()
     check_writable(output, force)
-    opened = open_model(checkpoint, recipe, trust=trust)
+    opened = open_model(checkpoint, recipe, trust=trust, emit=emit)
     emit(RunStarted("prune", str(checkpoint), str(output), "cpu", recipe.seed))
     emit(PhaseStarted("remove", "Removing", None, "channel"))
     original, shape = opened.module, opened.arch.input_shape or ()
     zeroed = copy.deepcopy(original)
     _round_to_zero(zeroed, tolerance)
-    example = (torch.randn(2, *shape, generator=torch.Generator().manual_seed(recipe.seed)),)
+    random = torch.randn(2, *shape, generator=torch.Generator().manual_seed(recipe.seed))
+    example = (random.to(opened.example[0].dtype),)
     channels = channel_groups(zeroed, example)
     removal = remove_zeros(zeroed, example, channels=channels)
     small = removal.module
@@ -67,7 +69,13 @@ def already_zero(
         removal=figures(removal, moved),
         certificate=certificate_record(removal.certificate),
     )
-    write(output, small, _metadata(opened, record, removal.plan), force=force)
+    write(
+        output,
+        small,
+        _metadata(opened, record, removal.plan),
+        force=force,
+        precision=stored_precision(opened.checkpoint.state),
+    )
     emit(Saved(str(output)))
     before, after = timed(record.before, original, shape), timed(record.after, small, shape)
     return PruneResult(

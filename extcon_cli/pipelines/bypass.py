@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from extcon_cli.bypass.strategies import BASELINE, CONTROLS, EXTENSIONS
+from extcon_cli.checkpoint.precision import round_to
 from extcon_cli.checkpoint.trust import UNTRUSTED, Trust
 from extcon_cli.errors import DataError, GateError
 from extcon_cli.events import Emit, Noted, ignore
@@ -73,6 +74,8 @@ def bypass(
                     ends.append(_followed(run, stalled, branch, start, BypassState(state.diagnosis, tuple(ends[1:]))))
         chosen = best(ends)
         original, module = stalled.model(stalled.theta), stalled.model(chosen.weights or stalled.theta)
+        if chosen.weights is not None:
+            round_to(module, run.prepared.precision)
         before, after = run.stats(original), run.stats(module)
     if require_gain and chosen.record.branch.strategy not in EXTENSIONS:
         raise GateError(f"no gain: the best on the validation data is {chosen.record.branch}; nothing was written")

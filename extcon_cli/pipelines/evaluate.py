@@ -31,7 +31,7 @@ def evaluate(
     if split not in SPLITS:
         raise UsageError(f"split {split!r}: should be one of {', '.join(SPLITS)}")
     accelerator = create_accelerator(device)
-    prepared = prepare(recipe, checkpoint, trust=trust)
+    prepared = prepare(recipe, checkpoint, trust=trust, emit=emit)
     emit(RunStarted("evaluate", str(checkpoint), None, str(accelerator.device), recipe.seed))
     began = time.monotonic()
     emit(PhaseStarted("evaluate", f"Measuring on the {split} data", None, "batch"))

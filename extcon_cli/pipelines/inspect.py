@@ -34,7 +34,7 @@ def inspect(
     opened = open_model(checkpoint, recipe, trust=trust)
     shape = opened.arch.input_shape or ()
     size = measure(opened.module, shape)
-    channels = channel_groups(opened.module, (torch.zeros(2, *shape),))
+    channels = channel_groups(opened.module, opened.example)
     statuses = {status.group: status for status in classify(opened.module, channels)}
     sizes = {name: tuple(tensor.shape) for name, tensor in opened.module.named_parameters(remove_duplicate=False)}
     metadata = opened.checkpoint.metadata

@@ -6,13 +6,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from extcon_cli.checkpoint.architectures import default_input_shape
 from extcon_cli.checkpoint.load import recognise, restore
+from extcon_cli.checkpoint.pickled import architecture
 from extcon_cli.checkpoint.read import Checkpoint, read
 from extcon_cli.checkpoint.trust import UNTRUSTED, Trust
 from extcon_cli.errors import CheckpointError, RecipeError, UsageError
+from extcon_cli.events import Emit, Noted, ignore
 from extcon_cli.recipe.schema import ModelSpec, Recipe
 
 
@@ -21,12 +24,18 @@ class Opened:
     """A checkpoint with its module."""
 
     module: nn.Module
-    """In eval mode, on the CPU; of a checkpoint that extcon shrank, the shrunk module."""
+    """In eval mode, on the CPU, in float32 or float64; of a checkpoint that extcon shrank, the shrunk module."""
     checkpoint: Checkpoint
     arch: ModelSpec
     """All fields filled in; only `arch` is None for a pickled module of an unknown class."""
     recipe: Recipe
     """The recipe with `model` replaced by `arch`."""
+
+    @property
+    def example(self) -> tuple[Tensor, ...]:
+        """A batch of two inputs, all zeros."""
+        dtype = torch.float64 if _is_double(self.module) else torch.float32
+        return (torch.zeros(2, *(self.arch.input_shape or ()), dtype=dtype),)
 
 
 def open_model(
@@ -35,6 +44,7 @@ def open_model(
     *,
     trust: Trust = UNTRUSTED,
     data_shape: tuple[int, ...] | None = None,
+    emit: Emit = ignore,
 ) -> Opened:
     """Open a checkpoint as the recipe's architecture, else as its metadata say, else as its tensors fit.
 
@@ -44,7 +54,7 @@ def open_model(
     RecipeError if nothing tells the input's shape.
     """
     checkpoint = read(path, trust_pickle=trust.pickle)
-    module, arch, kwargs = _module(checkpoint, recipe.model, trust)
+    module, arch, kwargs = _module(checkpoint, recipe.model, trust, emit)
     shape = recipe.model.input_shape or (checkpoint.metadata and checkpoint.metadata.input_shape) or data_shape
     if shape is None and arch is not None:
         shape = default_input_shape(arch, kwargs)
@@ -53,23 +63,37 @@ def open_model(
             f"{path}: the shape of its input is not known; give it without the batch, such as "
             "--set model.input_shape=[3,32,32]"
         )
+    if not _is_double(module):
+        module.float()  # half precision is how numbers are stored; one computes with more
     spec = ModelSpec(arch=arch, kwargs=kwargs, input_shape=shape)
     return Opened(module, checkpoint, spec, recipe.model_copy(update={"model": spec}))
 
 
-def _module(checkpoint: Checkpoint, wanted: ModelSpec, trust: Trust) -> tuple[nn.Module, str | None, dict[str, Any]]:
+def _is_double(module: nn.Module) -> bool:
+    return any(parameter.dtype == torch.float64 for parameter in module.parameters())
+
+
+def _module(
+    checkpoint: Checkpoint, wanted: ModelSpec, trust: Trust, emit: Emit
+) -> tuple[nn.Module, str | None, dict[str, Any]]:
     """The module, and the name and arguments that build it."""
     if wanted.arch is not None:
-        module = restore(checkpoint, wanted.arch, wanted.kwargs, trust_code=trust.named_code)
+        module = restore(checkpoint, wanted.arch, wanted.kwargs, trust_code=trust.named_code, emit=emit)
         return module, wanted.arch, wanted.kwargs
     if checkpoint.module is not None:
-        return checkpoint.module.cpu().eval(), None, {}
+        known = architecture(checkpoint.module, checkpoint.state, checkpoint.path.parent)
+        if known is None:
+            kind = type(checkpoint.module).__qualname__
+            text = f"what is made of it loads into a {kind} of yours alone: load(path, model={kind}(...))"
+            emit(Noted(f"{checkpoint.path}: {text}", warning=True))
+            return checkpoint.module.cpu().eval(), None, {}
+        return checkpoint.module.cpu().eval(), known.arch, known.kwargs
     metadata = checkpoint.metadata
     if metadata is not None and metadata.arch is None:
         raise CheckpointError(f"{checkpoint.path} does not name its architecture: name it in a recipe, as model.arch")
-    known = recognise(checkpoint) if metadata is None else metadata
-    arch, kwargs = str(known.arch), {**known.kwargs, **wanted.kwargs}
+    told = recognise(checkpoint) if metadata is None else metadata
+    arch, kwargs = str(told.arch), {**told.kwargs, **wanted.kwargs}
     try:
-        return restore(checkpoint, arch, kwargs, trust_code=trust.code), arch, kwargs
+        return restore(checkpoint, arch, kwargs, trust_code=trust.code, emit=emit), arch, kwargs
     except UsageError as error:
         raise CheckpointError(f"{checkpoint.path}: {error}") from error

@@ -11,6 +11,7 @@ from torch import nn
 
 from extcon_cli import __version__
 from extcon_cli.channels import Channels
+from extcon_cli.checkpoint.precision import Precision, lossless
 from extcon_cli.checkpoint.write import Metadata, check_writable, write
 from extcon_cli.errors import UsageError
 from extcon_cli.pipelines.prepare import Prepared
@@ -40,13 +41,17 @@ def check_output(path: Path, *, force: bool) -> None:
         raise UsageError(f"{path} cannot be written: permission denied; choose another --out")
 
 
-def write_output(path: Path, module: nn.Module, metadata: Metadata, *, force: bool) -> None:
+def write_output(
+    path: Path, module: nn.Module, metadata: Metadata, *, force: bool, precision: Precision | None = None
+) -> None:
     """Write the module as `path` asks; a plain state dict leaves the metadata out. Same module, same bytes."""
     if path.suffix not in PLAIN:
-        write(path, module, metadata, force=force)
+        write(path, module, metadata, force=force, precision=precision)
         return
     check_output(path, force=force)
-    state = {name: tensor.detach().cpu().contiguous() for name, tensor in module.state_dict().items()}
+    state = module.state_dict()  # with the versions of its modules
+    for name, tensor in state.items():
+        state[name] = lossless(name, tensor.detach().cpu().contiguous(), precision or {})
     try:
         write_whole(path, lambda file: torch.save(state, file))
     except OSError as error:

@@ -9,9 +9,11 @@ import torch
 from torch import nn
 
 from extcon_cli.checkpoint.architectures import build, default_input_shape
+from extcon_cli.checkpoint.precision import Precision, stored_precision
 from extcon_cli.checkpoint.trust import UNTRUSTED, Trust
 from extcon_cli.data.datasets import Data, open_data
 from extcon_cli.errors import CheckpointError, DataError, ExtconError, RecipeError
+from extcon_cli.events import Emit, Noted, ignore
 from extcon_cli.pipelines.open import Opened, open_model
 from extcon_cli.recipe.schema import Recipe
 from extcon_cli.training.objective import prediction
@@ -29,12 +31,18 @@ class Prepared:
     opened: Opened | None
     """The checkpoint; None: the model is new."""
 
+    @property
+    def precision(self) -> Precision:
+        """Which tensors were stored in half precision, and will be."""
+        return stored_precision(self.opened.checkpoint.state) if self.opened is not None else {}
+
 
 def prepare(
     recipe: Recipe,
     checkpoint: Path | None,
     *,
     trust: Trust = UNTRUSTED,
+    emit: Emit = ignore,
 ) -> Prepared:
     """Open the data and the checkpoint (None: build the recipe's architecture, by torch's seed), and try one input.
 
@@ -57,6 +65,7 @@ def prepare(
             recipe,
             trust=trust,
             data_shape=data.input_shape,
+            emit=emit,
         )
         module, arch = opened.module, opened.arch
         stored = opened.checkpoint.metadata.normalize if opened.checkpoint.metadata else None
@@ -64,7 +73,10 @@ def prepare(
             known = data.spec.model_copy(update={"normalize": data.spec.normalize or stored})
             data = open_data(known, recipe.task, seed=recipe.seed, input_shape=arch.input_shape, trust_code=trusted)
     module.float()
-    data = data.check_outputs(_output_shape(module, data))
+    outputs = _output_shape(module, data)
+    if data.task == "classification" and data.classes is not None and len(outputs) == 1 and data.classes < outputs[0]:
+        emit(Noted(f"the model has {outputs[0]} outputs, the data {data.classes} classes: is it theirs?", warning=True))
+    data = data.check_outputs(outputs)
     filled = data.spec.model_copy(update={"normalize": data.normalize})
     return Prepared(module, data, recipe.model_copy(update={"model": arch, "data": filled}), opened)
 

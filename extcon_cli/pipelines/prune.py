@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from extcon_cli.checkpoint.precision import round_to
 from extcon_cli.checkpoint.trust import UNTRUSTED, Trust
 from extcon_cli.errors import GateError
 from extcon_cli.events import Emit, ignore
 from extcon_cli.pipelines.bifurcate import bifurcate
 from extcon_cli.pipelines.finetune import finetune
+from extcon_cli.pipelines.keep import check_keep
 from extcon_cli.pipelines.measure import timed
 from extcon_cli.pipelines.output import frozen, widths
 from extcon_cli.pipelines.prune_run import PruneState, analyse
@@ -53,6 +55,7 @@ def prune(
         force=force, trust=trust, emit=emit,
     ) as run:  # fmt: skip
         pruning = analyse(run)
+        check_keep(recipe.prune.decide.keep, [group.name for group in pruning.channels.groups])
         state = PruneState.of(run.resume_state)
         if state.removal is None:
             before = run.stats(pruning.original)
@@ -64,6 +67,7 @@ def prune(
         else:
             removal = repeat(pruning, state.removal)
         final = finetune(pruning, removal, state.finetuning)
+        round_to(removal.module, run.prepared.precision)
         after = run.stats(removal.module)
     known = removal.record
     drop = _drop(known.before.metrics, after.metrics)

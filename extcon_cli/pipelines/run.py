@@ -100,7 +100,8 @@ class Run:
 
     def write(self, module: nn.Module, record: Record, *, plan: Mapping[str, object] | None = None) -> None:
         """Write the result with all that it says about itself; `plan` is a removal that this run made."""
-        write_output(self.output, module, data_metadata(self.prepared, record, plan), force=self.force)
+        described = data_metadata(self.prepared, record, plan)
+        write_output(self.output, module, described, force=self.force, precision=self.prepared.precision)
         self.emit(Saved(str(self.output)))
 
     def facts(self) -> RunFacts:
@@ -151,7 +152,7 @@ def start_run(
         check_writable(output, force)
     accelerator = create_accelerator(device, mixed_precision)
     torch.manual_seed(recipe.seed)
-    prepared = prepare(recipe, checkpoint, trust=trust)
+    prepared = prepare(recipe, checkpoint, trust=trust, emit=emit)
     if check is not None:
         check(prepared)
     directory = RunDirectory(Path(f"{output}.run"), prepared.recipe, _inputs(command, prepared))

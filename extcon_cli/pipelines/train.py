@@ -7,6 +7,7 @@ from pathlib import Path
 
 from torch import nn
 
+from extcon_cli.checkpoint.precision import round_to
 from extcon_cli.checkpoint.trust import UNTRUSTED, Trust
 from extcon_cli.errors import RecipeError
 from extcon_cli.events import Emit, Noted, ignore
@@ -46,6 +47,7 @@ def train(
         if recipe.data and recipe.data.normalize is None and (used := run.prepared.data.normalize):
             run.emit(Noted(f"inputs normalised by mean {list(used.mean)}, std {list(used.std)}"))
         outcome = _fit(run)
+        round_to(run.prepared.module, run.prepared.precision)
         with run.phase("evaluate", "Measuring", reported=False) as closing:
             validation = run.metrics(run.prepared.module, "validation")
             test = run.metrics(run.prepared.module, "test")

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from extcon_cli import channels
@@ -46,7 +45,7 @@ def verify(
     if split is not None:
         data = prepare(recipes[0], first, trust=trust).data
         real = ((x,) for x, _ in data.eval_loader(split, device="cpu"))
-    found = channels.verify(one.module, two.module, (torch.zeros(2, *shape),), evaluation=real)
+    found = channels.verify(one.module, two.module, one.example, evaluation=real)
     gaps = {"random": found.random, "double": found.double}
     if split is not None:
         gaps["evaluation"] = found.evaluation

@@ -179,8 +179,30 @@ class VerifyResult(Result):
     """What the second's own certificate says of its weights; None: it carries none."""
 
 
+@dataclass(frozen=True)
+class RecipeKey:
+    """A key of the recipe, its value as YAML, and how that is known (or what to put there)."""
+
+    key: str
+    value: str
+    why: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class InitResult(Result):
+    """The result of `extcon init`."""
+
+    command: Literal["init"] = "init"
+    checkpoint: str
+    output: str
+    findings: tuple[RecipeKey, ...]
+    missing: tuple[RecipeKey, ...]
+    """What only the user knows, with examples; empty where the recipe is complete."""
+
+
 CommandResult: TypeAlias = PruneResult | BypassResult | TrainResult | EvaluateResult | InspectResult | VerifyResult
 COMMANDS: Mapping[str, type] = {
+    "init": InitResult,
     "prune": PruneResult,
     "bypass": BypassResult,
     "train": TrainResult,

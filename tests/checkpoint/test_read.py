@@ -119,6 +119,20 @@ def test_any_depth_of_wrapping_comes_off(depth: int, prefix: str) -> None:
     assert_is_state(stripped)
 
 
+@pytest.mark.parametrize("name", ["mine.pt", "model.safetensors", "pytorch_model.bin"])
+def test_of_a_folder_the_checkpoint_in_it_is_read(tmp_path: Path, name: str) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    if name.endswith(".safetensors"):
+        safetensors.torch.save_file(STATE, tmp_path / name)
+    else:
+        saved(tmp_path, STATE, name)
+    if name != "mine.pt":
+        saved(tmp_path, {"other": torch.ones(1)}, "optimizer.pt")
+    checkpoint = read(tmp_path)
+    assert checkpoint.path == tmp_path / name
+    assert checkpoint.state.keys() == STATE.keys()
+
+
 # What is refused, and how -----------------------------------------------------------------------------------------
 
 
@@ -128,8 +142,11 @@ def test_missing_names_the_nearest(tmp_path: Path) -> None:
     assert "no such file" in refused(tmp_path / "nowhere" / "model.pt")
 
 
-def test_a_folder(tmp_path: Path) -> None:
-    assert "is a folder" in refused(tmp_path)
+def test_a_folder_with_no_checkpoint_or_with_several(tmp_path: Path) -> None:
+    assert "is a folder with no checkpoint file" in refused(tmp_path)
+    for name in ("a.pt", "b.pth"):
+        saved(tmp_path, STATE, name)
+    assert "is a folder with several checkpoints (a.pt, b.pth)" in refused(tmp_path)
 
 
 def test_no_regular_file(tmp_path: Path) -> None:

@@ -38,7 +38,7 @@ def test_a_ratio_that_is_no_share(extcon: Extcon, place: Path, ratio: str) -> No
         (["prune", "digits_resnet.pt", "--set", "model.arch=zoo:cifar_resnet20"], UNREADABLE, "digits_resnet"),
         (["prune", "digits_resnet.pt", "--device", "tpu9"], USAGE, "tpu9"),
         (["prune", "missing.pt"], UNREADABLE, "missing.pt"),
-        (["prune", "."], UNREADABLE, "folder"),
+        (["prune", "empty"], UNREADABLE, "is a folder with no checkpoint file"),
         (["evaluate", "digits_resnet.pt", "--split", "dev"], USAGE, "validation"),
         (["train"], USAGE, "--recipe"),
         (["inspect", "missing.pt"], UNREADABLE, "missing.pt"),
@@ -46,6 +46,7 @@ def test_a_ratio_that_is_no_share(extcon: Extcon, place: Path, ratio: str) -> No
     ],
 )
 def test_refused_by_name(extcon: Extcon, place: Path, args: list[str], code: int, says: str) -> None:
+    (place / "empty").mkdir()
     done = extcon(*args)
     assert (done.code, done.out) == (code, "")
     assert says in done.err
@@ -87,7 +88,8 @@ def test_data_are_needed(extcon: Extcon, place: Path) -> None:
     (place / "digits_resnet.yaml").unlink()
     done = extcon("prune", "digits_resnet.pt")
     assert done.code == USAGE
-    assert "data" in done.error
+    assert "  data.dataset: --data PATH" in done.err
+    assert "Put this recipe beside it as digits_resnet.yaml" in done.err
 
 
 def test_code_in_a_sidecar_does_not_run(extcon: Extcon, place: Path) -> None:
