@@ -14,7 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from extcon_cli import Bypass
 from extcon_cli.channels import difference
-from extcon_cli.channels.compare import EXACT_DOUBLE
+from extcon_cli.channels.compare import EXACT, EXACT_DOUBLE
 from extcon_cli.errors import GateError, UsageError
 
 Forward = Callable[[Tensor], Tensor]
@@ -167,6 +167,70 @@ def test_mirrored(name: str) -> None:
     assert {key: tensor.shape for key, tensor in model.state_dict().items()} == before
     assert difference(model, bypass.model, [(x,)]).relative < EXACT_DOUBLE
     assert losses[-1] < losses[0]
+
+
+def test_widened() -> None:
+    model, (x, y) = network(), (images(), torch.arange(16) % 3)
+    before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
+    bypass = Bypass(model, (x,), opt_1=6, opt_2=8, method="widen")
+    assert sum(p.numel() for p in bypass.model.parameters()) > sum(p.numel() for p in model.parameters())
+    optimizer = OPTIMIZERS["sgd"](bypass.model.parameters())
+    for step in range(20):
+        nn.functional.cross_entropy(bypass.model(x), y).backward()
+        optimizer.step()
+        assert not bypass.step()
+        optimizer.zero_grad()
+        assert bypass.done == (step >= 13)
+    assert bypass.contract().relative <= EXACT
+    assert {key: tensor.shape for key, tensor in model.state_dict().items()} == {k: t.shape for k, t in before.items()}
+    assert not torch.equal(model.state_dict()["4.weight"], before["4.weight"])
+
+
+def test_units_are_not_scored_without_gradients() -> None:
+    bypass = Bypass(network(), (images(),), opt_1=1, opt_2=4, method="widen")
+    for _ in range(2):  # opt_1, and the step that should score
+        bypass.step()
+    with pytest.raises(UsageError, match=r"call \.step\(\) after backward"):
+        bypass.step()
+
+
+def test_revived_at_once_and_in_place() -> None:
+    model, x = perceptron(), images().double()
+    with torch.no_grad():
+        model[1].weight[:2], model[1].bias[:2] = 0.0, -1.0  # type: ignore[index]
+    before = model(x)
+    bypass = Bypass(model, (x,), method="revive", data=lambda: [(x,)])
+    assert bypass.model is model
+    assert bypass.done
+    assert torch.allclose(model(x), before, rtol=EXACT_DOUBLE)
+    assert model[1].weight[:2].any()  # type: ignore[index]
+    with pytest.raises(UsageError, match="all training inputs"):
+        Bypass(perceptron(), (x,), method="revive")
+
+
+@pytest.mark.parametrize(("gamma", "met"), [(1e-9, False), (0.5, True)])
+def test_the_papers_penalty_comes_back_or_fails_at_its_last_step(gamma: float, met: bool) -> None:
+    model, (x, y) = perceptron(), (images().double(), torch.arange(16) % 3)
+    bypass = Bypass(model, (x,), opt_1=5, opt_2=40, method="penalty", gamma=gamma, epsilon=0.3)
+    optimizer = torch.optim.SGD([*model.parameters(), *bypass.deltas], lr=0.02)
+
+    def walk() -> None:
+        for _ in range(45):
+            penalty = bypass.penalty()
+            assert penalty is not None
+            (nn.functional.cross_entropy(bypass.model(x), y) + penalty).backward()
+            optimizer.step()
+            bypass.step()
+            optimizer.zero_grad()
+
+    if met:
+        walk()
+        assert bypass.contract().largest == 0
+    else:
+        with torch.no_grad():
+            bypass.deltas[0].fill_(1.0)
+        with pytest.raises(GateError, match="opt_2 did not meet its constraint"):
+            walk()
 
 
 def test_what_cannot_be_mirrored_is_refused() -> None:
