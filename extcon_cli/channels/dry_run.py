@@ -1,28 +1,34 @@
 """Find out by running: silence a part of every group on a copy, remove it, compare. What fails is frozen.
 
 Sizes that stand in the model's code (`x.view(-1, 320)`) are seen by no analysis; they show here. Each group loses
-another share, so that two widths which have to be equal do not stay so by accident.
+another share, so that two widths which have to be equal do not stay so by accident. Outputs can be blind to what a
+model takes from a width: the graph of the smaller copy is compared as well.
 """
 
 from __future__ import annotations
 
 import copy
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
+from extcon_cli.channels.analysis.axes import Index
 from extcon_cli.channels.analysis.constants import consumer_inputs
 from extcon_cli.channels.analysis.groups import ChannelGroup, Channels, analyse
 from extcon_cli.channels.analysis.trace import trace
 from extcon_cli.channels.compare import ROUNDED, Inputs, batch_size, compare, outputs, random_batches, runs
+from extcon_cli.channels.culprits import culprits, first_line
 from extcon_cli.channels.modules import named_tensor
 from extcon_cli.channels.removal.apply import remove, zero_channels
 from extcon_cli.channels.removal.classify import GroupStatus, classify
 from extcon_cli.channels.removal.plan import plan_removal
+from extcon_cli.channels.removal.retrace import differences_after
 from extcon_cli.channels.removal.rewrites import RemovalPlan, Renorm
 
 TOLERANCE = 1e-4  # of the largest output: far over rounding, far under any mistake
@@ -63,14 +69,9 @@ def prunable_groups(model: nn.Module, example_inputs: Inputs) -> tuple[ChannelGr
 
 def dry_run(module: nn.Module, channels: Channels, example: Inputs, seed: int = 0) -> Channels:
     """Freeze the groups whose removal does not work out on this module, with the reason."""
-    generator = np.random.default_rng(seed)
-    parts = {
-        id(group): np.sort(generator.permutation(group.size)[: max(1, int(group.size * generator.uniform(0.25, 0.75)))])
-        for group in channels.groups
-        if group.prunable and group.size > 1
-    }
+    parts = _parts([group for group in channels.groups if group.prunable and group.size > 1], seed)
     tried = [group for group in channels.groups if id(group) in parts]
-    reasons = _failures(module, channels, tried, parts, example)
+    reasons = culprits(tried, lambda groups: _attempt(module, channels, groups, parts, example))
     sound = [group for group in tried if id(group) not in reasons]
     if reasons and sound:  # each goes by itself, or in the company it was tried in: do they all together?
         reasons |= _attempt(module, channels, sound, parts, example)
@@ -82,26 +83,18 @@ def dry_run(module: nn.Module, channels: Channels, example: Inputs, seed: int = 
     return replace(channels, groups=frozen)
 
 
-def _failures(
-    module: nn.Module,
-    channels: Channels,
-    groups: Sequence[ChannelGroup],
-    parts: dict[int, Any],
-    example: Inputs,
-) -> dict[int, str]:
-    """The groups that cannot be removed, and why, by halving the suspects."""
-    found = _attempt(module, channels, groups, parts, example) if groups else {}
-    if len(found) < len(groups):  # none, or those that show by themselves
-        rest = [group for group in groups if id(group) not in found]
-        return found | (_failures(module, channels, rest, parts, example) if found else {})
-    if len(groups) < 2:
-        return found
-    middle = len(groups) // 2
-    return {
-        key: why
-        for half in (groups[:middle], groups[middle:])
-        for key, why in _failures(module, channels, half, parts, example).items()
-    }
+def _parts(groups: Sequence[ChannelGroup], seed: int) -> dict[int, Index]:
+    """A random part of every group, another share of each as far as there are shares: what is equal hides a tie."""
+    generator = np.random.default_rng(seed)
+    taken: Counter[Fraction] = Counter()
+    parts = {}
+    for group in groups:
+        wanted = group.size * generator.uniform(0.25, 0.75)
+        shares = {Fraction(count, group.size): count for count in range(1, group.size)}
+        share = min(shares, key=lambda one: (taken[one], abs(shares[one] - wanted)))
+        taken[share] += 1
+        parts[id(group)] = np.sort(generator.permutation(group.size)[: shares[share]])
+    return parts
 
 
 def _attempt(
@@ -131,8 +124,7 @@ def _attempt(
         remove(trial, removal)
         found = outputs(trial, batch)
     except Exception as error:  # whatever the model's own code raises on other sizes
-        said = str(error).strip().partition("\n")[0][:160] or repr(error)
-        return dict.fromkeys(names, f"the forward pass fails on the smaller width: {said}")
+        return dict.fromkeys(names, f"the forward pass fails on the smaller width: {first_line(error)}")
     gap = compare([(expected, found, batch_size(batch))])
     if gap.moved > TOLERANCE or gap.unequal > ROUNDED * gap.labels:
         why = f"removal changes the outputs by {gap.relative:.1e}: the forward pass depends on the width"
@@ -141,6 +133,8 @@ def _attempt(
     ranks = {norm.weight: norm.rank for norm in channels.analysis.inline_norms}
     if not all(_follows_eps(norm, ranks[norm.weight], before, trial, removal) for norm, before in norms.items()):
         return dict.fromkeys(names, "a norm in the model's own code does not take its eps from the attribute")
+    if changed := differences_after(trial, only, removal, example):
+        return dict.fromkeys(names, f"the forward pass depends on the width: {changed[0]}")
     if not runs(trial, example, training=True) and runs(copy.deepcopy(module), example, training=True):
         return dict.fromkeys(names, "the forward pass fails on the smaller width in training mode")
     return {}

@@ -39,11 +39,15 @@ class NotRecorded(Exception):
 
 @dataclass(frozen=True)
 class Recording:
-    """A forward pass. `stored` maps a placeholder's name to the parameter or buffer that it holds."""
+    """A forward pass. `stored` maps a placeholder's name to the parameter or buffer that it holds.
+
+    `constants` are the tensors that the model's code makes of numbers, by their placeholder's name.
+    """
 
     graph: fx.Graph
     stored: Mapping[str, str]
     inputs: frozenset[str]
+    constants: Mapping[str, Tensor]
 
 
 def record(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Recording:
@@ -64,7 +68,7 @@ def record(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) 
         raise
     except Exception as error:  # whatever the model's code raises where there are no values
         raise NotRecorded(str(error)) from error
-    return Recording(recorder.graph, recorder.stored, frozenset(recorder.inputs))
+    return Recording(recorder.graph, recorder.stored, frozenset(recorder.inputs), recorder.constants)
 
 
 def _check(module: nn.Module) -> None:
@@ -114,7 +118,7 @@ class _Recorder(SchemaCheckMode):
         self.fresh: dict[int, fx.Node] = {}  # by storage: of torch.zeros and the like, Python gets a shallow copy
         self.metas: dict[int, Tensor] = {}  # of each real tensor, by its id
         self.reals: list[Tensor] = []  # kept, so that their ids stay their own
-        self.placeholders = 0
+        self.constants: dict[str, Tensor] = {}
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -254,9 +258,9 @@ class _Recorder(SchemaCheckMode):
         if value.device.type == "meta":
             self.seen[id(value)] = _Watched(self.fresh.pop(_storage(value)), value)
             return value
-        self.placeholders += 1
         meta = torch.empty_like(value, device="meta")
-        self._placeholder(f"constant_{self.placeholders}", value, meta)
+        node = self._placeholder(f"constant_{len(self.constants)}", value, meta)
+        self.constants[node.name] = value
         return meta
 
     def _node(self, tensor: Tensor) -> fx.Node:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import redirect_stderr, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from io import StringIO
 from typing import Any
 
@@ -28,13 +28,15 @@ class Graph:
     """The traced forward pass. `stored` maps a placeholder's node name to the parameter or buffer it holds.
 
     `changing` names the buffers that the forward pass writes to: their values are not constants. `inputs` are the
-    placeholders of the model's own arguments.
+    placeholders of the model's own arguments, `constants` those of tensors that it makes of numbers, with the tensors.
     """
 
     nodes: tuple[fx.Node, ...]
     stored: Mapping[str, str]
     changing: frozenset[str] = frozenset()
     inputs: frozenset[str] = frozenset()
+    constants: Mapping[str, Tensor] = field(default_factory=dict)
+    exported: bool = False  # by torch.export, not the recorder
 
     @property
     def unread(self) -> set[str]:
@@ -43,21 +45,22 @@ class Graph:
         return {self.stored[node.name] for node in held} - {self.stored[node.name] for node in held if node.users}
 
 
-def trace(module: nn.Module, inputs: tuple[Any, ...] | Mapping[str, Any]) -> Graph:
+def trace(module: nn.Module, inputs: tuple[Any, ...] | Mapping[str, Any], *, exported: bool = False) -> Graph:
     """The module's forward pass in eval mode as a flat graph of ATen operators; inputs by position or by name.
 
-    What runs in training only, such as auxiliary heads, is part of it where that leaves weights unread.
+    What runs in training only, such as auxiliary heads, is part of it where that leaves weights unread. `exported`
+    asks for torch.export's graph, to be compared with another one of its kind.
 
     Raises:
         TraceError: torch.export cannot follow the forward pass, for example data-dependent control flow.
     """
     with evaluating(module):
-        graph = _traced(module, inputs)
+        graph = _traced(module, inputs, exported)
         if graph.unread:
             for child in module.modules():  # layers stay in eval mode, so that nothing is drawn or averaged
                 child.training = any(child.children()) and not type(child).__module__.startswith("torch.nn.")
             with suppress(TraceError):
-                return _grafted(graph, _traced(module, inputs))
+                return _grafted(graph, _traced(module, inputs, exported))
     return graph
 
 
@@ -80,7 +83,13 @@ def _grafted(graph: Graph, other: Graph) -> Graph:
             found[node] = output.graph.node_copy(node, found.__getitem__) if same is None else same
     results = [found[node] for node in other.nodes[-1].all_input_nodes if node in new]
     output.args = ([*output.all_input_nodes, *results],)
-    return replace(graph, nodes=tuple(output.graph.nodes), changing=graph.changing | other.changing)
+    constants = {found[node].name: other.constants[node.name] for node in found if node.name in other.constants}
+    return replace(
+        graph,
+        nodes=tuple(output.graph.nodes),
+        changing=graph.changing | other.changing,
+        constants={**graph.constants, **constants},
+    )
 
 
 def _named(graph: Graph, node: fx.Node, found: Mapping[fx.Node, fx.Node] | None = None) -> str:
@@ -91,13 +100,13 @@ def _named(graph: Graph, node: fx.Node, found: Mapping[fx.Node, fx.Node] | None 
     return f"{node.target} {arguments}"
 
 
-def _traced(module: nn.Module, inputs: tuple[Any, ...] | Mapping[str, Any]) -> Graph:
+def _traced(module: nn.Module, inputs: tuple[Any, ...] | Mapping[str, Any], exported: bool) -> Graph:
     """The forward pass in the mode that the modules are in: recorded where that can be vouched for, else exported.
 
     Raises:
         TraceError: as `trace`.
     """
-    return _recorded(module, inputs) or _exported(module, inputs)
+    return (None if exported else _recorded(module, inputs)) or _exported(module, inputs)
 
 
 def _recorded(module: nn.Module, inputs: tuple[Any, ...] | Mapping[str, Any]) -> Graph | None:
@@ -115,7 +124,7 @@ def _recorded(module: nn.Module, inputs: tuple[Any, ...] | Mapping[str, Any]) ->
         return None
     recording.graph.eliminate_dead_code()
     changing = frozenset(recording.stored[name] for name in written if name in recording.stored)
-    return Graph(tuple(recording.graph.nodes), recording.stored, changing, recording.inputs)
+    return Graph(tuple(recording.graph.nodes), recording.stored, changing, recording.inputs, recording.constants)
 
 
 def _exported(module: nn.Module, inputs: tuple[Any, ...] | Mapping[str, Any]) -> Graph:
@@ -148,7 +157,12 @@ def _exported(module: nn.Module, inputs: tuple[Any, ...] | Mapping[str, Any]) ->
     }
     changing = frozenset(stored[name] for name in written if name in stored)
     inputs_named = frozenset(program.graph_signature.user_inputs)
-    return Graph(tuple(program.graph.nodes), stored, changing, inputs_named)
+    constants = {
+        spec.arg.name: program.constants[spec.target]
+        for spec in program.graph_signature.input_specs
+        if spec.kind == InputKind.CONSTANT_TENSOR and spec.target is not None
+    }
+    return Graph(tuple(program.graph.nodes), stored, changing, inputs_named, constants, exported=True)
 
 
 def _canonical_names(module: nn.Module) -> dict[str, str]:

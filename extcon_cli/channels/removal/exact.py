@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from torch import nn
 
+from extcon_cli.channels.analysis.constants import consumer_inputs
 from extcon_cli.channels.analysis.groups import ChannelGroup, Channels, coverage
-from extcon_cli.channels.compare import Inputs
+from extcon_cli.channels.compare import Inputs, outputs
+from extcon_cli.channels.culprits import culprits, first_line
 from extcon_cli.channels.dry_run import channel_groups
 from extcon_cli.channels.removal.apply import remove
 from extcon_cli.channels.removal.certificate import Certificate, certify
 from extcon_cli.channels.removal.classify import GroupStatus, classify
 from extcon_cli.channels.removal.plan import plan_removal
+from extcon_cli.channels.removal.retrace import differences_after
 from extcon_cli.channels.removal.rewrites import RemovalPlan
 from extcon_cli.errors import GateError
 
@@ -79,7 +82,8 @@ def remove_zeros(
     statuses = classify(model, channels)
     if not others:
         statuses = [_limited(status, decided or {}) for status in statuses]
-    _check_decided(statuses, decided, others)
+    statuses, reasons = _sound(model, channels, statuses, example_inputs)
+    _check_decided(statuses, decided, others, reasons)
     plan = plan_removal(model, channels, statuses=statuses)
     small = copy.deepcopy(model)
     remove(small, plan)
@@ -88,8 +92,10 @@ def remove_zeros(
         worst = certificate.relative
         raise GateError(f"the removal is not exact: outputs differ by {worst:.1e} of the largest; nothing was removed")
     removed = {status.group: status.removable for status in statuses if status.removable.any()}
-    prunable = sum(group.size for group in channels.groups if group.prunable)
-    return Removal(small, plan, certificate, removed, prunable, coverage(model, channels))
+    frozen = tuple(replace(group, reason=reasons.get(id(group), group.reason)) for group in channels.groups)
+    prunable = sum(group.size for group in frozen if group.prunable)
+    share = coverage(model, replace(channels, groups=frozen))
+    return Removal(small, plan, certificate, removed, prunable, share)
 
 
 def _limited(status: GroupStatus, decided: Masks) -> GroupStatus:
@@ -98,7 +104,45 @@ def _limited(status: GroupStatus, decided: Masks) -> GroupStatus:
     return replace(status, removable=status.removable & mask)
 
 
-def _check_decided(statuses: list[GroupStatus], decided: Masks | None, others: bool) -> None:
+def _sound(
+    model: nn.Module, channels: Channels, statuses: list[GroupStatus], example: Inputs
+) -> tuple[list[GroupStatus], dict[int, str]]:
+    """The statuses with the groups held back whose removal, at the widths that are about to go, changes the graph.
+
+    With them the reason of each, by the `id` of its group.
+    """
+    inputs = consumer_inputs(model, channels)
+
+    def attempt(groups: Sequence[ChannelGroup]) -> dict[int, str]:
+        tried = {id(group) for group in groups}
+        plan = plan_removal(model, channels, inputs, _without(statuses, lambda key: key not in tried))
+        small = copy.deepcopy(model)
+        remove(small, plan)
+        try:
+            outputs(small, example)
+        except Exception as error:  # whatever the model's own code raises on other sizes
+            return dict.fromkeys(tried, f"the forward pass fails on the smaller width: {first_line(error)}")
+        changed = differences_after(small, channels, plan, example)
+        return dict.fromkeys(tried, f"the forward pass depends on the width: {changed[0]}") if changed else {}
+
+    going = [status.group for status in statuses if status.removable.any()]
+    reasons = culprits(going, attempt)
+    rest = [group for group in going if id(group) not in reasons]
+    if reasons and rest:  # each goes by itself, or in the company it was tried in: do they all together?
+        reasons |= attempt(rest)
+    return _without(statuses, reasons.__contains__), reasons
+
+
+def _without(statuses: Iterable[GroupStatus], stays: Callable[[int], bool]) -> list[GroupStatus]:
+    return [
+        replace(status, removable=np.zeros_like(status.removable), carrier=-1) if stays(id(status.group)) else status
+        for status in statuses
+    ]
+
+
+def _check_decided(
+    statuses: list[GroupStatus], decided: Masks | None, others: bool, reasons: Mapping[int, str]
+) -> None:
     """GateError where nothing goes, or a decided channel stays."""
     gone = sum(int(status.removable.sum()) for status in statuses)
     dead = sum(int(status.dead.sum()) for status in statuses)
@@ -108,8 +152,10 @@ def _check_decided(statuses: list[GroupStatus], decided: Masks | None, others: b
         if others and status.carrier >= 0:
             stays[status.carrier] = False
         if stays.any():
+            why = f" ({reasons[id(status.group)]})" if id(status.group) in reasons else ""
             raise GateError(
-                f"{int(stays.sum())} of the decided channels of {status.group.name} cannot go exactly; {hint}"
+                f"{int(stays.sum())} of the decided channels of {status.group.name} cannot go exactly{why}; {hint}"
             )
     if not gone:
-        raise GateError(f"{dead} channels are dead and none of them can go exactly; {hint}")
+        why = f" ({next(iter(reasons.values()))})" if reasons else ""
+        raise GateError(f"{dead} channels are dead and none of them can go exactly{why}; {hint}")

@@ -225,6 +225,14 @@ ATTENTION: dict[str, type[nn.Module]] = {
 """By the full name of the original class: what takes its place when heads are removed."""
 
 
+NARROW = (NarrowLayerNorm, NarrowRMSNorm, NarrowGroupNorm, *set(ATTENTION.values()))
+
+
+def exchanged(module: nn.Module) -> frozenset[str]:
+    """The paths of the modules that a removal has turned into one of these."""
+    return frozenset(path for path, child in module.named_modules() if isinstance(child, NARROW))
+
+
 def narrow_attention(module: nn.Module) -> None:
     """Let the class be one that does not take its heads' size from the width, where weights have been cut.
 

@@ -1,0 +1,33 @@
+"""Trace a shrunk module and say what it does otherwise than before. The comparison itself is in `same_graph.py`."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from extcon_cli.channels.analysis.groups import Channels
+from extcon_cli.channels.analysis.trace import trace
+from extcon_cli.channels.compare import Inputs
+from extcon_cli.channels.removal.narrow import exchanged
+from extcon_cli.channels.removal.rewrites import RemovalPlan
+from extcon_cli.channels.removal.same_graph import GraphDifference, graph_differences
+from extcon_cli.errors import TraceError
+
+
+def differences_after(
+    small: nn.Module, channels: Channels, plan: RemovalPlan, example: Inputs
+) -> list[GraphDifference]:
+    """What the shrunk module's graph does otherwise; a module that cannot be traced any more is a difference too.
+
+    Args:
+        small: after the removal.
+        channels: of the module before it.
+        plan: of the removal.
+        example: what `channels` was traced with.
+    """
+    try:
+        graph = trace(small, example, exported=channels.graph.exported)
+    except TraceError as error:
+        return [GraphDifference(type(small).__name__, f"the smaller model cannot be traced ({error})")]
+    if graph.exported != channels.graph.exported:
+        return [GraphDifference(type(small).__name__, "the smaller model cannot be recorded as before")]
+    return graph_differences(channels, plan, graph, exchanged(small))

@@ -1,0 +1,326 @@
+"""Whether a shrunk module computes the same: its graph beside the first one, operator by operator.
+
+A removal changes sizes, and what the rules account for: sizes named in views, bounds of slices, the eps of a norm in
+the model's own code, a bias that took over a constant, the modules in `narrow.py`. Any other difference means that the
+model takes a number or a decision from a width, which a comparison of outputs can be blind to. Pure: graphs in,
+differences out. That the weights were cut as they should be is for the outputs to show.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, fx
+
+from extcon_cli.channels.analysis.axes import Axis, Index, Mask
+from extcon_cli.channels.analysis.groups import Channels
+from extcon_cli.channels.analysis.rules.linear import CONVOLUTIONS
+from extcon_cli.channels.analysis.rules.shapes import CUTS
+from extcon_cli.channels.analysis.trace import Graph, argument, operator, shape, source
+from extcon_cli.channels.removal.rewrites import RemovalPlan
+
+SIZES = {
+    **dict.fromkeys(("view", "_unsafe_view", "reshape", "expand", "unflatten"), ("size", "shape", "sizes")),
+    **dict.fromkeys(CUTS, ("split_size", "split_sizes")),
+}
+"""Operators whose arguments name the shape of the result, which is checked itself."""
+
+PICKS = {
+    **dict.fromkeys(("slice", "slice_scatter"), ("start", "end")),
+    **dict.fromkeys(("select", "select_scatter"), ("index",)),
+    "narrow": ("start", "length"),
+}
+"""Operators that pick positions of one dimension by number: which they pick is checked, not how they say it."""
+
+PASSING = ("contiguous", "_assert_tensor_metadata")
+"""Operators that change no value: torch leaves the first out where memory is in order, tracers put the other in."""
+
+
+@dataclass(frozen=True)
+class GraphDifference:
+    """One operator that is not what it was, and the line of the model that it comes from."""
+
+    line: str
+    what: str
+
+    def __str__(self) -> str:
+        return f"{self.what} in {self.line}"
+
+
+@dataclass(frozen=True)
+class _Call:
+    """The operators of one call of a module that a removal exchanged: compared from outside only."""
+
+    path: str
+    nodes: tuple[fx.Node, ...]
+
+    @property
+    def reads(self) -> list[fx.Node]:
+        """The values that come in, parameters aside."""
+        inside = set(self.nodes)
+        found = dict.fromkeys(_value(read) for node in self.nodes for read in node.all_input_nodes)
+        return [read for read in found if read not in inside and read.op != "placeholder"]
+
+    @property
+    def gives(self) -> list[fx.Node]:
+        """The values that others read."""
+        inside = set(self.nodes)
+        return [node for node in self.nodes if any(user not in inside for user in node.users)]
+
+
+def graph_differences(
+    channels: Channels, plan: RemovalPlan, after: Graph, exchanged: Collection[str] = ()
+) -> list[GraphDifference]:
+    """What the graph of the shrunk module does otherwise than that of the first one, but for what `plan` accounts for.
+
+    Args:
+        channels: of the module before the removal, with its graph.
+        plan: of the removal.
+        after: the graph of the shrunk module, traced with the same inputs.
+        exchanged: paths of the modules whose class the removal changed.
+
+    Returns:
+        Differences with the lines that they come from. Where operators are others, only the first: what follows
+        cannot be compared.
+    """
+    return _Comparison(channels, plan, channels.graph, after).run(exchanged)
+
+
+@dataclass
+class _Comparison:
+    channels: Channels
+    plan: RemovalPlan
+    before: Graph
+    after: Graph
+    same: dict[fx.Node, fx.Node] = field(default_factory=dict)  # a node of the first graph -> that of the second
+    found: list[GraphDifference] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.gone = _removed(self.channels, self.plan)
+        self.folds = {fold.weight: fold.bias for fold in self.plan.folds}
+        self.epsilons = {norm.owner: (norm.eps, norm.eps * (norm.before / norm.after)) for norm in self.plan.norms}
+
+    def run(self, exchanged: Collection[str]) -> list[GraphDifference]:
+        self._placeholders()
+        firsts, seconds = list(_units(self.before, exchanged)), list(_units(self.after, exchanged))
+        for first, second in zip(firsts, seconds, strict=False):
+            if _what(first) != _what(second):
+                self._note(_node(first), f"{_what(first)} becomes {_what(second)}")
+                return self.found
+            if isinstance(first, _Call):
+                assert isinstance(second, _Call)
+                self._calls(first, second)
+            else:
+                assert isinstance(second, fx.Node)
+                self._nodes(first, second)
+        if len(firsts) != len(seconds):
+            longer = max(firsts, seconds, key=len)[min(len(firsts), len(seconds))]
+            self._note(_node(longer), f"{len(firsts)} operators become {len(seconds)}")
+        return self.found
+
+    def _note(self, node: fx.Node, what: str) -> None:
+        self.found.append(GraphDifference(source(node), what))
+
+    def _placeholders(self) -> None:
+        """Parameters and inputs by name; constants of the model by their values."""
+        there = {node.name: node for node in self.after.nodes if node.op == "placeholder"}
+        for node in (node for node in self.before.nodes if node.op == "placeholder"):
+            other = there.get(node.name)
+            if other is None:
+                self._note(node, f"{node.name} is gone")
+                continue
+            self.same[node] = other
+            first, second = self.before.constants.get(node.name), self.after.constants.get(node.name)
+            if (first is None) != (second is None) or (first is not None and not _equal(first, second)):
+                self._note(next(iter(node.users), node), "a constant takes another value")
+
+    def _calls(self, first: _Call, second: _Call) -> None:
+        node = first.nodes[-1]
+        if {self.same.get(read) for read in first.reads} != set(second.reads):
+            self._note(node, f"{first.path} reads other values")
+        rest = list(second.gives)
+        for given in first.gives:
+            sizes = self._sizes(given)
+            fitting = next((other for other in rest if _shapes(other) == sizes), None)
+            if fitting is None:
+                self._note(given, f"{first.path} gives {_shapes(given)}, and no longer {sizes} of it")
+            else:
+                rest.remove(fitting)
+                self.same[given] = fitting
+
+    def _nodes(self, first: fx.Node, second: fx.Node) -> None:
+        self.same[first] = second
+        for name, old, new in _arguments(first, second):
+            mapped = fx.map_arg(old, lambda node: self.same.get(_value(node), node))
+            if not _alike(mapped, fx.map_arg(new, _value)) and not self._accounted(first, second, name, old, new):
+                self._note(first, f"{operator(first)} takes {_said(new)} for {_said(old)}")
+        if operator(first) in PICKS and first.op == "call_function":
+            self._picks(first, second)
+        if first.op == "call_function" and (sizes := self._sizes(first)) != _shapes(second):
+            self._note(first, f"{operator(first)} gives {_shapes(second)} where {sizes} are left of {_shapes(first)}")
+
+    def _accounted(self, first: fx.Node, second: fx.Node, name: str, old: object, new: object) -> bool:
+        """Whether a rule accounts for another value of an argument."""
+        kind = operator(first)
+        if name in SIZES.get(kind, ()) or name in PICKS.get(kind, ()):
+            return True
+        if kind in CONVOLUTIONS and name == "groups":  # one filter, or m, for each channel
+            return all(argument(node, "groups") == _channels_read(node) for node in (first, second))
+        if name == "bias" and old is None and isinstance(new, fx.Node):
+            weight = argument(first, "weight")
+            return self.folds.get(self.before.stored.get(weight.name, "")) == self.after.stored.get(new.name, "-")
+        if type(old) is float and type(new) is float:
+            return self.epsilons.get(_path(first)) == (old, new)
+        return False
+
+    def _picks(self, first: fx.Node, second: fx.Node) -> None:
+        """Whether what is left of the positions picked is what is picked of those that are left."""
+        read = first.args[0]
+        assert isinstance(read, fx.Node)
+        dim = int(argument(first, "dim", 0)) % len(shape(read))
+        kept = self._kept(read, dim)
+        picked = _picked(first, dim)
+        left = np.cumsum(kept)[picked[kept[picked]]] - 1
+        if not np.array_equal(left, _picked(second, dim)):
+            self._note(first, f"{operator(first)} picks other positions")
+
+    def _kept(self, node: fx.Node, dim: int) -> Mask:
+        """Which positions along a dimension of a value stay."""
+        value = self.channels.analysis.values.get(node, ())
+        axis = value[dim] if dim < len(value) else None
+        size = shape(node)[dim]
+        if not isinstance(axis, Axis) or len(axis.positions) != size:
+            return np.ones(size, bool)
+        kept: Mask = ~self.gone[self.channels.channel_ids[axis.positions]]
+        return kept
+
+    def _sizes(self, node: fx.Node) -> list[tuple[int, ...]]:
+        """The shapes of a node's tensors with what is removed taken off."""
+        shapes, value = _shapes(node), self.channels.analysis.values.get(node, ())
+        values = [value] if isinstance(node.meta.get("val"), Tensor) else list(value)
+        values += [()] * (len(shapes) - len(values))
+        return [
+            tuple(self._left(size, axis) for size, axis in zip(sizes, _filled(axes, len(sizes)), strict=True))
+            for sizes, axes in zip(shapes, values, strict=False)
+        ]
+
+    def _left(self, size: int, axis: object) -> int:
+        if not isinstance(axis, Axis) or len(axis.positions) != size:
+            return size
+        return int((~self.gone[self.channels.channel_ids[axis.positions]]).sum())
+
+
+def _filled(axes: object, rank: int) -> list[object]:
+    """One entry a dimension; a value whose channels are not known has none."""
+    found = list(axes) if isinstance(axes, tuple) else []
+    return found if len(found) == rank else [None] * rank
+
+
+def _removed(channels: Channels, plan: RemovalPlan) -> Mask:
+    """Which channels go, by their ids."""
+    gone = np.zeros(len(channels.channel_ids), bool)
+    for cut in plan.cuts:
+        positions: Index | None = channels.analysis.dims.get((cut.parameter, cut.dim))
+        if positions is not None:
+            removed = np.concatenate([np.arange(*run) for run in cut.removed])
+            gone[channels.channel_ids[positions[removed]]] = True
+    return gone
+
+
+def _units(graph: Graph, exchanged: Collection[str]) -> Iterator[fx.Node | _Call]:
+    """Operators and the output in order, those of a call of an exchanged module together."""
+
+    def inside(node: fx.Node) -> str | None:
+        stack = (node.meta.get("nn_module_stack") or {}).values()
+        return next((path for path, _ in stack if path in exchanged), None) if node.op != "output" else None
+
+    for path, run in groupby((node for node in graph.nodes if node.op != "placeholder"), inside):
+        if path is None:
+            yield from (node for node in run if operator(node) not in PASSING)
+        else:
+            yield _Call(path, tuple(run))
+
+
+def _value(node: fx.Node) -> fx.Node:
+    """The node that a value comes from, past what changes nothing."""
+    while node.op == "call_function" and operator(node) in PASSING:
+        node = node.all_input_nodes[0]
+    return node
+
+
+def _node(unit: fx.Node | _Call) -> fx.Node:
+    return unit.nodes[0] if isinstance(unit, _Call) else unit
+
+
+def _what(unit: fx.Node | _Call) -> str:
+    return unit.path if isinstance(unit, _Call) else str(unit.target)
+
+
+def _path(node: fx.Node) -> str:
+    stack = [path for path, _ in (node.meta.get("nn_module_stack") or {}).values()]
+    return stack[-1] if stack else ""
+
+
+def _arguments(first: fx.Node, second: fx.Node) -> Iterator[tuple[str, Any, Any]]:
+    """The arguments of two nodes of one operator beside each other, by name."""
+    schema = getattr(first.target, "_schema", None)
+    if schema is None or first.op != "call_function":
+        yield "", (first.args, first.kwargs), (second.args, second.kwargs)
+    else:
+        for parameter in schema.arguments:
+            yield parameter.name, argument(first, parameter.name), argument(second, parameter.name)
+
+
+def _alike(first: object, second: object) -> bool:
+    if isinstance(first, (list, tuple)) and isinstance(second, (list, tuple)):
+        return len(first) == len(second) and all(map(_alike, first, second))
+    if isinstance(first, Mapping) and isinstance(second, Mapping):
+        return first.keys() == second.keys() and all(_alike(first[key], second[key]) for key in first)
+    if isinstance(first, float) and first != first:
+        return isinstance(second, float) and second != second
+    return type(first) is type(second) and bool(first == second)
+
+
+def _equal(first: Tensor, second: Tensor | None) -> bool:
+    """The same type, shape and numbers, NaN included."""
+    if second is None or first.dtype != second.dtype or first.shape != second.shape:
+        return False
+    return bool(((first == second) | (first.isnan() & second.isnan())).all())
+
+
+def _shapes(node: fx.Node) -> list[tuple[int, ...]]:
+    """The shapes of the tensors that a node holds: one, several, or none."""
+    value = node.meta.get("val")
+    parts = value if isinstance(value, (list, tuple)) else [value]
+    return [tuple(int(size) for size in part.shape) for part in parts if isinstance(part, Tensor)]
+
+
+def _picked(node: fx.Node, dim: int) -> Index:
+    """The positions that an operator picks along a dimension."""
+    read = node.args[0]
+    assert isinstance(read, fx.Node)
+    numbers = torch.arange(shape(read)[dim])
+    kind = operator(node)
+    if kind in ("select", "select_scatter"):
+        return numbers[int(argument(node, "index"))].reshape(1).numpy()
+    if kind == "narrow":
+        start = int(argument(node, "start"))
+        return numbers[start:][: int(argument(node, "length"))].numpy()
+    return numbers[slice(argument(node, "start"), argument(node, "end"), argument(node, "step", 1))].numpy()
+
+
+def _channels_read(node: fx.Node) -> int:
+    """How many channels a convolution reads; its input may lack a batch."""
+    read, weight = node.args[:2]
+    assert isinstance(read, fx.Node)
+    assert isinstance(weight, fx.Node)
+    return shape(read)[len(shape(read)) - len(shape(weight)) + 1]
+
+
+def _said(value: object) -> str:
+    return f"another value ({value})" if isinstance(value, fx.Node) else str(value)
