@@ -70,7 +70,8 @@ class _Call:
     def gives(self) -> list[fx.Node]:
         """The values that others read."""
         inside = set(self.nodes)
-        return [node for node in self.nodes if any(user not in inside for user in node.users)]
+        found = dict.fromkeys(_value(node) for node in self.nodes if any(user not in inside for user in node.users))
+        return [node for node in found if node in inside]
 
 
 def graph_differences(
