@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
 from extcon_cli.channels import ChannelGroup, channel_groups, dry_run, plan_removal, remove, remove_zeros, zero_channels
-from extcon_cli.channels.analysis.axes import Analysis
 from extcon_cli.channels.analysis.groups import analyse
+from extcon_cli.channels.analysis.operator import FlowOperator
 from extcon_cli.channels.analysis.rules import registry
 from extcon_cli.channels.analysis.trace import trace
 from extcon_cli.channels.removal.narrow import exchanged
@@ -112,12 +112,13 @@ def test_a_graph_is_like_itself(exported: bool) -> None:
     assert graph_differences(channels, RemovalPlan(), trace(net, EXAMPLE, exported=exported)) == []
 
 
-def untold(picked: Callable[[Analysis, fx.Node], Any]) -> Callable[[Analysis, fx.Node], Any]:
+def untold(picked: registry.Flow) -> registry.Flow:
     """A rule that freezes nothing and ties nothing."""
 
-    def rule(analysis: Analysis, node: fx.Node) -> Any:
+    def rule(op: FlowOperator) -> Any:
+        analysis = op.analysis
         frozen, ties = len(analysis.frozen), len(analysis.ties)
-        value = picked(analysis, node)
+        value = picked(op)
         del analysis.frozen[frozen:], analysis.ties[ties:]
         return value
 

@@ -15,7 +15,7 @@ from io import StringIO
 from typing import Any
 
 import torch
-from torch import fx, nn
+from torch import Tensor, fx, nn
 from torch.export.graph_signature import InputKind
 
 from extcon_cli.channels.analysis.operator import Operator

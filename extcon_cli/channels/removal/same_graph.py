@@ -19,9 +19,10 @@ from torch import Tensor, fx
 
 from extcon_cli.channels.analysis.axes import Axis, Index, Mask
 from extcon_cli.channels.analysis.groups import Channels
+from extcon_cli.channels.analysis.operator import Operator, shape
+from extcon_cli.channels.analysis.rules.joins import CUTS
 from extcon_cli.channels.analysis.rules.linear import CONVOLUTIONS
-from extcon_cli.channels.analysis.rules.shapes import CUTS
-from extcon_cli.channels.analysis.trace import Graph, argument, operator, shape, source
+from extcon_cli.channels.analysis.trace import Graph
 from extcon_cli.channels.removal.rewrites import RemovalPlan
 
 SIZES = {
@@ -125,7 +126,7 @@ class _Comparison:
         return self.found
 
     def _note(self, node: fx.Node, what: str) -> None:
-        self.found.append(GraphDifference(source(node), what))
+        self.found.append(GraphDifference(Operator(node).where, what))
 
     def _placeholders(self) -> None:
         """Parameters and inputs by name; constants of the model by their values."""
@@ -159,36 +160,37 @@ class _Comparison:
         for name, old, new in _arguments(first, second):
             mapped = fx.map_arg(old, lambda node: self.same.get(_value(node), node))
             if not _alike(mapped, fx.map_arg(new, _value)) and not self._accounted(first, second, name, old, new):
-                self._note(first, f"{operator(first)} takes {_said(new)} for {_said(old)}")
-        if operator(first) in PICKS and first.op == "call_function":
+                self._note(first, f"{Operator(first).name} takes {_said(new)} for {_said(old)}")
+        if Operator(first).name in PICKS and first.op == "call_function":
             self._picks(first, second)
         if first.op == "call_function" and (sizes := self._sizes(first)) != _shapes(second):
-            self._note(first, f"{operator(first)} gives {_shapes(second)} where {sizes} are left of {_shapes(first)}")
+            self._note(
+                first, f"{Operator(first).name} gives {_shapes(second)} where {sizes} are left of {_shapes(first)}"
+            )
 
     def _accounted(self, first: fx.Node, second: fx.Node, name: str, old: object, new: object) -> bool:
         """Whether a rule accounts for another value of an argument."""
-        kind = operator(first)
+        kind = Operator(first).name
         if name in SIZES.get(kind, ()) or name in PICKS.get(kind, ()):
             return True
         if kind in CONVOLUTIONS and name == "groups":  # one filter, or m, for each channel
-            return all(argument(node, "groups") == _channels_read(node) for node in (first, second))
+            return all(Operator(node).value("groups") == _channels_read(node) for node in (first, second))
         if name == "bias" and old is None and isinstance(new, fx.Node):
-            weight = argument(first, "weight")
+            weight = Operator(first).value("weight")
             return self.folds.get(self.before.stored.get(weight.name, "")) == self.after.stored.get(new.name, "-")
         if type(old) is float and type(new) is float:
-            return self.epsilons.get(_path(first)) == (old, new)
+            return self.epsilons.get(Operator(first).module) == (old, new)
         return False
 
     def _picks(self, first: fx.Node, second: fx.Node) -> None:
         """Whether what is left of the positions picked is what is picked of those that are left."""
-        read = first.args[0]
-        assert isinstance(read, fx.Node)
-        dim = int(argument(first, "dim", 0)) % len(shape(read))
+        read = Operator(first).input(0)
+        dim = Operator(first).dim(len(shape(read)))
         kept = self._kept(read, dim)
         picked = _picked(first, dim)
         left = np.cumsum(kept)[picked[kept[picked]]] - 1
         if not np.array_equal(left, _picked(second, dim)):
-            self._note(first, f"{operator(first)} picks other positions")
+            self._note(first, f"{Operator(first).name} picks other positions")
 
     def _kept(self, node: fx.Node, dim: int) -> Mask:
         """Which positions along a dimension of a value stay."""
@@ -203,7 +205,7 @@ class _Comparison:
     def _sizes(self, node: fx.Node) -> list[tuple[int, ...]]:
         """The shapes of a node's tensors with what is removed taken off."""
         shapes, value = _shapes(node), self.channels.analysis.values.get(node, ())
-        values = [value] if isinstance(node.meta.get("val"), Tensor) else list(value)
+        values = list(value) if isinstance(value, list) else [value]
         values += [()] * (len(shapes) - len(values))
         return [
             tuple(self._left(size, axis) for size, axis in zip(sizes, _filled(axes, len(sizes)), strict=True))
@@ -242,14 +244,14 @@ def _units(graph: Graph, exchanged: Collection[str]) -> Iterator[fx.Node | _Call
 
     for path, run in groupby((node for node in graph.nodes if node.op != "placeholder"), inside):
         if path is None:
-            yield from (node for node in run if operator(node) not in PASSING)
+            yield from (node for node in run if Operator(node).name not in PASSING)
         else:
             yield _Call(path, tuple(run))
 
 
 def _value(node: fx.Node) -> fx.Node:
     """The node that a value comes from, past what changes nothing."""
-    while node.op == "call_function" and operator(node) in PASSING:
+    while node.op == "call_function" and Operator(node).name in PASSING:
         node = node.all_input_nodes[0]
     return node
 
@@ -262,11 +264,6 @@ def _what(unit: fx.Node | _Call) -> str:
     return unit.path if isinstance(unit, _Call) else str(unit.target)
 
 
-def _path(node: fx.Node) -> str:
-    stack = [path for path, _ in (node.meta.get("nn_module_stack") or {}).values()]
-    return stack[-1] if stack else ""
-
-
 def _arguments(first: fx.Node, second: fx.Node) -> Iterator[tuple[str, Any, Any]]:
     """The arguments of two nodes of one operator beside each other, by name."""
     schema = getattr(first.target, "_schema", None)
@@ -274,7 +271,7 @@ def _arguments(first: fx.Node, second: fx.Node) -> Iterator[tuple[str, Any, Any]
         yield "", (first.args, first.kwargs), (second.args, second.kwargs)
     else:
         for parameter in schema.arguments:
-            yield parameter.name, argument(first, parameter.name), argument(second, parameter.name)
+            yield parameter.name, Operator(first).value(parameter.name), Operator(second).value(parameter.name)
 
 
 def _alike(first: object, second: object) -> bool:
@@ -303,24 +300,19 @@ def _shapes(node: fx.Node) -> list[tuple[int, ...]]:
 
 def _picked(node: fx.Node, dim: int) -> Index:
     """The positions that an operator picks along a dimension."""
-    read = node.args[0]
-    assert isinstance(read, fx.Node)
-    numbers = torch.arange(shape(read)[dim])
-    kind = operator(node)
-    if kind in ("select", "select_scatter"):
-        return numbers[int(argument(node, "index"))].reshape(1).numpy()
-    if kind == "narrow":
-        start = int(argument(node, "start"))
-        return numbers[start:][: int(argument(node, "length"))].numpy()
-    return numbers[slice(argument(node, "start"), argument(node, "end"), argument(node, "step", 1))].numpy()
+    op = Operator(node)
+    numbers = torch.arange(shape(op.input(0))[dim])
+    if op.name in ("select", "select_scatter"):
+        return numbers[op.integer("index")].reshape(1).numpy()
+    if op.name == "narrow":
+        return numbers[op.integer("start") :][: op.integer("length")].numpy()
+    return numbers[slice(op.value("start"), op.value("end"), op.value("step"))].numpy()
 
 
 def _channels_read(node: fx.Node) -> int:
     """How many channels a convolution reads; its input may lack a batch."""
-    read, weight = node.args[:2]
-    assert isinstance(read, fx.Node)
-    assert isinstance(weight, fx.Node)
-    return shape(read)[len(shape(read)) - len(shape(weight)) + 1]
+    read, weight = (shape(Operator(node).input(position)) for position in range(2))
+    return read[len(read) - len(weight) + 1]
 
 
 def _said(value: object) -> str:
