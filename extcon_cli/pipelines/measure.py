@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 from torch import nn
 
@@ -40,4 +40,4 @@ def timed(stats: ModelStats, module: nn.Module, input_shape: tuple[int, ...]) ->
 
 def output_difference(gap: Difference) -> OutputDifference:
     """A measured difference as a result says it."""
-    return OutputDifference(gap.largest, gap.scale, gap.agreement, gap.samples, gap.relative)
+    return OutputDifference(relative=gap.relative, **asdict(gap))

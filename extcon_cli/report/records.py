@@ -122,11 +122,16 @@ class PhaseRecord:
 class OutputDifference:
     """Outputs of two models beside each other, on the same inputs."""
 
-    largest: float  # absolute difference
-    scale: float  # largest absolute output of the first
+    largest: float  # absolute difference, in the output that it is the largest share of
+    scale: float  # largest absolute number of that output, of the first model
     agreement: float  # share of arg-max that are the same
     samples: int
-    relative: float  # largest / scale
+    relative: float  # largest / scale, or the share of labels that moved, if larger
+    outputs: int = 0  # tensors and numbers that a forward pass gives
+    compared: int = 0  # finite numbers
+    set_aside: int = 0  # that agree exactly and are no measure: NaN, infinite, masks
+    labels: int = 0  # integers and booleans
+    unequal: int = 0  # of them
 
 
 @dataclass(frozen=True)
