@@ -46,6 +46,7 @@ class Difference:
     set_aside: int
     labels: int  # integers and booleans
     unequal: int  # of them
+    overall: float  # the largest difference of all outputs, as a share of the largest scale of all
 
     @property
     def relative(self) -> float:
@@ -87,7 +88,7 @@ def compare(runs: Iterable[tuple[list[Tensor], list[Tensor], int]]) -> Differenc
     for first, second, number in runs:
         samples += number
         if [(a.shape, a.dtype) for a in first] != [(b.shape, b.dtype) for b in second]:
-            return Difference(float("inf"), 0.0, 0.0, samples, len(first), 1, 0, 0, 0)
+            return Difference(float("inf"), 0.0, 0.0, samples, len(first), 1, 0, 0, 0, float("inf"))
         for place, (a, b) in enumerate(zip(first, second, strict=True)):
             if a.numel():
                 measures.setdefault(place, _Measure()).add(a, b)
@@ -104,6 +105,7 @@ def compare(runs: Iterable[tuple[list[Tensor], list[Tensor], int]]) -> Differenc
         sum(one.set_aside for one in each),
         sum(one.labels for one in each),
         sum(one.unequal for one in each),
+        _Measure(max((m.largest for m in each), default=0.0), max((m.scale for m in each), default=0.0)).moved,
     )
 
 

@@ -132,6 +132,7 @@ class OutputDifference:
     set_aside: int = 0  # that agree exactly and are no measure: NaN, infinite, masks
     labels: int = 0  # integers and booleans
     unequal: int = 0  # of them
+    overall: float | None = None  # the largest difference of all outputs as a share of the largest scale of all
 
 
 @dataclass(frozen=True)

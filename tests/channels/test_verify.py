@@ -82,7 +82,7 @@ def test_an_extreme_in_one_alone_is_a_difference() -> None:
 
 def test_each_output_is_held_to_its_own_scale() -> None:
     found = difference(Gives((A, 1000 * A)), Gives((moved(0.25), 1000 * A)), X)
-    assert (found.relative, found.outputs) == (0.25 / 8, 2)
+    assert (found.relative, found.overall, found.outputs) == (0.25 / 8, 0.25 / 8000, 2)
 
 
 @pytest.mark.parametrize("dtype", [torch.int64, torch.uint8, torch.bool])
@@ -118,6 +118,26 @@ def test_tensors_in_a_dataclass_are_compared() -> None:
 @pytest.mark.parametrize("nothing", [None, [], "text", torch.zeros(0)])
 def test_nothing_compared_is_not_exact(nothing: Any) -> None:
     assert difference(Gives(nothing), Gives(nothing), X).relative == float("inf")
+
+
+def test_float32_is_held_to_the_largest_output_where_float64_holds_each_to_its_own() -> None:
+    class Refined(nn.Module):
+        """Two outputs, the first a thousandth of the second; `off` moves the first, in float32 alone if so."""
+
+        def __init__(self, off: float = 0.0, single: bool = True) -> None:
+            super().__init__()
+            self.net, self.off, self.single = nn.Linear(4, 3), off, single
+
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            y = self.net(x)
+            return y + (self.off if x.dtype == torch.float32 or not self.single else 0.0), 1000 * y
+
+    before, example = Refined(), (torch.randn(2, 4),)
+    for off, exact in ((1e-4, True), (1e-1, False)):
+        after = Refined(off)
+        after.load_state_dict(before.state_dict())
+        found = certify(before, after, RemovalPlan(), example)
+        assert (found.random.relative > 1e-5, found.exact) == (True, exact)
 
 
 def test_no_comparison_no_certificate() -> None:
