@@ -92,3 +92,15 @@ def test_a_type_checker_sees_them(tmp_path: Path) -> None:
     errors = [line for line in done.stdout.splitlines() if ": error:" in line]
     assert ["[attr-defined]" in line and "lode" in line for line in errors] == [True, False], done.stdout + done.stderr
     assert re.match(r"program\.py:14: .*\[assignment\]$", errors[1])
+
+
+@pytest.mark.parametrize(
+    ("old", "new"), [("judge", "classify"), ("plan", "plan_removal"), ("silence", "zero_channels")]
+)
+def test_names_of_the_first_version_warn(old: str, new: str) -> None:
+    from extcon_cli import channels
+
+    with pytest.warns(DeprecationWarning, match=f"{old} is {new} now"):
+        assert getattr(channels, old) is getattr(channels, new)
+    with pytest.raises(AttributeError):
+        _ = channels.plann  # type: ignore[attr-defined]

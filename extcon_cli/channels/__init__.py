@@ -1,11 +1,18 @@
-"""Channel analysis and exact removal: trace, rules, groups, plan, apply, verify.
+"""Channel analysis and exact removal.
 
     channels = channel_groups(module, (example,))     # which channels go together, and which stay
-    removal = plan_removal(module, channels)                  # every channel that is dead with the weights as they are
-    remove(module, removal)                           # the same function on a smaller module
+    removal = remove_zeros(module, (example,))        # a smaller copy, certified to give the same outputs
+
+analysis/        which channels go together: trace, rules, groups, constants
+removal/         what is dead, the plan of its removal, carrying it out, comparing the graphs, the certificate
+dry_run.py       the analysis tried out: what cannot be removed from this module is frozen
+compare.py       how far the outputs of two modules differ
+verification.py  the same on several kinds of inputs, as a certificate has it
 
 Knows modules and tensors; never a path, a recipe or a data set.
 """
+
+import warnings
 
 from extcon_cli.channels.analysis.axes import Consumer
 from extcon_cli.channels.analysis.groups import ChannelGroup, Channels, Slice, coverage
@@ -50,3 +57,14 @@ __all__ = [
     "weights_hash",
     "zero_channels",
 ]
+
+_RENAMED = {"judge": "classify", "plan": "plan_removal", "silence": "zero_channels"}
+"""Names of version 0.1.0."""
+
+
+def __getattr__(name: str) -> object:
+    """A name of version 0.1.0, with a warning."""
+    if name not in _RENAMED:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    warnings.warn(f"{name} is {_RENAMED[name]} now", DeprecationWarning, stacklevel=2)
+    return globals()[_RENAMED[name]]

@@ -7,9 +7,8 @@ from typing import Annotated
 import typer
 
 from extcon_cli.cli import options as o
+from extcon_cli.data import SPLITS
 from extcon_cli.errors import UsageError
-
-SPLITS = ("test", "validation", "train")
 
 
 def evaluate(

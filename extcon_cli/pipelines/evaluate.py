@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 from extcon_cli.checkpoint.trust import UNTRUSTED, Trust
+from extcon_cli.data import SPLITS
 from extcon_cli.errors import DataError, Interrupted, UsageError
 from extcon_cli.events import Emit, PhaseEnded, PhaseStarted, RunStarted, ignore
 from extcon_cli.pipelines.measure import measured
@@ -14,8 +15,6 @@ from extcon_cli.recipe.schema import Recipe
 from extcon_cli.report.results import EvaluateResult
 from extcon_cli.training.device import create_accelerator
 from extcon_cli.training.interrupt import graceful
-
-SPLITS = ("test", "validation", "train")
 
 
 def evaluate(
