@@ -43,7 +43,7 @@ MORE_TIMM = (
     "hiera_tiny_224", "beit_base_patch16_224", "tiny_vit_5m_224", "resnetv2_50", "gcresnet33ts",
 )  # fmt: skip
 TIMM_SIZES = {"vit*": 64, "deit*": 64, "mixer*": 64, "resmlp*": 64, "gmlp*": 64, "swin*": 112, "hrnet*": 64}
-FIXED = ("_224", "_240", "efficientformer_l1", "levit_128s", "visformer_tiny", "efficientvit_m0")
+FIXED = ("_224", "_240", "efficientformer_l1", "levit_128s", "visformer_tiny", "efficientvit_m0", "convit")
 """Parts of the names of those of timm that take images of one size only, their own."""
 YOLO = (
     "yolov5n", "yolov8n", "yolov8n-seg", "yolov8n-pose", "yolov8n-cls", "yolo11n", "yolo11n-seg", "yolo11n-pose",

@@ -84,7 +84,7 @@ def chosen_rows(net: Any, y: Tensor, _: Tensor) -> Tensor:
 
 
 def unused(net: Any, y: Tensor, _: Tensor) -> Tensor:
-    net.m(y)
+    net.m(y)  # computed, and thrown away
     return net.c(y)
 
 
@@ -109,7 +109,7 @@ def batched(net: Any, y: Tensor, _: Tensor) -> Tensor:
     """The same by bmm, every expert on every token."""
     shares = net.gate(y).softmax(-1).flatten(0, 1).t()[..., None]
     inner = F.silu(torch.bmm(y.flatten(0, 1).expand(4, -1, -1), net.up))
-    return net.c((torch.bmm(inner, net.down) * shares).sum(0).view(y.shape))
+    return net.c((torch.bmm(inner, net.down) * shares).sum(0).unflatten(0, (-1, 5)))
 
 
 def cell(net: Any, y: Tensor, _: Tensor) -> Tensor:
@@ -128,6 +128,12 @@ def gru(net: Any, y: Tensor, _: Tensor) -> Tensor:
 
 def shortcut(net: Any, y: Tensor) -> Tensor:
     """Option A of a residual network: every other pixel, zeros as the new channels."""
+    wide = net.wide(y)
+    missing = (wide.shape[1] - y.shape[1]) // 2
+    return net.last((F.pad(y[:, :, ::2, ::2], (0, 0, 0, 0, missing, missing)) + wide).relu())
+
+
+def shortcut_by_number(net: Any, y: Tensor) -> Tensor:
     return net.last((F.pad(y[:, :, ::2, ::2], (0, 0, 0, 0, 4, 4)) + net.wide(y)).relu())
 
 
@@ -180,6 +186,8 @@ IMAGE: dict[str, Callable[[], nn.Module]] = {
     "trap:live masks": conv(lambda m, y: m.b(m.p(y).relu()),
                             p=lambda: prune.ln_structured(nn.Conv2d(8, 8, 3), "weight", 0.5, 2, 0)),
     "gap:option A by pad": conv(shortcut, wide=lambda: nn.Conv2d(8, 16, 3, 2, 1), last=lambda: nn.Conv2d(16, 4, 1)),
+    "trap:option A by numbers": conv(shortcut_by_number, wide=lambda: nn.Conv2d(8, 16, 3, 2, 1),
+                                     last=lambda: nn.Conv2d(16, 4, 1)),
     "gap:option A by cat": conv(shortcut_by_cat, wide=lambda: nn.Conv2d(8, 16, 3, 2, 1),
                                 last=lambda: nn.Conv2d(16, 4, 1)),
     "gap:divided by a buffer": conv(lambda m, y: m.b(y / m.std), std=lambda: torch.rand(8, 1, 1) + 0.5),
@@ -200,7 +208,7 @@ ROWS: dict[str, Callable[[], nn.Module]] = {
     "trap:a mask later": rows(lambda m, y, _: m.c(m.t(y)),
                               t=lambda: nn.TransformerEncoderLayer(16, 4, 24, batch_first=True)),
     "gap:tied W and W^T": rows(lambda m, y, _: m.c(F.linear(F.relu(F.linear(y, m.w)), m.w.t())), w=weight(12, 16)),
-    "gap:view, transposed": rows(lambda m, y, _: m.t(m.u(y[:, 0]).relu().view(-1, 12, 3, 3)),
+    "gap:view, transposed": rows(lambda m, y, _: m.t(m.u(y[:, 0]).relu().view(len(y), -1, 3, 3)),
                                  u=lambda: nn.Linear(16, 108), t=lambda: nn.ConvTranspose2d(12, 3, 4, 2, 1)),
     "gap:normalised": rows(lambda m, y, _: m.c(F.normalize(y, dim=-1))),
     "gap:cosine head": rows(lambda m, y, _: F.linear(F.normalize(y, dim=-1), F.normalize(m.w, dim=-1)),

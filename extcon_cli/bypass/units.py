@@ -55,7 +55,7 @@ def units(module: nn.Module, channels: Channels) -> list[Units]:
         )
         others = tuple(part for part in group.slices if tensors[part.parameter].dim() == 1)
         whole = len(readers) + len(writers) + len(others) == len(group.slices)
-        if whole and writers and readers and written and not any(consumer.is_norm for consumer in consumers):
+        if whole and writers and readers and written and not any(consumer.zeros_only for consumer in consumers):
             found.append(Units(group, writers, readers, others, consumers))
     return found
 

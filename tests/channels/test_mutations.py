@@ -17,6 +17,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils import parametrizations
+from torchvision.ops import deform_conv2d, roi_align
 
 from extcon_cli.channels import classify, difference, plan_removal, remove, zero_channels
 from extcon_cli.channels.analysis.axes import Axis, axes_in
@@ -125,6 +127,21 @@ def halves_written_over(net: Any, y: Tensor) -> Tensor:
     return torch.slice_scatter(y, net.a(y)[:, half:], 1, 0, half)
 
 
+def padded_to(net: Any, y: Tensor) -> Tensor:
+    other = net.a(y)
+    missing = (other.shape[1] - y.shape[1]) // 2
+    return other + F.pad(y, (0, 0, 0, 0, missing, missing))
+
+
+def deformed(net: Any, y: Tensor) -> Tensor:
+    return deform_conv2d(y, net.offset(y), net.w, net.v, padding=1).relu()
+
+
+def experts(net: Any, y: Tensor) -> Tensor:
+    inner = F.silu(torch.einsum("nlc,ech->nleh", y, net.up))
+    return torch.einsum("nleh,ehc,nle->nlc", inner, net.down, net.gate(y).softmax(-1))
+
+
 def heads() -> dict[str, Any]:
     return {"qkv": nn.Linear(C, 48), "out": nn.Linear(16, C), "heads": 4}
 
@@ -171,7 +188,21 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
                                  a=nn.Conv2d(4, 5, 1), b=nn.Conv2d(4, 5, 1)),
     "stacked": lambda: Image(lambda m, y: torch.stack([y, y.tanh()], 1).flatten(1, 2), 16),
     "padded": lambda: Image(lambda m, y: F.pad(y, (1, 1, 1, 1))),
-    "more channels": lambda: Image(lambda m, y: F.pad(y, (0, 0, 0, 0, 2, 2)), 12),
+    "more channels": lambda: Image(lambda m, y: F.pad(y, (0, 0, 0, 0, 1, 3)), 12),
+    "half of what is missing on either side": lambda: Image(padded_to, 12, a=nn.Conv2d(C, 12, 1)),
+    "divided": lambda: Image(lambda m, y: m.a(y) / m.std, a=nn.Conv2d(C, C, 1), std=torch.rand(C, 1, 1) + 0.5),
+    "divided by its norm": lambda: Rows(lambda m, y: F.normalize(y, dim=-1)),
+    "larger": lambda: Image(lambda m, y: torch.max(m.a(y), m.b(y)), a=nn.Conv2d(C, C, 1), b=nn.Conv2d(C, C, 1)),
+    "largest": lambda: Image(lambda m, y: y * y.max(2, keepdim=True)[0].min(3, keepdim=True)[0]),
+    "no NaN": lambda: Image(lambda m, y: torch.nan_to_num(y)),
+    "patches": lambda: Image(lambda m, y: F.unfold(y, 2).unflatten(2, (8, 8)), 4 * C),
+    "padded patches": lambda: Image(lambda m, y: F.unfold(y, 3, padding=1).unflatten(2, (9, 9)), 9 * C),
+    "patches added": lambda: Image(lambda m, y: F.fold(F.unfold(y, 3, padding=1), (9, 9), 3, padding=1)),
+    "windows": lambda: Image(lambda m, y: y.unfold(3, 3, 2).amax(-1)),
+    "regions": lambda: Image(lambda m, y: roi_align(y, m.box, 5), box=torch.tensor([[0.0, 1.0, 1.0, 7.0, 8.0]])),
+    "deformed": lambda: Image(deformed, 6, offset=nn.Conv2d(C, 18, 3, padding=1), v=nn.Parameter(torch.randn(6)),
+                              w=nn.Parameter(torch.randn(6, C, 3, 3))),
+    "antialiased": lambda: Image(lambda m, y: F.interpolate(y, (5, 5), mode="bicubic", antialias=True)),
     "written over": lambda: Image(written_over),
     "a row written over": lambda: Image(lambda m, y: y.select_scatter(m.a(y)[:, :, 4], 2, 2), a=nn.Conv2d(C, C, 1)),
     "halves written over": lambda: Image(halves_written_over, a=nn.Conv2d(C, C, 1)),
@@ -205,6 +236,26 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "attention by hand": lambda: Rows(lambda m, y: attend(m, y, by_hand), **heads()),
     "attention, added": lambda: Rows(lambda m, y: attend(m, y, added), **heads()),
     "LSTM": lambda: Rows(last_state, 7, cell=nn.LSTM(C, 7, batch_first=True)),
+    "projected LSTM": lambda: Rows(last_state, 4, cell=nn.LSTM(C, 7, proj_size=4, batch_first=True)),
+    "LSTM cell": lambda: Rows(lambda m, y: m.cell(y[:, 0])[0][:, None], 7, cell=nn.LSTMCell(C, 7)),
+    "GRU cell": lambda: Rows(lambda m, y: m.cell(y[:, 0])[:, None], 7, cell=nn.GRUCell(C, 7)),
+    "W and its transpose": lambda: Rows(lambda m, y: F.linear(F.relu(F.linear(y, m.w)), m.w.t()),
+                                        w=nn.Parameter(torch.randn(6, C))),
+    "part of a weight": lambda: Rows(lambda m, y: F.linear(y, m.w.chunk(2)[1], m.b.chunk(2)[1]), 6,
+                                     w=nn.Parameter(torch.randn(12, C)), b=nn.Parameter(torch.randn(12))),
+    "weight norm": lambda: Rows(lambda m, y: m.a(y).relu(), 6, a=parametrizations.weight_norm(nn.Linear(C, 6))),
+    "spectral norm": lambda: Rows(lambda m, y: m.a(y).relu(), 6, a=parametrizations.spectral_norm(nn.Linear(C, 6))),
+    "experts": lambda: Rows(experts, gate=nn.Linear(C, 3), up=nn.Parameter(torch.randn(3, C, 6)),
+                            down=nn.Parameter(torch.randn(3, 6, C))),
+    "distances": lambda: Rows(lambda m, y: torch.cdist(y, m.w), 4, w=nn.Parameter(torch.randn(4, C))),
+    "similar": lambda: Rows(lambda m, y: F.cosine_similarity(m.a(y)[:, :, None], m.w, dim=-1), 4, a=nn.Linear(C, C),
+                            w=nn.Parameter(torch.randn(4, C))),
+    "added at": lambda: Rows(lambda m, y: m.a(y).index_add(1, m.at, m.b(y)[:, :2]), a=nn.Linear(C, C),
+                             b=nn.Linear(C, C), at=torch.tensor([3, 1])),
+    "scattered": lambda: Rows(lambda m, y: m.a(y).scatter_reduce(1, m.at.expand_as(b := m.b(y)), b, "amax"),
+                              a=nn.Linear(C, C), b=nn.Linear(C, C), at=torch.tensor([3, 1, 0, 0, 2])[:, None]),
+    "gathered": lambda: Rows(lambda m, y: (a := m.a(y)).gather(1, m.at.expand_as(a)), a=nn.Linear(C, C),
+                             at=torch.tensor([3, 1, 0, 0, 2])[:, None]),
     "words": Words,
 }  # fmt: skip
 

@@ -206,6 +206,45 @@ def unflattened(net: Any, x: Tensor) -> Tensor:
     return net.head(F.relu(net.conv(y)).flatten(1))
 
 
+def padded_shortcut(net: Any, x: Tensor) -> Tensor:
+    y = F.relu(net.stem(x))
+    wide = net.wide(y)
+    missing = (wide.shape[1] - y.shape[1]) // 2
+    return net.head(F.relu(wide + F.pad(y[:, :, ::2, ::2], (0, 0, 0, 0, missing, missing))))
+
+
+def padded_by_number(net: Any, x: Tensor) -> Tensor:
+    y = F.relu(net.stem(x))
+    return net.head(F.relu(net.wide(y) + F.pad(y[:, :, ::2, ::2], (0, 0, 0, 0, 4, 4))))
+
+
+def stacked_experts(net: Any, x: Tensor) -> Tensor:
+    y = F.relu(net.stem(x))
+    inner = F.silu(torch.einsum("nc,ech->neh", y, net.up))
+    return net.head(torch.einsum("neh,ehc,ne->nc", inner, net.down, net.gate(y).softmax(-1)))
+
+
+def stepwise(net: Any, x: Tensor) -> Tensor:
+    y = F.relu(net.conv(x)).transpose(1, 2)
+    state = net.head.weight.new_zeros(len(x), 10), net.head.weight.new_zeros(len(x), 10)
+    for step in range(y.shape[1]):
+        state = net.cell(y[:, step], state)
+    return net.head(state[0])
+
+
+def decoded(net: Any, x: Tensor) -> Tensor:
+    return net.up(F.relu(net.first(x)).view(len(x), -1, 3, 3))
+
+
+def cross_attended(net: Any, x: Tensor, y: Tensor) -> Tensor:
+    a, b = F.relu(net.left(x)), F.relu(net.right(y))
+    return net.head(net.attention(a, b, b, need_weights=False)[0])
+
+
+def unit_cosine(net: Any, x: Tensor) -> Tensor:
+    return F.linear(F.normalize(F.relu(net.stem(x)), dim=-1), F.normalize(net.w, dim=-1))
+
+
 Table = dict[str, tuple[Callable[[], nn.Module], Callable[[], Inputs], float]]
 NETWORKS: Table = {
     "grouped": (
@@ -298,6 +337,63 @@ NETWORKS: Table = {
         lambda: Net(unflattened, first=nn.Linear(6, 32), conv=nn.Conv2d(8, 12, 1), head=nn.Linear(48, 2)), vector, 0.15,
     ),
     "sizes in the code": (Blocks, vector, 0.0),
+    "a shortcut padded to the width": (
+        lambda: Net(padded_shortcut, stem=nn.Conv2d(3, 8, 3), wide=nn.Conv2d(8, 16, 3, 2, 1), head=nn.Conv2d(16, 2, 1)),
+        image,
+        0.5,
+    ),
+    "a shortcut padded by a number": (
+        lambda: Net(padded_by_number, stem=nn.Conv2d(3, 8, 3), wide=nn.Conv2d(8, 16, 3, 2, 1),
+                    head=nn.Conv2d(16, 2, 1)),
+        image,
+        0.2,
+    ),
+    "tied W and its transpose": (
+        lambda: Net(lambda net, x: F.linear(F.relu(F.linear(x, net.w)), net.w.t()), w=nn.Parameter(torch.randn(16, 6))),
+        vector,
+        0.5,
+    ),
+    "linear, view, transposed": (
+        lambda: Net(decoded, first=nn.Linear(6, 108), up=nn.ConvTranspose2d(12, 3, 4, 2, 1)), vector, 0.4,
+    ),
+    "cross attention": (
+        lambda: Net(cross_attended, left=nn.Linear(6, 16), right=nn.Linear(6, 16), head=nn.Linear(16, 3),
+                    attention=nn.MultiheadAttention(16, 4, batch_first=True)),
+        lambda: (torch.randn(2, 5, 6), torch.randn(2, 7, 6)),
+        0.5,
+    ),
+    "stacked experts": (
+        lambda: Net(stacked_experts, stem=nn.Linear(6, 16), gate=nn.Linear(16, 3), head=nn.Linear(16, 3),
+                    up=nn.Parameter(torch.randn(3, 16, 12)), down=nn.Parameter(torch.randn(3, 12, 16))),
+        vector,
+        0.5,
+    ),
+    "unit length, cosine head": (
+        lambda: Net(unit_cosine, stem=nn.Linear(6, 16), w=nn.Parameter(torch.randn(3, 16))), vector, 0.4,
+    ),
+    "weight norm": (
+        lambda: layers(nn.Linear(6, 16), nn.ReLU(), nn.utils.parametrizations.weight_norm(nn.Linear(16, 16)), nn.ReLU(),
+                       nn.Linear(16, 3)),
+        vector,
+        0.2,
+    ),
+    "divided by a buffer": (
+        lambda: Net(lambda net, x: net.head(F.relu(net.stem(x)) / net.std), stem=nn.Linear(6, 16),
+                    std=nn.Buffer(torch.rand(16) + 0.5), head=nn.Linear(16, 3)),
+        vector,
+        0.4,
+    ),
+    "steps of an LSTM cell": (
+        lambda: Net(stepwise, conv=nn.Conv1d(4, 12, 3), cell=nn.LSTMCell(12, 10), head=nn.Linear(10, 3)),
+        lambda: (torch.randn(2, 4, 9),),
+        0.2,
+    ),
+    "patches by a linear map": (
+        lambda: Net(lambda net, x: net.head(F.unfold(F.relu(net.stem(x)), 3).transpose(1, 2)), stem=nn.Conv2d(3, 8, 3),
+                    head=nn.Linear(72, 3)),
+        image,
+        0.4,
+    ),
     "upsampling": (
         lambda: layers(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Upsample(scale_factor=2, mode="bilinear"),
                        nn.Conv2d(8, 2, 3)),

@@ -261,7 +261,7 @@ FROZEN: dict[str, tuple[Callable[..., Tensor], dict[str, Callable[[], Any]], str
         "amax runs over these channels",
     ),
     "rms over channels": (lambda m, y: y * torch.rsqrt(y.pow(2).mean(1, keepdim=True) + 1), {}, "mean runs over"),
-    "unit length": (lambda m, y: F.normalize(y, dim=1), {}, "linalg_vector_norm"),
+    "divided by the largest": (lambda m, y: y / (1 + y.amax(1, keepdim=True)), {}, "amax runs over"),
     "response norm": (lambda m, y: F.local_response_norm(y, 3), {}, "avg_pool3d runs along it"),
     "group norm": (lambda m, y: m.a(y), {"a": lambda: nn.GroupNorm(2, C)}, "group_norm averages over"),
     "statistics of channels": (
@@ -362,16 +362,15 @@ FROZEN: dict[str, tuple[Callable[..., Tensor], dict[str, Callable[[], Any]], str
         {},
         "does not become constant",
     ),
-    "a computed weight": (lambda m, y: F.conv2d(y, 2 * m.a.weight, m.a.bias), {"a": point}, "weight is computed"),
+    "a weight of no channels": (
+        lambda m, y: F.conv2d(y, m.a.weight.sort(1)[0], m.a.bias),
+        {"a": point},
+        "the weight is computed, not stored,",
+    ),
     "weight norm": (
         lambda m, y: m.a(y),
         {"a": lambda: nn.utils.parametrizations.weight_norm(point())},
-        "the weight is computed",
-    ),
-    "a single row": (
-        lambda m, y: y * F.linear(y.permute(0, 2, 3, 1), m.a).unsqueeze(1),
-        {"a": lambda: nn.Parameter(torch.randn(C))},
-        "is multiplied by a vector",
+        "a weight is normalised over it",
     ),
     "einsum": (
         lambda m, y: y * torch.einsum("nchw,nchw->nhw", y, y).unsqueeze(1),

@@ -23,6 +23,7 @@ class ZeroSource:
     """Parameters whose i-th slices, all zero, make channel i zero: (gamma, beta), or (row, bias)."""
 
     parts: tuple[tuple[str, int], ...]  # (parameter, dim)
+    is_buffer: bool = False  # which no training sets to zero
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,10 @@ Value = tuple["Axis | None", ...]  # one entry a dimension; None: it carries no 
 
 @dataclass(frozen=True)
 class Consumer:
-    """A linear map, or a norm, that reads channels: they lie along dimension `dim` of its weight."""
+    """An operator that reads channels and gives no channels of its own: a linear map, a norm, a sum.
+
+    They lie along dimension `dim` of its weight. The weight is empty where it is computed, or there is none.
+    """
 
     node: fx.Node
     weight: str
@@ -63,7 +67,7 @@ class Consumer:
     axis: Axis
     groups: int = 1
     padded: bool = False  # zeros are read at the borders, so a constant input is not constant there
-    is_norm: bool = False  # a norm, whose mean counts removed zeros but no other constants
+    zeros_only: bool = False  # other constants have nowhere to go: a norm, a sum, a weight that is computed
 
 
 @dataclass(frozen=True)
@@ -105,14 +109,16 @@ class Analysis:
     sized_views: list[SizedView] = field(default_factory=list)
     inline_norms: list[InlineNorm] = field(default_factory=list)
     refused_views: set[fx.Node] = field(default_factory=set)
+    computed: set[fx.Node] = field(default_factory=set)  # values that depend on the model's inputs
     size: int = 0
 
-    def add_parameter(self, parameter: str, shape: Iterable[int]) -> Value:
-        """Fresh positions for every dimension of a parameter, each dimension its own source of zeros."""
+    def add_parameter(self, parameter: str, shape: Iterable[int], is_buffer: bool = False) -> Value:
+        """Fresh positions for every dimension of a parameter or buffer, each dimension its own source of zeros."""
         axes = []
         for dim, length in enumerate(shape):
             positions = self.dims[parameter, dim] = self.new_positions(length)
-            axes.append(Axis(positions, ((ZeroSource(((parameter, dim),)), np.arange(length, dtype=np.int64)),)))
+            source = ZeroSource(((parameter, dim),), is_buffer)
+            axes.append(Axis(positions, ((source, np.arange(length, dtype=np.int64)),)))
         return tuple(axes)
 
     def new_positions(self, length: int) -> Index:

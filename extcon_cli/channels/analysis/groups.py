@@ -105,11 +105,14 @@ def _walk(module: nn.Module, graph: Graph, view_layouts: dict[fx.Node, int]) -> 
     analysis = Analysis(names=dict(graph.stored), modules=dict(module.named_modules()), view_layouts=view_layouts)
     held: dict[str, Value] = {}
     for node in graph.nodes:
+        if node.name in graph.inputs or not analysis.computed.isdisjoint(node.all_input_nodes):
+            analysis.computed.add(node)
         if node.op == "placeholder":
             name = graph.stored.get(node.name)
             if name is not None and tensors[name].dim() > 0:
                 if name not in held:
-                    held[name] = analysis.add_parameter(name, tensors[name].shape)
+                    is_buffer = not isinstance(tensors[name], nn.Parameter)
+                    held[name] = analysis.add_parameter(name, tensors[name].shape, is_buffer)
                 analysis.values[node] = held[name]
         elif node.op == "output":
             for result in node.all_input_nodes:

@@ -21,7 +21,7 @@ def per_channel(value: Tensor, dim: int, size: int) -> Tensor:
     """One known constant a channel, NaN where it is infinite or differs along the other dimensions: (size,)."""
     if value.shape[dim] == 1 and size > 1:
         value = value.expand(*value.shape[:dim], size, *value.shape[dim + 1 :])
-    rows = value.movedim(dim, 0).flatten(1)
+    rows = value.movedim(dim, 0).reshape(value.shape[dim], -1)
     low, high = rows.amin(1), rows.amax(1)  # NaN wins in both
     return torch.where((low == high) & low.isfinite(), low, torch.nan)
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, fx
 from torch._ops import OpOverload
 
-from extcon_cli.channels.analysis.axes import Analysis, Axis, Value
+from extcon_cli.channels.analysis.axes import Analysis, Axis, Consumer, Value
 from extcon_cli.channels.analysis.known import Known, unknown
 
 Argument = int | str
@@ -208,6 +208,23 @@ class FlowOperator(Operator):
         carrying = [axis for axis in axes if axis is not None]
         if carrying:
             self.analysis.freeze(carrying, f"{reason} in {self.where}")
+
+    def refuse(self, axes: Iterable[Axis | None], reason: str) -> None:
+        """The same, and the views that laid them out along these dimensions are to choose another one."""
+        carrying = [axis for axis in axes if axis is not None]
+        self.ask_for_other_views(carrying)
+        self.freeze(carrying, reason)
+
+    def ask_for_other_views(self, axes: Iterable[Axis | None]) -> None:
+        """The views that laid channels out along these dimensions are to choose another one."""
+        views = {axis.laid_out_by for axis in axes if axis is not None}
+        self.analysis.refused_views |= {view for view in views if view is not None}
+
+    def read_zeros(self, value: fx.Node, dim: int) -> None:
+        """The channels along a dimension end here, where those that are zero add nothing."""
+        axis = self.axes_of(value)[dim]
+        if axis is not None:
+            self.analysis.consumers.append(Consumer(self.node, "", 0, None, value, dim, axis, zeros_only=True))
 
 
 @dataclass(frozen=True, eq=False)

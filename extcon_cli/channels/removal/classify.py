@@ -101,7 +101,7 @@ def can_fold(module: nn.Module, consumer: Consumer, times_read: Mapping[str, int
 
 def _can_merge(consumer: Consumer, times_read: Mapping[str, int]) -> bool:
     """Whether a constant read by this map can be read from another constant channel instead."""
-    return not consumer.is_norm and times_read[consumer.weight] == 1
+    return not consumer.zeros_only and times_read[consumer.weight] == 1
 
 
 def _whole(tensors: Mapping[str, Tensor]) -> set[str]:

@@ -28,6 +28,7 @@ from extcon_cli.channels.removal.rewrites import RemovalPlan
 SIZES = {
     **dict.fromkeys(("view", "_unsafe_view", "reshape", "expand", "unflatten"), ("size", "shape", "sizes")),
     **dict.fromkeys(CUTS, ("split_size", "split_sizes")),
+    **dict.fromkeys(("pad", "constant_pad_nd"), ("pad",)),
     "affine_grid_generator": ("size",),
 }
 """Operators whose arguments name the shape of the result, which is checked itself."""

@@ -4,6 +4,7 @@ Importing this package registers every rule. An operator without a rule freezes 
 """
 
 from extcon_cli.channels.analysis.rules import (
+    distances,
     filling,
     joins,
     linear,
@@ -15,12 +16,15 @@ from extcon_cli.channels.analysis.rules import (
     pointwise,
     pooling,
     recurrent,
+    scatter,
     views,
+    windows,
 )
 from extcon_cli.channels.analysis.rules.registry import constants_of, flow_of
 
 __all__ = [
     "constants_of",
+    "distances",
     "filling",
     "flow_of",
     "joins",
@@ -33,5 +37,7 @@ __all__ = [
     "pointwise",
     "pooling",
     "recurrent",
+    "scatter",
     "views",
+    "windows",
 ]

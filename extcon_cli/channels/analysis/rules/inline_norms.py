@@ -48,7 +48,7 @@ def root_mean_square(op: FlowOperator) -> bool:
     if not alone or len(held) != 1 or held[0] not in EPSILONS or axis is None:
         return False
     rank = len(shape(found.read))
-    op.analysis.consumers.append(Consumer(op.node, name, 0, None, found.read, rank - 1, axis, is_norm=True))
+    op.analysis.consumers.append(Consumer(op.node, name, 0, None, found.read, rank - 1, axis, zeros_only=True))
     op.analysis.inline_norms.append(InlineNorm(name, held[0], found.offset, axis, rank))
     return True
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import gcd
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from extcon_cli.channels.analysis.known import Known, compact
 from extcon_cli.channels.analysis.operator import FlowOperator, KnownOperator, Operator, shape
 from extcon_cli.channels.analysis.rules.registry import constants, flow
 
+MOST_PARTS = 8  # equal ones, into which a dimension is cut: (1, 2) is three
 CUTS = ("chunk", "split", "split_with_sizes", "unbind", "tensor_split")
 
 
@@ -87,7 +89,11 @@ def stacked(op: KnownOperator) -> Tensor:
 
 @flow("pad", "constant_pad_nd")
 def pad(op: FlowOperator) -> Value:
-    """Positions are added at the ends of the last dimensions; those beside channels stay, the channels may go."""
+    """Positions are added at the ends of the last dimensions; those beside channels stay, the channels may go.
+
+    Where as many are added at both ends, the i-th of each may go together: a shortcut that is padded to the width of
+    what it is added to, half of it on either side.
+    """
     value, sizes = list(op.axes(0)), shape(op.input(0))
     for dim, before, after in _pads(op):
         axis = value[dim]
@@ -96,8 +102,9 @@ def pad(op: FlowOperator) -> Value:
         if min(before, after) < 0 or not _with_a_number(op):
             op.freeze([axis], "pad picks positions by number")
             value[dim] = None
-        else:
-            value[dim] = _lay_behind(op, [None, axis, None], [before, sizes[dim], after])
+            continue
+        both = Axis(op.analysis.new_positions(before)) if before == after else None  # halves of what is missing
+        value[dim] = _lay_behind(op, [both, axis, both], [before, sizes[dim], after])
     return tuple(value)
 
 
@@ -143,11 +150,12 @@ def cut(op: FlowOperator) -> list[Value]:
     starts = np.cumsum([0, *sizes[:-1]])
     parts = [axis.take(np.arange(start, start + size)) for start, size in zip(starts, sizes, strict=True)]
     op.analysis.sized_views.append(SizedView(op.node, parts[0]))
-    if len(set(sizes)) > 1:
+    step = gcd(*sizes)
+    if len(set(sizes)) > 1 and (step == 1 or step * MOST_PARTS < len(axis.positions)):
         op.freeze([axis], f"{op.name} cuts into unequal parts")
-    else:  # the parts stay equal only where each loses the same positions
-        for part in parts[1:]:
-            op.tie(parts[0], part)
+    else:  # the parts stay in proportion only where each loses the same positions
+        for start in range(step, len(axis.positions), step):
+            op.analysis.tie(axis.positions[:step], axis.positions[start : start + step])
     return [(*before, part, *after) for part in parts]
 
 

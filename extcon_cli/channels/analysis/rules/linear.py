@@ -1,4 +1,8 @@
-"""Linear maps: they read the channels of their input and write new ones. Here channels begin and end."""
+"""Linear maps: they read the channels of their input and write new ones. Here channels begin and end.
+
+A weight that is computed of others (cut from one, transposed, masked, normalised) carries their channels. Only zeros
+can go from what it reads: there is no weight that a constant could move through.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +15,7 @@ from torch import Tensor, fx
 from extcon_cli.channels.analysis.axes import Analysis, Axis, Consumer, Value, ZeroSource, join_axes
 from extcon_cli.channels.analysis.known import along, per_channel
 from extcon_cli.channels.analysis.operator import FlowOperator, KnownOperator, Operator, shape
+from extcon_cli.channels.analysis.rules.pointwise import tie_all
 from extcon_cli.channels.analysis.rules.registry import constants, flow
 
 TRANSPOSED = ("conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
@@ -40,6 +45,10 @@ class LinearMap:
             dim = len(shape(read)) - len(shape(weight)) + 1  # 1, or 0 for an input without a batch
             groups, padded = op.integer("groups"), transposed or _padded(op)
             return cls(read, dim, weight, op.optional_input("bias"), int(transposed), groups, padded)
+        if op.name == "deform_conv2d":
+            zeros = Operator(op.input("bias")).name == "zeros"  # what torchvision passes for none
+            bias = None if zeros else op.input("bias")
+            return cls(op.input(0), 1, op.input("weight"), bias, 0, op.integer("groups"), padded=True)
         if op.name == "addmm":
             return cls(op.input("mat1"), 1, op.input("mat2"), op.input("self"), output_dim=1)
         read = op.input(0)
@@ -65,7 +74,8 @@ def linear(op: FlowOperator) -> Value:
     """y = x W^T + b: reads the last dimension, writes one channel a row of W."""
     *outer, read = op.axes(0)
     if len(op.axes("weight")) == 1:  # a single row: a number for each position
-        op.freeze((read, *op.axes("weight")), "is multiplied by a vector")
+        if tie_all(op, [read, *op.axes("weight")]):
+            op.read_zeros(op.input(0), len(outer))
         return tuple(outer)
     return (*outer, _read_and_write(op, LinearMap.of(op)))
 
@@ -75,13 +85,14 @@ def times_stored(op: FlowOperator) -> Value:
     """y = x W (+ b), W stored: reads the last dimension, writes one channel a column of W."""
     linear_map = LinearMap.of(op)
     *outer, read = op.axes_of(linear_map.input)
-    stored = stored_matrix(op.analysis, linear_map.weight)
-    if stored is None or any(op.value(scale, 1) != 1 for scale in ("alpha", "beta")):
-        computed = (read, *op.axes_of(linear_map.weight), *op.axes_of(linear_map.bias))
-        op.freeze(computed, "the weight is computed, not stored,")
+    if any(op.value(scale, 1) != 1 for scale in ("alpha", "beta")):
+        op.freeze((read, *op.axes_of(linear_map.weight), *op.axes_of(linear_map.bias)), f"{op.name} is scaled")
         return (*outer, None)
-    weight, output_dim = stored
-    return (*outer, _read_and_write(op, replace(linear_map, weight=weight, output_dim=output_dim)))
+    stored = stored_matrix(op.analysis, linear_map.weight)
+    if stored is not None:
+        weight, output_dim = stored
+        linear_map = replace(linear_map, weight=weight, output_dim=output_dim)
+    return (*outer, _read_and_write(op, linear_map))
 
 
 def stored_matrix(analysis: Analysis, factor: fx.Node) -> tuple[fx.Node, int] | None:
@@ -101,22 +112,26 @@ def convolution(op: FlowOperator) -> Value:
     """Reads dimension 1; in g groups the i-th input of every group is one channel, and so is the o-th output."""
     linear_map = LinearMap.of(op)
     value, dim = op.axes_of(linear_map.input), linear_map.input_dim
-    produced = _filter_each(op, linear_map) if linear_map.depthwise else _read_and_write(op, linear_map)
+    produced = convolved(op, linear_map)
     space: Value = (None,) * (len(value) - dim - 1)
-    op.freeze(value[dim + 1 :], "a convolution slides along it")
+    op.refuse(value[dim + 1 :], "a convolution slides along it")
     return (*value[:dim], produced, *space)
+
+
+def convolved(op: FlowOperator, linear_map: LinearMap) -> Axis | None:
+    """The channels that a convolution writes."""
+    return _filter_each(op, linear_map) if linear_map.depthwise else _read_and_write(op, linear_map)
 
 
 def _read_and_write(op: FlowOperator, linear_map: LinearMap) -> Axis | None:
     """Tie the input's channels to the weight's columns; the rows are the channels that it writes."""
     axis = op.axes_of(linear_map.input)[linear_map.input_dim]
     first, second, *taps = op.axes_of(linear_map.weight)
-    name = op.analysis.parameter_name(linear_map.weight)
-    if first is None or second is None or name is None:
+    if first is None or second is None:
         computed = (axis, first, second, *taps, *op.axes_of(linear_map.bias))
         op.freeze(computed, "the weight is computed, not stored,")
         return None
-    op.analysis.freeze(taps, "a position of the kernel, not a channel")
+    op.refuse(taps, "a position of the kernel, not a channel,")
     groups = linear_map.groups
     blocks = first.positions.reshape(groups, -1)
     for block in blocks[1:]:
@@ -129,17 +144,17 @@ def _read_and_write(op: FlowOperator, linear_map: LinearMap) -> Axis | None:
     else:
         for block in axis.positions.reshape(groups, -1):
             op.analysis.tie(block, columns.positions[: len(block)])
-        op.analysis.consumers.append(_consumer(op, linear_map, name, axis, len(rows.positions)))
-    return _written(op, linear_map, rows, name)
+        op.analysis.consumers.append(_consumer(op, linear_map, axis, len(rows.positions)))
+    return _written(op, linear_map, rows)
 
 
-def _consumer(op: FlowOperator, linear_map: LinearMap, weight: str, axis: Axis, outputs: int) -> Consumer:
+def _consumer(op: FlowOperator, linear_map: LinearMap, axis: Axis, outputs: int) -> Consumer:
     """The map as one that reads channels; its bias only where that is one number an output."""
-    bias = linear_map.bias
+    bias, weight = linear_map.bias, op.analysis.parameter_name(linear_map.weight)
     whole = bias is not None and shape(bias) == (outputs,)
     return Consumer(
         node=op.node,
-        weight=weight,
+        weight=weight or "",
         dim=1 - linear_map.output_dim,
         bias=op.analysis.parameter_name(bias) if whole else None,
         input=linear_map.input,
@@ -147,6 +162,7 @@ def _consumer(op: FlowOperator, linear_map: LinearMap, weight: str, axis: Axis, 
         axis=axis,
         groups=linear_map.groups,
         padded=linear_map.padded,
+        zeros_only=weight is None,
     )
 
 
@@ -163,14 +179,13 @@ def _filter_each(op: FlowOperator, linear_map: LinearMap) -> Axis | None:
     multiplier = len(rows.positions) // len(axis.positions)
     for offset in range(multiplier):
         op.analysis.tie(rows.positions[offset::multiplier], axis.positions)
-    return _written(op, replace(linear_map, output_dim=0), rows, name)
+    return _written(op, replace(linear_map, output_dim=0), rows)
 
 
-def _written(op: FlowOperator, linear_map: LinearMap, rows: Axis, weight: str) -> Axis | None:
+def _written(op: FlowOperator, linear_map: LinearMap, rows: Axis) -> Axis | None:
     """What a map writes: zero where the slice of the weight is, and what the bias adds."""
     op.analysis.produced.append(rows.positions)
-    slot, (_, index) = (weight, linear_map.output_dim), rows.sources[0]
-    filters = Axis(rows.positions, ((ZeroSource((slot,)), index),))
+    filters = replace(rows, laid_out_by=None)
     if linear_map.bias is None:
         return filters
     offsets = op.axes_of(linear_map.bias)
@@ -178,13 +193,15 @@ def _written(op: FlowOperator, linear_map: LinearMap, rows: Axis, weight: str) -
         op.freeze([rows], "the bias is not one number a filter")
         return filters
     op.tie(rows, offsets[0])
-    bias = op.analysis.parameter_name(linear_map.bias)
-    if bias is None or not np.array_equal(index, offsets[0].sources[0][1]):  # computed: each part by itself
+    both = [axis.sources[0] for axis in (filters, offsets[0]) if len(axis.sources) == 1 and axis.zero]
+    if len(both) < 2 or not np.array_equal(both[0][1], both[1][1]):  # each part by itself
         return join_axes((filters, offsets[0]))
-    return Axis(rows.positions, ((ZeroSource((slot, (bias, 0))), index),))
+    (weights, index), (biases, _) = both
+    parts, is_buffer = weights.parts + biases.parts, weights.is_buffer or biases.is_buffer
+    return Axis(rows.positions, ((ZeroSource(parts, is_buffer), index),))
 
 
-@constants("linear", "addmm", *CONVOLUTIONS)
+@constants("linear", "addmm", "deform_conv2d", *CONVOLUTIONS)
 def linear_output(op: KnownOperator) -> Tensor:
     """A row that reads known constants only, through weights that are not zero, writes a known constant.
 

@@ -1,12 +1,12 @@
 """Products of computed values: attention scores and what they weigh. Their batch dimensions carry channels: heads.
 
-What is summed over stays, and the view that laid the channels out along it is asked for another layout
-(`Analysis.refused_views`). A product with a stored matrix is a linear map: see linear.py.
+What is summed over stays where both factors depend on the model's inputs, and the view that laid the channels out along
+it is asked for another layout (`Analysis.refused_views`). Where one factor is made of weights alone (stacked experts),
+the product reads the other's channels as a linear map does. With a stored matrix it is one: see linear.py.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from string import ascii_letters
 
@@ -19,7 +19,7 @@ from extcon_cli.channels.analysis.rules.linear import linear_output, stored_matr
 from extcon_cli.channels.analysis.rules.pointwise import easiest, tie_all
 from extcon_cli.channels.analysis.rules.registry import constants, flow
 
-MATRIX_PRODUCTS = ("matmul", "bmm", "mm")
+MATRIX_PRODUCTS = ("matmul", "bmm", "mm", "mv", "dot", "vdot")
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,11 @@ class Einsum:
         result = batch + ("Y" if ranks[0] > 1 else "") + ("X" if ranks[1] > 1 else "")
         return cls((first, second), (left, right), result)
 
+    def places(self, letter: str) -> list[tuple[fx.Node, int]]:
+        """The factors that have a dimension of this letter, and which."""
+        pairs = zip(self.factors, self.terms, strict=True)
+        return [(factor, term.index(letter)) for factor, term in pairs if letter in term]
+
 
 @flow(*MATRIX_PRODUCTS, "einsum")
 def contract(op: FlowOperator) -> Value:
@@ -67,25 +72,31 @@ def contract(op: FlowOperator) -> Value:
 
 
 def _meet(op: FlowOperator, product: Einsum, letter: str) -> Axis | None:
-    """The channels along one letter of a product."""
-    summed = letter not in product.result
-    size = None if summed else op.shape[product.result.index(letter)]
-    meeting = []
-    for factor, term in zip(product.factors, product.terms, strict=True):
-        if letter in term and (summed or shape(factor)[term.index(letter)] == size):  # else it is broadcast
-            meeting.append(op.axes_of(factor)[term.index(letter)])
-    carrying = tie_all(op, meeting)
-    if summed or not all(letter in term for term in product.terms):
-        _refuse_views(op, carrying)
-    if summed:
-        op.freeze(carrying, f"{op.name} sums over these channels")
-    return easiest(carrying) if carrying else None
+    """The channels along one letter of a product; None where it is summed over."""
+    places = product.places(letter)
+    if letter not in product.result:
+        _sum_over(op, places)
+        return None
+    size = op.shape[product.result.index(letter)]
+    meeting = [(factor, dim) for factor, dim in places if shape(factor)[dim] == size]  # the others are broadcast
+    carrying = tie_all(op, [op.axes_of(factor)[dim] for factor, dim in meeting])
+    if not carrying:
+        return None
+    if len(places) < len(product.factors):
+        op.ask_for_other_views(carrying)
+    if op.analysis.computed.isdisjoint(factor for factor, _ in meeting):  # channels that stacked weights write
+        op.analysis.produced.append(carrying[0].positions)
+    return easiest(carrying)
 
 
-def _refuse_views(op: FlowOperator, axes: Iterable[Axis | None]) -> None:
-    """The views that laid channels out along these dimensions are to choose another one."""
-    views = {axis.laid_out_by for axis in axes if axis is not None}
-    op.analysis.refused_views |= {view for view in views if view is not None}
+def _sum_over(op: FlowOperator, factors: list[tuple[fx.Node, int]]) -> None:
+    """Weights read the channels of the one factor that is no weight; two of them are not followed."""
+    carrying = tie_all(op, [op.axes_of(factor)[dim] for factor, dim in factors])
+    others = [place for place in factors if place[0] in op.analysis.computed]
+    if len(others) > 1 or len(factors) < 2:
+        op.refuse(carrying, f"{op.name} sums over these channels")
+    elif len(carrying) == len(factors):
+        op.read_zeros(*(others or factors)[0])
 
 
 @flow("baddbmm")
@@ -93,8 +104,7 @@ def contract_and_add(op: FlowOperator) -> Value:
     """input + batch1 @ batch2."""
     read = [op.axes(position) for position in range(3)]
     added = [value[-1] for value in read] + [value[-2] for value in read if len(value) > 1]
-    _refuse_views(op, added)
-    op.freeze(added, "baddbmm sums over these channels")
+    op.refuse(added, "baddbmm sums over these channels")
     heads = tie_all(op, [value[0] for value in read if len(value) == 3])
     return (join_axes(heads) if heads else None, None, None)
 
@@ -104,7 +114,7 @@ def attention(op: FlowOperator) -> Value:
     """softmax(q k^T) v: heads are tied; a head is zero where its v is. The width of a head is summed over."""
     query, key, value, mask = op.axes("query"), op.axes("key"), op.axes("value"), op.axes("attn_mask")
     reason = "attention sums over these channels"
-    _refuse_views(op, (axis for read in (query, key, value) for axis in read[-2:]))
+    op.ask_for_other_views(axis for read in (query, key, value) for axis in read[-2:])
     op.freeze([query[-1], key[-1], key[-2], value[-2]], reason)
     op.freeze(mask[-2:], reason)
     heads = [_heads(op, dim) for dim in range(len(value) - 2)]

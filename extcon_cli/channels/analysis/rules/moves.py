@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -38,6 +40,10 @@ def move(op: FlowOperator) -> Value:
             op.freeze([axis], f"{op.name} picks positions by number")
         if target is not None:
             result[target] = axis.take(places)
+    if op.name == "expand_as":  # what is broadcast is as wide as the other, whatever goes
+        for back, other in zip(range(-1, -op.rank - 1, -1), reversed(op.axes(1)), strict=True):
+            if -back > len(sizes) or sizes[back] < op.shape[back]:
+                result[back] = other and replace(other, sources=(), zero=False)
     return tuple(result)
 
 

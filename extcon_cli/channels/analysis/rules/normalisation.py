@@ -9,6 +9,7 @@ from torch import Tensor
 from extcon_cli.channels.analysis.axes import Axis, Consumer, Value, ZeroSource
 from extcon_cli.channels.analysis.known import along, in_front, per_channel, unknown
 from extcon_cli.channels.analysis.operator import FlowOperator, KnownOperator, Operator, holds_tensor, shape
+from extcon_cli.channels.analysis.rules.pointwise import tie_all
 from extcon_cli.channels.analysis.rules.registry import constants, flow
 from extcon_cli.channels.modules import is_norm
 
@@ -82,7 +83,7 @@ def _counting_zeros(op: FlowOperator, axis: Axis, dim: int) -> Axis:
                 op.tie(axis, vector)
     weight = op.parameter("weight")
     assert weight is not None
-    op.analysis.consumers.append(Consumer(op.node, weight, 0, None, op.input(0), dim, axis, is_norm=True))
+    op.analysis.consumers.append(Consumer(op.node, weight, 0, None, op.input(0), dim, axis, zeros_only=True))
     return Axis(axis.positions, ((_gamma_and_beta(op), np.arange(len(axis.positions), dtype=np.int64)),))
 
 
@@ -134,3 +135,24 @@ def _as_returned(op: FlowOperator, value: Value) -> Value | list[Value]:
     if op.name in ("batch_norm", "instance_norm"):
         return value
     return [value, *[(None,)] * (len(op.results) - 1)]
+
+
+@flow("_weight_norm", "_weight_norm_interface")
+def weight_norm(op: FlowOperator) -> Value | list[Value]:
+    """g v / ||v||, a norm for each index of one dimension: zero where g is. The others are normalised over."""
+    value, gains = op.axes("v"), op.axes("g")
+    dim = op.dim(len(value))
+    op.freeze((axis for place, axis in enumerate(value) if place != dim), "a weight is normalised over it")
+    op.freeze((axis for place, axis in enumerate(gains) if place != dim), "a weight is normalised over it")
+    rows = tie_all(op, [gains[dim], value[dim]])
+    result = (*value[:dim], rows[0] if len(rows) == 2 else None, *value[dim + 1 :])
+    return result if holds_tensor(op.node) else [result, (None,) * len(op.results[1].shape)]
+
+
+@constants("_weight_norm", "_weight_norm_interface")
+def weight_normed(op: KnownOperator) -> Tensor | list[Tensor]:
+    """g v / ||v|| where both are known."""
+    v, g = op.full("v").double(), op.constant("g").double()
+    dim = op.dim(v.dim())
+    result = v * (g / torch.linalg.vector_norm(v, dim=[d for d in range(v.dim()) if d != dim], keepdim=True))
+    return result if holds_tensor(op.node) else [result, unknown(len(op.results[1].shape))]

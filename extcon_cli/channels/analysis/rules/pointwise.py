@@ -26,10 +26,10 @@ SAME = (
 )  # fmt: skip
 PRODUCTS = ("mul", "div")
 COMPARISONS = ("eq", "ne", "lt", "le", "gt", "ge", "logical_not", "logical_and", "logical_or", "isnan", "isinf")
-MEETING = (*PRODUCTS, "add", "sub", "rsub", "pow", "maximum", "minimum")
+MEETING = (*PRODUCTS, "add", "sub", "rsub", "pow", "maximum", "minimum", "fmax", "fmin")
 
 
-@flow(*UNARY, *SAME)
+@flow(*UNARY, *SAME, "nan_to_num")
 def keep(op: FlowOperator) -> Value:
     """One input, the same shape: the channels pass."""
     if len(op.tensors) > 1:  # clamp with tensors as bounds
@@ -69,7 +69,8 @@ def meet(op: FlowOperator) -> Value:
     result: list[Axis | None] = []
     for back in range(-op.rank, 0):
         meeting = [t for t in op.tensors if -back <= len(shape(t)) and shape(t)[back] == op.shape[back]]
-        result.append(_join(op, [op.axes_of(t)[back] for t in meeting]))
+        axes = [op.axes_of(t)[back] for t in meeting]
+        result.append(_quotient(op, back, axes) if op.name == "div" else _join(op, axes))
     if len(op.tensors) == 1 and not _keeps_zero(op):  # beside a number, such as 1 + weight
         return tuple(axis and replace(axis, zero=False) for axis in result)
     return tuple(result)
@@ -122,6 +123,17 @@ def _join(op: FlowOperator, axes: list[Axis | None]) -> Axis | None:
     return easiest(carrying) if op.name in PRODUCTS else join_axes(carrying)
 
 
+def _quotient(op: FlowOperator, back: int, axes: list[Axis | None]) -> Axis | None:
+    """Zero where what is divided is, whatever it is divided by."""
+    carrying = tie_all(op, axes)
+    if not carrying:
+        return None
+    divided = op.axes(0)[back] if -back <= len(op.axes(0)) else None
+    if divided is None or len(divided.positions) < len(carrying[0].positions):  # it is broadcast
+        return replace(carrying[0], sources=(), zero=False)
+    return replace(divided, laid_out_by=join_axes(carrying).laid_out_by)
+
+
 def tie_all(op: FlowOperator, axes: Sequence[Axis | None]) -> list[Axis]:
     """Tie dimensions that meet position by position, and freeze them if one of them carries no channels."""
     carrying = [axis for axis in axes if axis is not None]
@@ -133,11 +145,17 @@ def tie_all(op: FlowOperator, axes: Sequence[Axis | None]) -> list[Axis]:
 
 
 def easiest(factors: Sequence[Axis]) -> Axis:
-    """One factor at zero is enough: that with the fewest parameters to set, of those that become zero."""
+    """One factor at zero is enough: of those that become zero the one with the least to set, buffers last."""
     fed = [axis for axis in factors if axis.sources]
     candidates = [axis for axis in fed if axis.zero] or fed or factors
-    chosen = min(candidates, key=lambda axis: sum(len(zero_source.parts) for zero_source, _ in axis.sources))
+    chosen = min(candidates, key=_effort)
     return replace(chosen, laid_out_by=join_axes(factors).laid_out_by)
+
+
+def _effort(axis: Axis) -> tuple[bool, int]:
+    """What it takes to make an axis zero: buffers to set, and how many slices."""
+    sources = [zero_source for zero_source, _ in axis.sources]
+    return any(source.is_buffer for source in sources), sum(len(source.parts) for source in sources)
 
 
 @constants(*UNARY, *MEETING)
@@ -181,6 +199,13 @@ def chosen(op: KnownOperator) -> Tensor:
     places = (1, 2) if op.name == "where" else (0, 2)
     first, second = (op.constant(place).double() for place in places)
     return in_front(torch.where(first == second, first, torch.nan), op.rank)
+
+
+@constants("nan_to_num")
+def without_nan(op: KnownOperator) -> Tensor:
+    """A finite number stays; what takes the place of an infinite one depends on the type."""
+    read = op.constant(0)
+    return torch.where(read.isfinite(), read, torch.nan)
 
 
 @constants("prelu")

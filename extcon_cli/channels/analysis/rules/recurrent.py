@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import fx
 
 from extcon_cli.channels.analysis.axes import Consumer, Value
-from extcon_cli.channels.analysis.operator import FlowOperator, Operator, shape
+from extcon_cli.channels.analysis.operator import FlowOperator, Operator, holds_tensor, shape
 from extcon_cli.channels.analysis.rules.registry import flow
 
 
@@ -34,13 +34,33 @@ def recurrent(op: FlowOperator) -> list[Value]:
     return [(None,) * len(part.shape) for part in op.results]
 
 
+@flow("lstm_cell", "gru_cell", "rnn_tanh_cell", "rnn_relu_cell")
+def cell(op: FlowOperator) -> Value | list[Value]:
+    """One step: W_ih reads the last dimension, all else is tied to the state's width."""
+    *outer, axis = op.axes(0)
+    columns = op.axes("w_ih")[1]
+    others = [axis for other in op.node.all_input_nodes[1:] for axis in op.axes_of(other)]
+    op.freeze((axis for axis in others if axis is not columns), "a state has this width")
+    if axis is None or columns is None:
+        op.freeze((axis, columns), "reads what no removable channel feeds")
+    else:
+        op.tie(axis, columns)
+        weight, bias = op.parameter("w_ih"), op.parameter("b_ih")
+        found = Consumer(op.node, weight or "", 1, bias, op.input(0), len(outer), axis, zeros_only=weight is None)
+        op.analysis.consumers.append(found)
+    if holds_tensor(op.node):
+        return (*outer, None)
+    return [(*outer, None) for _ in op.results]
+
+
 def _first_layer(op: Operator) -> list[tuple[fx.Node, fx.Node | None]]:
     """(W_ih, b_ih) of the first layer, for each direction."""
     if op.value("params") is None or len(shape(op.input(0))) < 2:
         return []
     weights, biased = op.inputs("params"), op.flag("has_biases")
     directions, in_each = 1 + op.flag("bidirectional"), 4 if biased else 2
-    if len(weights) != directions * in_each * op.integer("num_layers"):  # projected states have one more
+    in_each += len(weights) > directions * in_each * op.integer("num_layers")  # projected states have one more
+    if len(weights) != directions * in_each * op.integer("num_layers"):
         return []
     starts = range(0, directions * in_each, in_each)
     return [(weights[start], weights[start + 2] if biased else None) for start in starts]
