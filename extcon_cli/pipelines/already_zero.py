@@ -63,19 +63,14 @@ def already_zero(
     if moved.relative > EXACT:
         raise GateError(f"outputs would change by {moved.relative:.1e} of the largest: lower --tolerance")
     emit(PhaseEnded("remove", time.monotonic() - began))
+    precision = stored_precision(opened.checkpoint.state)
     record = PruneRecord(
-        before=ModelStats({}, measure(original, shape)),
-        after=ModelStats({}, measure(small, shape)),
+        before=ModelStats({}, measure(original, shape, precision)),
+        after=ModelStats({}, measure(small, shape, precision)),
         removal=figures(removal, moved),
         certificate=certificate_record(removal.certificate),
     )
-    write(
-        output,
-        small,
-        _metadata(opened, record, removal.plan),
-        force=force,
-        precision=stored_precision(opened.checkpoint.state),
-    )
+    write(output, small, _metadata(opened, record, removal.plan), force=force, precision=precision)
     emit(Saved(str(output)))
     before, after = timed(record.before, original, shape), timed(record.after, small, shape)
     return PruneResult(

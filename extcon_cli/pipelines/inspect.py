@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from extcon_cli.channels import ChannelGroup, channel_groups, classify, coverage
+from extcon_cli.checkpoint.precision import stored_precision
 from extcon_cli.checkpoint.trust import UNTRUSTED, Trust
 from extcon_cli.pipelines.diagnosis import diagnose
 from extcon_cli.pipelines.open import open_model
@@ -33,7 +34,7 @@ def inspect(
     """
     opened = open_model(checkpoint, recipe, trust=trust)
     shape = opened.arch.input_shape or ()
-    size = measure(opened.module, shape)
+    size = measure(opened.module, shape, stored_precision(opened.checkpoint.state))
     channels = channel_groups(opened.module, opened.example)
     statuses = {status.group: status for status in classify(opened.module, channels)}
     sizes = {name: tuple(tensor.shape) for name, tensor in opened.module.named_parameters(remove_duplicate=False)}

@@ -96,7 +96,7 @@ class Run:
 
     def stats(self, module: nn.Module) -> ModelStats:
         """Test figures and sizes of a module."""
-        return ModelStats(self.metrics(module), measure(module, self.input_shape))
+        return ModelStats(self.metrics(module), measure(module, self.input_shape, self.prepared.precision))
 
     def write(self, module: nn.Module, record: Record, *, plan: Mapping[str, object] | None = None) -> None:
         """Write the result with all that it says about itself; `plan` is a removal that this run made."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 import torch
 from torch import Tensor, nn
@@ -13,12 +14,19 @@ from extcon_cli.channels.modules import evaluating
 from extcon_cli.report.records import Layer, Size
 
 
-def measure(model: nn.Module, input_shape: Sequence[int]) -> Size:
-    """Size of a model for one input of this shape (without the batch)."""
+def measure(
+    model: nn.Module, input_shape: Sequence[int], stored: Mapping[str, torch.dtype] = MappingProxyType({})
+) -> Size:
+    """Size of a model for one input of this shape (without the batch).
+
+    Args:
+        stored: names of tensors that are stored in another type than they compute in; `bytes` counts as stored.
+    """
+    state = {name: tensor for name, tensor in model.state_dict().items() if isinstance(tensor, Tensor)}
     return Size(
         params=sum(parameter.numel() for parameter in model.parameters()),
         macs=_flops(model, input_shape)["Global"] // 2,
-        bytes=sum(tensor.numel() * tensor.element_size() for tensor in {**model.state_dict()}.values()),
+        bytes=sum(tensor.numel() * stored.get(name, tensor.dtype).itemsize for name, tensor in state.items()),
     )
 
 

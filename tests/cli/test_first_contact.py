@@ -141,6 +141,7 @@ def test_half_precision_stays(extcon: Extcon, place: Path, dtype: torch.dtype) -
     assert done.code == 0, done.err
     written = load_file(place / "digits_resnet.pruned.safetensors")
     assert {t.dtype for t in written.values() if t.is_floating_point()} == {dtype}
+    assert done.document["after"]["bytes"] == sum(t.numel() * t.element_size() for t in written.values())
     after = extcon("evaluate", "digits_resnet.pruned.safetensors", "--json").document["metrics"]
     assert after == pytest.approx(done.document["after"]["metrics"])
     verdict = extcon("verify", "digits_resnet.pruned.safetensors", "digits_resnet.pruned.safetensors", "--json")
