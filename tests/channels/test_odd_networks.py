@@ -241,6 +241,12 @@ def cross_attended(net: Any, x: Tensor, y: Tensor) -> Tensor:
     return net.head(net.attention(a, b, b, need_weights=False)[0])
 
 
+def thrown_away(net: Any, x: Tensor) -> Tensor:
+    y = F.relu(net.stem(x))
+    net.unused(y)
+    return net.head(y)
+
+
 def unit_cosine(net: Any, x: Tensor) -> Tensor:
     return F.linear(F.normalize(F.relu(net.stem(x)), dim=-1), F.normalize(net.w, dim=-1))
 
@@ -367,6 +373,9 @@ NETWORKS: Table = {
                     up=nn.Parameter(torch.randn(3, 16, 12)), down=nn.Parameter(torch.randn(3, 12, 16))),
         vector,
         0.5,
+    ),
+    "computed and thrown away": (
+        lambda: Net(thrown_away, stem=nn.Linear(6, 16), unused=nn.Linear(16, 5), head=nn.Linear(16, 3)), vector, 0.3,
     ),
     "unit length, cosine head": (
         lambda: Net(unit_cosine, stem=nn.Linear(6, 16), w=nn.Parameter(torch.randn(3, 16))), vector, 0.4,

@@ -8,7 +8,7 @@ came to be.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import redirect_stderr, suppress
 from dataclasses import dataclass, field, replace
 from io import StringIO
@@ -122,7 +122,7 @@ def _recorded(module: nn.Module, inputs: tuple[Any, ...] | Mapping[str, Any]) ->
     seen_later, written = _mutations(recording.graph)
     if seen_later:
         return None
-    recording.graph.eliminate_dead_code()
+    _drop_unused(recording.graph, recording.stored)
     changing = frozenset(recording.stored[name] for name in written if name in recording.stored)
     return Graph(tuple(recording.graph.nodes), recording.stored, changing, recording.inputs, recording.constants)
 
@@ -140,7 +140,7 @@ def _exported(module: nn.Module, inputs: tuple[Any, ...] | Mapping[str, Any]) ->
         seen_later, written = _mutations(program.graph)
         if seen_later:
             program = program.run_decompositions({})
-        program.graph.eliminate_dead_code()
+        _drop_unused(program.graph, {spec.arg.name for spec in program.graph_signature.input_specs})
     except Exception as error:
         reason = _first_line(error)
         needed = "extcon needs a forward pass without data-dependent control flow"
@@ -163,6 +163,13 @@ def _exported(module: nn.Module, inputs: tuple[Any, ...] | Mapping[str, Any]) ->
         if spec.kind == InputKind.CONSTANT_TENSOR and spec.target is not None
     }
     return Graph(tuple(program.graph.nodes), stored, changing, inputs_named, constants, exported=True)
+
+
+def _drop_unused(graph: fx.Graph, stored: Collection[str]) -> None:
+    """Take out what nothing reads, but for layers: they run all the same, and have to fit what they read."""
+    graph.eliminate_dead_code(
+        lambda node: node.is_impure() or any(read.name in stored for read in node.all_input_nodes)
+    )
 
 
 def _canonical_names(module: nn.Module) -> dict[str, str]:
