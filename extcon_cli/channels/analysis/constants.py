@@ -2,11 +2,17 @@
 
 The walk is an abstract interpretation in float64: NaN means "not a known constant". Only what every input gives is
 known, so that the result holds for all inputs and all resolutions. Of complex numbers nothing is known.
+
+Operators that jump (round, sign, casts to integers) give one number or another where rounding decides, and float32,
+float64 and every kernel round in their own way. What they give is known only where rounding cannot decide it: a second
+walk computes in each value's own type, and a jump between the two, or a few roundings beside them, leaves it unknown.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
 
 import numpy as np
 import torch
@@ -17,8 +23,10 @@ from extcon_cli.channels.analysis import rules
 from extcon_cli.channels.analysis.axes import Consumer, Index
 from extcon_cli.channels.analysis.groups import Channels
 from extcon_cli.channels.analysis.known import Known, per_channel, unknown
-from extcon_cli.channels.analysis.operator import KnownOperator
+from extcon_cli.channels.analysis.operator import KnownOperator, Operator, dtype
 from extcon_cli.channels.modules import named_tensors
+
+ROUNDINGS = 4  # how many of them may lie between two kernels' results
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,21 +56,67 @@ def _known_values(module: nn.Module, channels: Channels, wanted: set[fx.Node]) -
     tensors = named_tensors(module)
     graph = channels.graph
     last_use = {read: step for step, node in enumerate(graph.nodes) for read in node.all_input_nodes}
-    known: dict[fx.Node, Known] = {}
+    jumping = {node for node in graph.nodes if node.op == "call_function" and rules.jumps(Operator(node))}
+    exact: dict[fx.Node, Known] = {}
+    own: dict[fx.Node, Known] = {}  # the same, computed in each value's own type: only where an operator jumps
     for step, node in enumerate(graph.nodes):
         name = graph.stored.get(node.name) if node.op == "placeholder" else None
-        op, value = KnownOperator(node, known), node.meta.get("val")
+        op, value = KnownOperator(node, exact), node.meta.get("val")
         rule = rules.constants_of(op.name) if node.op == "call_function" else None
         if isinstance(value, Tensor) and value.is_complex():
-            known[node] = _unknown(value)
+            exact[node] = own[node] = _unknown(value)
         elif name is not None and name not in graph.changing:
-            known[node] = tensors[name].detach().cpu()
-        elif node.op != "output":
-            known[node] = rule(op) if rule is not None else _unknown(value)
+            exact[node] = own[node] = held = tensors[name].detach().cpu()
+            if jumping and held.is_floating_point():
+                exact[node] = held.double()
+        elif rule is None and node.op != "output":
+            exact[node] = own[node] = _unknown(value)
+        elif rule is not None and node in jumping:
+            exact[node] = own[node] = _settled(node, rule, exact, own)
+        elif rule is not None:
+            exact[node] = rule(op)
+            if jumping:
+                own[node] = _in_own_type(rule(KnownOperator(node, own)), value)
         for read in node.all_input_nodes:
             if last_use[read] == step and read not in wanted:
-                del known[read]
-    return known
+                del exact[read]
+                own.pop(read, None)
+    return exact
+
+
+def _settled(
+    node: fx.Node, rule: rules.Constants, exact: Mapping[fx.Node, Known], own: Mapping[fx.Node, Known]
+) -> Tensor:
+    """What is known of an operator that jumps: one result from both ends of what rounding may make of its inputs."""
+    op, low, high, room = KnownOperator(node, exact), dict(exact), dict(exact), torch.zeros((), dtype=torch.float64)
+    for read in op.tensors:
+        first, second = exact[read], own[read]
+        if not dtype(read).is_floating_point or not isinstance(first, Tensor) or not isinstance(second, Tensor):
+            continue
+        least, most = torch.minimum(first.double(), second.double()), torch.maximum(first.double(), second.double())
+        rounding = ROUNDINGS * torch.finfo(dtype(read)).eps * torch.maximum(least.abs(), most.abs())
+        was_exact = (least == most) & (op.name not in rules.QUOTIENTS)  # no rounding so far, and none before the jump
+        margin = torch.where(was_exact, 0.0, rounding)
+        low[read], high[read] = least - margin, most + margin
+        room = room + (most - least + 2 * margin).nan_to_num(nan=0.0)
+    given = [_tensor(rule(KnownOperator(node, known))).double() for known in (exact, own, low, high)]
+    spread = reduce(torch.maximum, given) - reduce(torch.minimum, given)
+    return torch.where(spread <= (2 * room if rules.moves_between_jumps(op) else 0), given[0], torch.nan)
+
+
+def _tensor(value: Known) -> Tensor:
+    assert isinstance(value, Tensor)
+    return value
+
+
+def _in_own_type(value: Known, held: object) -> Known:
+    """A known value as the model holds it; integers stay float64, which has a NaN."""
+    if isinstance(value, Tensor):
+        floating = isinstance(held, Tensor) and held.is_floating_point()
+        return value.to(held.dtype) if floating and isinstance(held, Tensor) else value
+    if isinstance(value, Sequence) and isinstance(held, Sequence):
+        return [_in_own_type(part, each) for part, each in zip(value, held, strict=True)]
+    return value
 
 
 def _unknown(value: object) -> Known:

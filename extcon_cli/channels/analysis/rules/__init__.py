@@ -20,18 +20,23 @@ from extcon_cli.channels.analysis.rules import (
     views,
     windows,
 )
-from extcon_cli.channels.analysis.rules.registry import constants_of, flow_of
+from extcon_cli.channels.analysis.rules.registry import Constants, constants_of, flow_of
+from extcon_cli.channels.analysis.rules.steps import QUOTIENTS, jumps, moves_between_jumps
 
 __all__ = [
+    "QUOTIENTS",
+    "Constants",
     "constants_of",
     "distances",
     "filling",
     "flow_of",
     "joins",
+    "jumps",
     "linear",
     "lookup",
     "matmul",
     "moves",
+    "moves_between_jumps",
     "normalisation",
     "overwriting",
     "pointwise",
