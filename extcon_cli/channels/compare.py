@@ -5,7 +5,6 @@ Says what it measured; what is too much is for the caller to decide.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from extcon_cli.channels.modules import evaluating
+from extcon_cli.channels.preserving import duplicate, preserving
 
 Inputs = tuple[Any, ...] | Mapping[str, Any]
 """The arguments of a forward pass: positional, or by name. They may hold dicts and lists of tensors."""
@@ -76,7 +76,7 @@ def outputs(module: nn.Module, inputs: Inputs) -> list[Tensor]:
     Random numbers are the same each time, and none are taken from the user's generator. A module in float64 computes
     in it throughout: what its own code casts to float32 (the norms of Llama and T5, RAFT) would hide behind rounding.
     """
-    with evaluating(module), _throughout(module), torch.random.fork_rng(devices=[]):
+    with preserving(module), evaluating(module), _throughout(module):
         torch.default_generator.manual_seed(0)
         return results(call(module, inputs))
 
@@ -155,8 +155,8 @@ def batch_size(inputs: Inputs) -> int:
 
 
 def runs(module: nn.Module, inputs: Inputs, *, training: bool = False) -> bool:
-    """Whether a forward pass goes through; in training mode it may move the batch statistics of the module."""
-    with evaluating(module), _throughout(module), torch.no_grad(), torch.random.fork_rng():
+    """Whether a forward pass goes through."""
+    with preserving(module), evaluating(module), _throughout(module), torch.no_grad():
         module.train(training)
         try:
             call(module, inputs)
@@ -203,7 +203,7 @@ def _random(value: Any, *, size: int, generator: torch.Generator, dtype: torch.d
 
 def in_double(module: nn.Module) -> nn.Module:
     """A copy of the module on the CPU in float64."""
-    return copy.deepcopy(module).cpu().double()
+    return duplicate(module).cpu().double()
 
 
 def tensors_in(output: Any) -> list[Tensor]:

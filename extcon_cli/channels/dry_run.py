@@ -7,9 +7,8 @@ model takes from a width: the graph of the smaller copy is compared as well.
 
 from __future__ import annotations
 
-import copy
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from fractions import Fraction
 from typing import Any
@@ -25,6 +24,7 @@ from extcon_cli.channels.analysis.trace import trace
 from extcon_cli.channels.compare import ROUNDED, Inputs, batch_size, compare, outputs, random_batches, runs
 from extcon_cli.channels.culprits import culprits, first_line
 from extcon_cli.channels.modules import named_tensor
+from extcon_cli.channels.preserving import duplicate
 from extcon_cli.channels.removal.apply import remove, zero_channels
 from extcon_cli.channels.removal.classify import GroupStatus, classify
 from extcon_cli.channels.removal.plan import plan_removal
@@ -69,8 +69,8 @@ def prunable_groups(model: nn.Module, example_inputs: Inputs) -> tuple[ChannelGr
 
 def dry_run(module: nn.Module, channels: Channels, example: Inputs, seed: int = 0) -> Channels:
     """Freeze the groups whose removal does not work out on this module, with the reason."""
-    parts = _parts([group for group in channels.groups if group.prunable and group.size > 1], seed)
-    tried = [group for group in channels.groups if id(group) in parts]
+    tried = [group for group in channels.groups if group.prunable and group.size > 1]
+    parts = _parts({group: max(1, group.size - channels.least(group)) for group in tried}, seed)
     reasons = culprits(tried, lambda groups: _attempt(module, channels, groups, parts, example))
     sound = [group for group in tried if id(group) not in reasons]
     if reasons and sound:  # each goes by itself, or in the company it was tried in: do they all together?
@@ -83,14 +83,14 @@ def dry_run(module: nn.Module, channels: Channels, example: Inputs, seed: int = 
     return replace(channels, groups=frozen)
 
 
-def _parts(groups: Sequence[ChannelGroup], seed: int) -> dict[int, Index]:
-    """A random part of every group, another share of each as far as there are shares: what is equal hides a tie."""
+def _parts(most: Mapping[ChannelGroup, int], seed: int) -> dict[int, Index]:
+    """A random part of every group, up to so many: another share of each, as far as shares go, since ties hide else."""
     generator = np.random.default_rng(seed)
     taken: Counter[Fraction] = Counter()
     parts = {}
-    for group in groups:
+    for group, limit in most.items():
         wanted = group.size * generator.uniform(0.25, 0.75)
-        shares = {Fraction(count, group.size): count for count in range(1, group.size)}
+        shares = {Fraction(count, group.size): count for count in range(1, limit + 1)}
         share = min(shares, key=lambda one: (taken[one], abs(shares[one] - wanted)))
         taken[share] += 1
         parts[id(group)] = np.sort(generator.permutation(group.size)[: shares[share]])
@@ -105,7 +105,7 @@ def _attempt(
     example: Inputs,
 ) -> dict[int, str]:
     """Remove these groups' parts from a copy: the groups that are stuck, or all of them where outputs change."""
-    trial = copy.deepcopy(module)
+    trial = duplicate(module)
     for group in groups:
         zero_channels(trial, group, parts[id(group)])
     names = {id(group) for group in groups}
@@ -119,7 +119,7 @@ def _attempt(
     batch = next(random_batches(example, sizes=(batch_size(example),)))
     expected = outputs(trial, batch)
     removal = plan_removal(trial, only, inputs, classified)
-    norms = {norm: copy.deepcopy(trial.get_submodule(norm.owner)) for norm in removal.norms}
+    norms = {norm: duplicate(trial.get_submodule(norm.owner)) for norm in removal.norms}
     try:
         remove(trial, removal)
         found = outputs(trial, batch)
@@ -135,7 +135,7 @@ def _attempt(
         return dict.fromkeys(names, "a norm in the model's own code does not take its eps from the attribute")
     if changed := differences_after(trial, only, removal, example):
         return dict.fromkeys(names, f"the forward pass depends on the width: {changed[0]}")
-    if not runs(trial, example, training=True) and runs(copy.deepcopy(module), example, training=True):
+    if not runs(trial, example, training=True) and runs(module, example, training=True):
         return dict.fromkeys(names, "the forward pass fails on the smaller width in training mode")
     return {}
 

@@ -1,12 +1,14 @@
-"""What every part that looks at a module needs: its tensors by name, its eval mode for a while, its norms."""
+"""What every part that looks at a module needs: its tensors by name, its eval mode, its outputs, its norms."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TypeGuard
+from dataclasses import fields, is_dataclass
+from typing import Any, TypeGuard
 
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
 
 @contextmanager
@@ -33,6 +35,17 @@ def named_tensors(module: nn.Module) -> dict[str, Tensor]:
     tensors: dict[str, Tensor] = dict(module.named_parameters(remove_duplicate=False))
     tensors.update(module.named_buffers(remove_duplicate=False))
     return tensors
+
+
+def open_dataclasses(output: Any) -> Any:
+    """An output with every dataclass in it as a dict, which torch's pytrees look into."""
+
+    def opened(leaf: Any) -> Any:
+        if not is_dataclass(leaf) or isinstance(leaf, type):
+            return leaf
+        return open_dataclasses({field.name: getattr(leaf, field.name) for field in fields(leaf)})
+
+    return tree_map(opened, output)
 
 
 Norm = nn.LayerNorm | nn.RMSNorm | nn.GroupNorm

@@ -108,6 +108,7 @@ class Analysis:
     view_layouts: dict[fx.Node, int] = field(default_factory=dict)
     sized_views: list[SizedView] = field(default_factory=list)
     inline_norms: list[InlineNorm] = field(default_factory=list)
+    never_single: list[Index] = field(default_factory=list)  # a dimension of length one would be squeezed away
     refused_views: set[fx.Node] = field(default_factory=set)
     computed: set[fx.Node] = field(default_factory=set)  # values that depend on the model's inputs
     size: int = 0

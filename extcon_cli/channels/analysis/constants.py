@@ -23,7 +23,7 @@ from extcon_cli.channels.analysis import rules
 from extcon_cli.channels.analysis.axes import Consumer, Index
 from extcon_cli.channels.analysis.groups import Channels
 from extcon_cli.channels.analysis.known import Known, per_channel, unknown
-from extcon_cli.channels.analysis.operator import KnownOperator, Operator, dtype
+from extcon_cli.channels.analysis.operator import KnownOperator, NotLiteral, Operator, dtype
 from extcon_cli.channels.modules import named_tensors
 
 ROUNDINGS = 4  # how many of them may lie between two kernels' results
@@ -62,7 +62,7 @@ def _known_values(module: nn.Module, channels: Channels, wanted: set[fx.Node]) -
     for step, node in enumerate(graph.nodes):
         name = graph.stored.get(node.name) if node.op == "placeholder" else None
         op, value = KnownOperator(node, exact), node.meta.get("val")
-        rule = rules.constants_of(op.name) if node.op == "call_function" else None
+        rule = _rule_of(node)
         if isinstance(value, Tensor) and value.is_complex():
             exact[node] = own[node] = _unknown(value)
         elif name is not None and name not in graph.changing:
@@ -82,6 +82,22 @@ def _known_values(module: nn.Module, channels: Channels, wanted: set[fx.Node]) -
                 del exact[read]
                 own.pop(read, None)
     return exact
+
+
+def _rule_of(node: fx.Node) -> rules.Constants | None:
+    """What is known of a node's tensors; None where nothing is. Nor is it where a literal that it needs is computed."""
+    rule, value = rules.constants_of(Operator(node).name), node.meta.get("val")
+    if rule is None or node.op != "call_function" or not isinstance(value, (Tensor, list, tuple)):
+        return None
+    known = rule
+
+    def guarded(op: KnownOperator) -> Known:
+        try:
+            return known(op)
+        except NotLiteral:
+            return _unknown(value)
+
+    return guarded
 
 
 def _settled(
@@ -120,9 +136,9 @@ def _in_own_type(value: Known, held: object) -> Known:
 
 
 def _unknown(value: object) -> Known:
-    """Nothing is known of a value, or of any of several."""
+    """Nothing is known of a value, or of any of several; a number that the model computes is a tensor without rank."""
     if isinstance(value, Tensor):
         return unknown(value.dim())
     if isinstance(value, (list, tuple)):
         return [_unknown(part) for part in value]
-    return None
+    return unknown(0) if isinstance(value, (torch.SymInt, torch.SymFloat, torch.SymBool)) else None

@@ -15,7 +15,7 @@ from torch import fx, nn
 
 from extcon_cli.channels.analysis import rules
 from extcon_cli.channels.analysis.axes import Analysis, Axis, Consumer, Index, Value, axes_in
-from extcon_cli.channels.analysis.operator import FlowOperator, holds_tensor
+from extcon_cli.channels.analysis.operator import FlowOperator, NotLiteral, holds_tensor
 from extcon_cli.channels.analysis.trace import Graph
 from extcon_cli.channels.modules import named_tensors
 
@@ -72,6 +72,11 @@ class Channels:
         first = group.slices[0]
         return self.channel_ids[self.analysis.dims[first.parameter, first.dim][first.index[:, 0]]]
 
+    def least(self, group: ChannelGroup) -> int:
+        """How many channels of a group have to stay: a dimension of length one may be squeezed away."""
+        pairs = self.analysis.never_single
+        return 1 + bool(pairs and np.isin(self.ids_of(group), self.channel_ids[np.concatenate(pairs)]).any())
+
 
 def coverage(module: nn.Module, channels: Channels) -> float:
     """The share of parameters that lie in a slice of a group that can be removed."""
@@ -122,7 +127,10 @@ def _walk(module: nn.Module, graph: Graph, view_layouts: dict[fx.Node, int]) -> 
             rule = rules.flow_of(op.name)
             inputs = [axis for read in node.all_input_nodes for axis in axes_in(analysis.values.get(read))]
             if rule is not None and (inputs or holds_tensor(node)):
-                analysis.values[node] = rule(op)
+                try:
+                    analysis.values[node] = rule(op)
+                except NotLiteral:  # a number that the model computes, such as x.max().item()
+                    op.freeze(inputs, f"an argument of {op.name} is computed")
             elif inputs:
                 op.freeze(inputs, f"no rule for operator {op.name}")
     return analysis

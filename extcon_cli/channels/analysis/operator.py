@@ -37,6 +37,10 @@ def dtype(node: fx.Node) -> torch.dtype:
     return found
 
 
+class NotLiteral(TypeError):
+    """An argument is no literal of the kind that a rule needs: the model computes it, or passes something else."""
+
+
 @dataclass(frozen=True, eq=False)
 class Operator:
     """One call of an operator."""
@@ -120,7 +124,7 @@ class Operator:
         """An argument that is a value of the graph.
 
         Raises:
-            TypeError: it is a number, a list or absent.
+            NotLiteral: it is a number, a list or absent.
         """
         found = self.value(argument)
         return found if isinstance(found, fx.Node) else self._refuse(argument, found, "a tensor")
@@ -134,7 +138,7 @@ class Operator:
         """The values of the graph in a list; what is None in it is left out.
 
         Raises:
-            TypeError: it is no list.
+            NotLiteral: it is no list.
         """
         found = self.value(argument)
         if not isinstance(found, (list, tuple)):
@@ -145,7 +149,7 @@ class Operator:
         """An integer.
 
         Raises:
-            TypeError: it is none.
+            NotLiteral: it is none.
         """
         found = self.value(argument, default)
         return int(found) if isinstance(found, (int, bool)) else self._refuse(argument, found, "an integer")
@@ -154,7 +158,7 @@ class Operator:
         """A list of integers, a single one as a list of one, none as an empty list.
 
         Raises:
-            TypeError: it is something else.
+            NotLiteral: it is something else.
         """
         found = self.value(argument)
         values = found if isinstance(found, (list, tuple)) else [] if found is None else [found]
@@ -174,7 +178,7 @@ class Operator:
         return self.node.target(*tensors, *self.node.args[len(tensors) :], **self.node.kwargs)
 
     def _refuse(self, argument: Argument, found: object, wanted: str) -> NoReturn:
-        raise TypeError(f"argument {argument!r} of {self.name} is {found!r}, not {wanted}, in {self.where}")
+        raise NotLiteral(f"argument {argument!r} of {self.name} is {found!r}, not {wanted}, in {self.where}")
 
 
 @dataclass(frozen=True, eq=False)

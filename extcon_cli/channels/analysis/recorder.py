@@ -27,6 +27,8 @@ from torch._subclasses.schema_check_mode import SchemaCheckMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
+from extcon_cli.channels.modules import open_dataclasses
+
 TORCH = str(Path(torch.__file__).parent) + "/"
 LAYERS = f"{TORCH}nn/"
 PLAIN = (Tensor, nn.Parameter, nn.Buffer)
@@ -187,7 +189,7 @@ class _Recorder(SchemaCheckMode):
     def output(self, value: Any) -> None:
         """End the graph with the tensors of an output."""
         nodes = []
-        for leaf in tree_leaves(value):
+        for leaf in tree_leaves(open_dataclasses(value)):
             if isinstance(leaf, Tensor):
                 nodes.append(self._node(leaf))
             elif not isinstance(leaf, NOT_TENSORS):

@@ -8,9 +8,11 @@ came to be.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from contextlib import redirect_stderr, suppress
+import warnings
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stderr, suppress
 from dataclasses import dataclass, field, replace
+from functools import wraps
 from io import StringIO
 from typing import Any
 
@@ -19,7 +21,8 @@ from torch import Tensor, fx, nn
 from torch.export.graph_signature import InputKind
 
 from extcon_cli.channels.analysis.operator import Operator
-from extcon_cli.channels.modules import evaluating, named_tensors
+from extcon_cli.channels.modules import evaluating, named_tensors, open_dataclasses
+from extcon_cli.channels.preserving import preserving
 from extcon_cli.errors import TraceError
 
 
@@ -54,7 +57,7 @@ def trace(module: nn.Module, inputs: tuple[Any, ...] | Mapping[str, Any], *, exp
     Raises:
         TraceError: torch.export cannot follow the forward pass, for example data-dependent control flow.
     """
-    with evaluating(module):
+    with preserving(module), evaluating(module):
         graph = _traced(module, inputs, exported)
         if graph.unread:
             for child in module.modules():  # layers stay in eval mode, so that nothing is drawn or averaged
@@ -135,7 +138,9 @@ def _exported(module: nn.Module, inputs: tuple[Any, ...] | Mapping[str, Any]) ->
     """
     try:
         args, named = ((), dict(inputs)) if isinstance(inputs, Mapping) else (inputs, {})
-        with torch.no_grad(), redirect_stderr(StringIO()):  # on a refusal torch prints its whole graph there
+        # on a refusal torch prints its whole graph to stderr
+        with _opened_outputs(module), torch.no_grad(), redirect_stderr(StringIO()), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "The tensor attribute", UserWarning)  # they are put back: preserving.py
             program = torch.export.export(module, args, named, strict=False)
         seen_later, written = _mutations(program.graph)
         if seen_later:
@@ -149,6 +154,11 @@ def _exported(module: nn.Module, inputs: tuple[Any, ...] | Mapping[str, Any]) ->
         raise TraceError(
             f"the forward pass of {type(module).__name__} cannot be traced: {reason}{_where(error)}; {needed}"
         ) from error
+    if unsized := next((node for node in program.graph.nodes if not _sized(node)), None):
+        raise TraceError(
+            f"the forward pass of {type(module).__name__} cannot be traced: the size of a value depends on the numbers "
+            f"in others in {Operator(unsized).where}"
+        )
     canonical = _canonical_names(module)
     stored = {
         spec.arg.name: canonical.get(spec.target, spec.target)
@@ -170,6 +180,32 @@ def _drop_unused(graph: fx.Graph, stored: Collection[str]) -> None:
     graph.eliminate_dead_code(
         lambda node: node.is_impure() or any(read.name in stored for read in node.all_input_nodes)
     )
+
+
+@contextmanager
+def _opened_outputs(module: nn.Module) -> Iterator[None]:
+    """Let dataclasses come out of a forward pass as dicts, which torch.export takes."""
+    forward = module.forward
+
+    @wraps(forward)
+    def opened(*args: Any, **kwargs: Any) -> Any:
+        return open_dataclasses(forward(*args, **kwargs))
+
+    own = vars(module).get("forward")
+    module.forward = opened
+    try:
+        yield
+    finally:
+        del module.forward
+        if own is not None:
+            module.forward = own
+
+
+def _sized(node: fx.Node) -> bool:
+    """Whether the tensors of a node have sizes that are numbers."""
+    values = node.meta.get("val")
+    tensors = [v for v in (values if isinstance(values, (list, tuple)) else [values]) if isinstance(v, Tensor)]
+    return all(isinstance(size, int) for tensor in tensors for size in tensor.shape)
 
 
 def _canonical_names(module: nn.Module) -> dict[str, str]:

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from extcon_cli.channels.analysis.axes import Index
 from extcon_cli.channels.analysis.groups import ChannelGroup
-from extcon_cli.channels.modules import is_norm, named_tensor, named_tensors
-from extcon_cli.channels.removal.narrow import narrow_attention, narrow_norm
+from extcon_cli.channels.modules import evaluating, is_norm, named_tensor, named_tensors
+from extcon_cli.channels.removal.narrow import exchanged, narrow_attention, narrow_norm
 from extcon_cli.channels.removal.rewrites import Fold, Merge, RemovalPlan, Renorm
 from extcon_cli.errors import CheckpointError
 
@@ -44,6 +44,9 @@ def remove(module: nn.Module, plan: RemovalPlan) -> None:
     for size in plan.sizes:
         setattr(module.get_submodule(size.module), size.attribute, size.after)
     sync_attributes(module)
+    for child in module.modules():
+        if isinstance(child, nn.TransformerEncoder) and exchanged(child):
+            child.use_nested_tensor = False  # the narrow forms do not take nested tensors of padded tokens
 
 
 @torch.no_grad()
@@ -56,8 +59,9 @@ def zero_channels(module: nn.Module, group: ChannelGroup, channels: Index) -> No
 
 def sync_attributes(module: nn.Module) -> None:
     """Set every attribute that names a size (`in_channels`, `num_features` ...) from the parameters' shapes."""
-    for child in module.modules():
-        _sync_sizes(child)
+    with evaluating(module):  # in training mode, to ask for a parametrised weight may change it (spectral norm)
+        for child in module.modules():
+            _sync_sizes(child)
 
 
 def _sync_sizes(module: nn.Module) -> None:
@@ -194,10 +198,20 @@ def _replace(module: nn.Module, kept: Mapping[str, Mapping[int, Tensor]]) -> Non
         new = old.detach()
         for dim, positions in dims.items():
             new = new.index_select(dim, positions.to(new.device))
+        new = new.contiguous(memory_format=_memory_format(old))
         if isinstance(old, nn.Parameter):
             new = nn.Parameter(new, requires_grad=old.requires_grad)
+        vars(new).update(vars(old))
         for child, key in places[id(old)]:
             if isinstance(new, nn.Parameter):
                 child._parameters[key] = new
             else:
                 child._buffers[key] = new
+
+
+def _memory_format(tensor: Tensor) -> torch.memory_format:
+    """The order in which a tensor's numbers lie in memory."""
+    for rank, last in ((4, torch.channels_last), (5, torch.channels_last_3d)):
+        if tensor.dim() == rank and not tensor.is_contiguous() and tensor.is_contiguous(memory_format=last):
+            return last
+    return torch.contiguous_format

@@ -35,7 +35,8 @@ def classify(module: nn.Module, channels: Channels, inputs: Sequence[ConsumerInp
     """Which channels emit constants only, and which of them can go exactly with the weights as they are.
 
     A constant other than zero can be folded where it is read by a map without zero padding that has a bias or can
-    get one; elsewhere, one dead channel of the group carries those of the others. At least one channel stays.
+    get one; elsewhere, one dead channel of the group carries those of the others. At least one channel stays, two
+    where a dimension of length one would be squeezed away.
     """
     inputs = consumer_inputs(module, channels) if inputs is None else inputs
     alive, carried, stays, seen = (np.zeros(len(channels.channel_ids), bool) for _ in range(4))
@@ -61,8 +62,8 @@ def classify(module: nn.Module, channels: Channels, inputs: Sequence[ConsumerInp
             if carrier >= 0:
                 removable = free.copy()
                 removable[carrier] = False
-        if removable.all() and len(removable):
-            removable[0] = False
+        missing = channels.least(group) - int((~removable).sum())
+        removable[np.flatnonzero(removable)[: max(0, missing)]] = False
         statuses.append(GroupStatus(group, dead, removable, carrier))
     return statuses
 

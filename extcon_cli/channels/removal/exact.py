@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,6 +14,7 @@ from extcon_cli.channels.analysis.groups import ChannelGroup, Channels, coverage
 from extcon_cli.channels.compare import Inputs, outputs
 from extcon_cli.channels.culprits import culprits, first_line
 from extcon_cli.channels.dry_run import channel_groups
+from extcon_cli.channels.preserving import duplicate
 from extcon_cli.channels.removal.apply import remove
 from extcon_cli.channels.removal.certificate import Certificate, certify
 from extcon_cli.channels.removal.classify import GroupStatus, classify
@@ -85,7 +85,7 @@ def remove_zeros(
     statuses, reasons = _sound(model, channels, statuses, example_inputs)
     _check_decided(statuses, decided, others, reasons)
     plan = plan_removal(model, channels, statuses=statuses)
-    small = copy.deepcopy(model)
+    small = duplicate(model)
     remove(small, plan)
     certificate = certify(model, small, plan, example_inputs, evaluation)
     if not certificate.exact:
@@ -116,7 +116,7 @@ def _sound(
     def attempt(groups: Sequence[ChannelGroup]) -> dict[int, str]:
         tried = {id(group) for group in groups}
         plan = plan_removal(model, channels, inputs, _without(statuses, lambda key: key not in tried))
-        small = copy.deepcopy(model)
+        small = duplicate(model)
         remove(small, plan)
         try:
             outputs(small, example)

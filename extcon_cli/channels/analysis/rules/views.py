@@ -24,6 +24,9 @@ def view(op: FlowOperator) -> Value:
     if op.dtype != dtype(op.input(0)):
         op.freeze(value, "is read as another type")
         return (None,) * op.rank
+    if op.name == "squeeze":
+        dims = [dim % len(sizes) for dim in op.integers("dim")] or range(len(sizes))
+        op.analysis.never_single += [axis.positions for dim in dims if (axis := value[dim]) is not None]
     result: list[Axis | None] = []
     for before, after in _blocks(sizes, op.shape):
         axes = [value[dim] for dim in before]

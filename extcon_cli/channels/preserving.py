@@ -1,0 +1,115 @@
+"""A user's module as it was before it was run: attributes, containers, buffers, hooks, random numbers.
+
+Models keep things on themselves while they run: an activation, a grid of anchors, a counter. Tracing would leave
+tensors without values there. Everything that can be reached from a module and changed in place is noted before and put
+back after. Globals of the model's code are not.
+"""
+
+from __future__ import annotations
+
+import copy
+import random
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from types import FunctionType, MethodType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+LARGE = 10_000
+"""Containers of more entries are noted, not walked through: data, not state."""
+
+Container = dict[Any, Any] | list[Any] | set[Any] | deque[Any]
+
+OWN = ("torch.", "numpy.", "logging", "threading", "builtins")
+"""Modules of Python whose objects (generators, locks, loggers) are left alone."""
+
+
+@contextmanager
+def preserving(module: nn.Module) -> Iterator[None]:
+    """Whatever the block does, by running the module or by failing in it, its state is as before afterwards."""
+    containers = [(held, _content(held)) for held in _reachable(module)]
+    buffers = [(buffer, buffer._version, buffer.detach().clone()) for buffer in module.buffers()]
+    devices = {tensor.device.index for tensor in module.parameters() if tensor.device.type == "cuda"}
+    python, numpy = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng(devices=devices):
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)
+        for held, content in containers:
+            _restore(held, content)
+        with torch.no_grad():
+            for buffer, version, value in buffers:
+                if buffer._version != version:
+                    buffer.copy_(value)
+
+
+def duplicate(module: nn.Module) -> nn.Module:
+    """A deep copy, parameters with their attributes. Tensors that are kept on the module are copied without what
+    they were computed from.
+    """
+    memo: dict[int, Any] = {}
+    for held in _reachable(module):
+        for value in _values(held):
+            if isinstance(value, Tensor) and not value.is_leaf:
+                memo[id(value)] = value.detach().clone()
+    copied = copy.deepcopy(module, memo)
+    for old, new in zip(module.parameters(), copied.parameters(), strict=True):
+        vars(new).update(vars(old))  # such as tags for an optimiser, which a deep copy forgets
+    return copied
+
+
+def _reachable(module: nn.Module) -> Iterator[Container]:
+    """Everything that can be changed in place and be reached from a module: containers, and objects' attributes."""
+    seen: set[int] = set()
+    waiting: list[Any] = [module]
+    while waiting:
+        value = waiting.pop()
+        if id(value) in seen or isinstance(value, (Tensor, type, str, int, float, bytes)):
+            continue
+        seen.add(id(value))
+        if isinstance(value, MethodType):
+            waiting += [value.__self__, value.__func__]
+        elif isinstance(value, FunctionType):
+            waiting += [cell.cell_contents for cell in value.__closure__ or () if _filled(cell)]
+        elif isinstance(value, partial):
+            waiting += [value.func, value.args, value.keywords]
+        elif isinstance(value, (tuple, frozenset)):
+            waiting += list(value)
+        elif isinstance(value, (dict, list, set, deque)):
+            yield value
+            waiting += _values(value) if len(value) <= LARGE else []
+        if isinstance(value, nn.Module) or (hasattr(value, "__dict__") and not type(value).__module__.startswith(OWN)):
+            yield vars(value)
+            waiting += list(vars(value).values())
+
+
+def _filled(cell: Any) -> bool:
+    try:
+        return cell.cell_contents is not None
+    except ValueError:  # named, and not yet given a value
+        return False
+
+
+def _values(held: Container) -> list[Any]:
+    return list(held.values() if isinstance(held, dict) else held)
+
+
+def _content(held: Container) -> dict[Any, Any] | list[Any]:
+    return dict(held) if isinstance(held, dict) else list(held)
+
+
+def _restore(held: Container, content: dict[Any, Any] | list[Any]) -> None:
+    """Put a container's content back; one that is as it was is left alone, since some watch what is done to them."""
+    same = list(map(id, _values(held))) == list(map(id, _values(content)))
+    if isinstance(held, dict):
+        same = same and list(held) == list(content)
+    if not same:
+        held.clear()
+        held.extend(content) if isinstance(held, (list, deque)) else held.update(content)
