@@ -61,3 +61,10 @@ def is_norm(module: nn.Module | None) -> TypeGuard[Norm]:
     if not isinstance(module, (nn.LayerNorm, nn.RMSNorm)):
         return False
     return len(module.normalized_shape) == 1 and module.weight is not None
+
+
+def norm_dim(module: Norm) -> int:
+    """The dimension of a norm's channels in what the module is given: 1 for maps, else the last."""
+    held = vars(module)
+    maps = type(module).__name__.endswith("2d") or held.get("data_format") == "channels_first"
+    return 1 if isinstance(module, nn.GroupNorm) or maps else int(held.get("dim", -1))

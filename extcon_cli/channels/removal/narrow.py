@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from extcon_cli.channels.modules import Norm
+from extcon_cli.channels.modules import Norm, norm_dim
 from extcon_cli.errors import CheckpointError
 
 
@@ -26,13 +26,13 @@ class NarrowLayerNorm(nn.LayerNorm):
     dim: int
 
     def forward(self, input: Tensor) -> Tensor:
-        x = input.movedim(self.dim, -1)
+        x = _wide(input.movedim(self.dim, -1))
         width = x.shape[-1] + self.missing
         mean = x.sum(-1, keepdim=True) / width
         centred = x - mean
         variance = (centred.square().sum(-1, keepdim=True) + self.missing * mean.square()) / width
         y = centred * torch.rsqrt(variance + self.eps) * self.weight
-        return (y if self.bias is None else y + self.bias).movedim(-1, self.dim)
+        return (y if self.bias is None else y + self.bias).movedim(-1, self.dim).to(input.dtype)
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, missing={self.missing}"
@@ -45,8 +45,9 @@ class NarrowRMSNorm(nn.RMSNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         eps = torch.finfo(x.dtype).eps if self.eps is None else self.eps
-        power = x.square().sum(-1, keepdim=True) / (x.shape[-1] + self.missing)
-        return x * torch.rsqrt(power + eps) * self.weight
+        wide = _wide(x)
+        power = wide.square().sum(-1, keepdim=True) / (x.shape[-1] + self.missing)
+        return (wide * torch.rsqrt(power + eps) * self.weight).to(x.dtype)
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, missing={self.missing}"
@@ -58,13 +59,14 @@ class NarrowGroupNorm(nn.GroupNorm):
     missing: int
 
     def forward(self, input: Tensor) -> Tensor:
-        rest = list(range(1, input.dim()))
-        width = (input.shape[1] + self.missing) * (input[0, 0].numel())
-        mean = input.sum(rest, keepdim=True) / width
-        zeros = self.missing * input[0, 0].numel()
-        variance = ((input - mean).square().sum(rest, keepdim=True) + zeros * mean.square()) / width
-        scale, offset = (v.view(-1, *(1,) * (input.dim() - 2)) for v in (self.weight, self.bias))
-        return (input - mean) * torch.rsqrt(variance + self.eps) * scale + offset
+        x = _wide(input)
+        rest = list(range(1, x.dim()))
+        width = (x.shape[1] + self.missing) * (x[0, 0].numel())
+        mean = x.sum(rest, keepdim=True) / width
+        zeros = self.missing * x[0, 0].numel()
+        variance = ((x - mean).square().sum(rest, keepdim=True) + zeros * mean.square()) / width
+        scale, offset = (v.view(-1, *(1,) * (x.dim() - 2)) for v in (self.weight, self.bias))
+        return ((x - mean) * torch.rsqrt(variance + self.eps) * scale + offset).to(input.dtype)
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, missing={self.missing}"
@@ -265,7 +267,7 @@ def narrow_norm(module: Norm) -> None:
     if after == before:
         return
     held = vars(module)
-    channels = 1 if type(module).__name__.endswith("2d") else held.get("dim", -1)
+    channels = norm_dim(module)
     held["missing"] = held.get("missing", 0) + before - after
     if isinstance(module, nn.GroupNorm):
         module.__class__ = NarrowGroupNorm
@@ -273,6 +275,11 @@ def narrow_norm(module: Norm) -> None:
         return
     module.__class__ = NarrowLayerNorm if isinstance(module, nn.LayerNorm) else NarrowRMSNorm
     held.update(normalized_shape=(after,), dim=channels)
+
+
+def _wide(x: Tensor) -> Tensor:
+    """Half precision as float32, in which torch's own norms square and add up as well."""
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
 def _split(x: Tensor, *sizes: int) -> Tensor:

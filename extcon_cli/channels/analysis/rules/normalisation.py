@@ -9,9 +9,9 @@ from torch import Tensor
 from extcon_cli.channels.analysis.axes import Axis, Consumer, Value, ZeroSource
 from extcon_cli.channels.analysis.known import along, in_front, per_channel, unknown
 from extcon_cli.channels.analysis.operator import FlowOperator, KnownOperator, Operator, holds_tensor, shape
+from extcon_cli.channels.analysis.rules.norm_modules import is_call_of_norm
 from extcon_cli.channels.analysis.rules.pointwise import tie_all
 from extcon_cli.channels.analysis.rules.registry import constants, flow
-from extcon_cli.channels.modules import is_norm
 
 BATCH = (
     "batch_norm",
@@ -52,25 +52,18 @@ def channelwise(op: FlowOperator) -> Value | list[Value]:
 def mixing(op: FlowOperator) -> Value:
     """The mean divides by the width, so that removing a channel changes the others: frozen.
 
-    A module that can count removed zeros in its mean (`is_norm`) lets channels pass that come as zeros.
+    A module that can count removed zeros in its mean (`is_call_of_norm`) lets channels pass that come as zeros.
     """
     value = op.axes(0)
     dim = 1 if op.name == "group_norm" else len(value) - 1
     axis = value[dim]
-    if axis is not None and _is_call_of_norm(op):
+    if axis is not None and is_call_of_norm(op):
         if dim == 1:
             op.freeze(value[2:], "group_norm averages along it")
         return (*value[:dim], _counting_zeros(op, axis, dim), *value[dim + 1 :])
     normalised = value[1:] if op.name == "group_norm" else value[len(value) - len(op.integers("normalized_shape")) :]
     op.freeze((*normalised, *op.axes("weight"), *op.axes("bias")), f"{op.name} averages over these channels")
     return value
-
-
-def _is_call_of_norm(op: FlowOperator) -> bool:
-    """Whether it is the forward pass of a norm module, with that module's own weight."""
-    name, module = op.parameter("weight"), op.analysis.modules.get(op.module)
-    own = name is not None and op.analysis.modules.get(name.rpartition(".")[0]) is module
-    return own and is_norm(module)
 
 
 def _counting_zeros(op: FlowOperator, axis: Axis, dim: int) -> Axis:
