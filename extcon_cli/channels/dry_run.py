@@ -8,7 +8,7 @@ model takes from a width: the graph of the smaller copy is compared as well.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from fractions import Fraction
 from typing import Any
@@ -21,6 +21,7 @@ from extcon_cli.channels.analysis.axes import Index
 from extcon_cli.channels.analysis.constants import consumer_inputs
 from extcon_cli.channels.analysis.groups import ChannelGroup, Channels, analyse
 from extcon_cli.channels.analysis.trace import trace
+from extcon_cli.channels.analysis.unreached import hold_what_may_feed, owners, unreached_parameters
 from extcon_cli.channels.compare import ROUNDED, Inputs, batch_size, compare, outputs, random_batches, runs
 from extcon_cli.channels.culprits import culprits, first_line
 from extcon_cli.channels.modules import named_tensor
@@ -40,7 +41,26 @@ def channel_groups(module: nn.Module, example: Inputs) -> Channels:
     Raises:
         TraceError: the forward pass cannot be traced.
     """
-    return dry_run(module, analyse(module, trace(module, example)), example)
+    return dry_run(module, _holding_unreached(module, analyse(module, trace(module, example)), example), example)
+
+
+def _holding_unreached(module: nn.Module, channels: Channels, example: Inputs) -> Channels:
+    """The channels with what the example does not reach, and with the groups that may feed it frozen."""
+    names = unreached_parameters(module, channels.graph)
+    if names:
+        called = _called_in_training(module, owners(names), example)
+        names = tuple(name for name in names if name.rpartition(".")[0] not in called)
+    groups = hold_what_may_feed(channels.groups, channels.analysis.dims, module, names)
+    return replace(channels, groups=groups, unreached=owners(names))
+
+
+def _called_in_training(module: nn.Module, paths: Collection[str], example: Inputs) -> set[str]:
+    """Those of these modules that a forward pass in training mode calls: the trial below runs them too."""
+    trial, called = duplicate(module), set[str]()
+    for path, child in trial.named_modules():
+        if path and path in paths:
+            child.register_forward_pre_hook(lambda *_, path=path: called.add(path))
+    return called if runs(trial, example, training=True) else set()
 
 
 def prunable_groups(model: nn.Module, example_inputs: Inputs) -> tuple[ChannelGroup, ...]:

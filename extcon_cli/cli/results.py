@@ -147,6 +147,8 @@ def _inspect(console: Console, result: InspectResult) -> None:
         verdict = Text("yes", style="green") if group.prunable else Text(f"no: {group.reason}", style="dim")
         groups.add_row(group.name, str(group.channels), str(group.dead), count(group.params_per_channel), verdict)
     console.print(groups)
+    if result.unreached:
+        console.print(f"the example does not reach {', '.join(result.unreached)}; what may feed it stays")
     if result.diagnosis is not None:
         console.print(evidence(result.diagnosis))
     console.print(f"{percent(result.removable_share)} of the parameters are in channels that can go")

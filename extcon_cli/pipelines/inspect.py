@@ -59,6 +59,7 @@ def inspect(
             )
             for group in channels.groups
         ),
+        unreached=channels.unreached,
         diagnosis=_diagnosis(prepare(recipe, checkpoint, trust=trust), device) if data else None,
         metadata=metadata.model_dump(mode="json", exclude={"plan"}) if metadata is not None else None,
     )

@@ -157,6 +157,8 @@ class InspectResult(Result):
     """Of the parameters, in channels that could go."""
     layers: tuple[Layer, ...]
     groups: tuple[GroupSummary, ...]
+    unreached: tuple[str, ...] = ()
+    """Modules with parameters that the example input does not reach: what may feed them stays."""
     diagnosis: Diagnosis | None = field(default=None, metadata=OPTIONAL)
     """With --data: is it stalled, and what would an extension gain?"""
     metadata: Mapping[str, object] | None

@@ -57,6 +57,8 @@ class Channels:
     analysis: Analysis
     channel_ids: Index  # (positions,) the channel of each position, named by the smallest position in it
     groups: tuple[ChannelGroup, ...]
+    unreached: tuple[str, ...] = ()
+    """Modules with parameters that the traced passes do not read."""
 
     @property
     def consumers(self) -> list[Consumer]:
