@@ -22,7 +22,7 @@ from extcon_cli.channels.analysis.constants import consumer_inputs
 from extcon_cli.channels.analysis.groups import ChannelGroup, Channels, analyse
 from extcon_cli.channels.analysis.trace import trace
 from extcon_cli.channels.analysis.unreached import hold_what_may_feed, owners, unreached_parameters
-from extcon_cli.channels.compare import ROUNDED, Inputs, batch_size, compare, outputs, random_batches, runs
+from extcon_cli.channels.compare import ROUNDED, Inputs, batch_size, call, compare, outputs, random_batches, runs
 from extcon_cli.channels.culprits import culprits, first_line
 from extcon_cli.channels.modules import named_tensor
 from extcon_cli.channels.preserving import duplicate
@@ -60,7 +60,12 @@ def _called_in_training(module: nn.Module, paths: Collection[str], example: Inpu
     for path, child in trial.named_modules():
         if path and path in paths:
             child.register_forward_pre_hook(lambda *_, path=path: called.add(path))
-    return called if runs(trial, example, training=True) else set()
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        try:
+            call(trial.train(), example)
+        except Exception:  # the trial below cannot run it either
+            return set()
+    return called
 
 
 def prunable_groups(model: nn.Module, example_inputs: Inputs) -> tuple[ChannelGroup, ...]:
