@@ -56,7 +56,8 @@ def _known_values(module: nn.Module, channels: Channels, wanted: set[fx.Node]) -
     tensors = named_tensors(module)
     graph = channels.graph
     last_use = {read: step for step, node in enumerate(graph.nodes) for read in node.all_input_nodes}
-    jumping = {node for node in graph.nodes if node.op == "call_function" and rules.jumps(Operator(node))}
+    called = [Operator(node) for node in graph.nodes if node.op == "call_function"]
+    jumping = {op.node for op in called if rules.constants_of(op.name) is not None and rules.jumps(op)}
     exact: dict[fx.Node, Known] = {}
     own: dict[fx.Node, Known] = {}  # the same, computed in each value's own type: only where an operator jumps
     for step, node in enumerate(graph.nodes):
