@@ -17,7 +17,7 @@ from extcon_cli.catalyst.filters import Filters
 from extcon_cli.catalyst.scores import energy, normalised, taylor_terms
 from extcon_cli.catalyst.target import decide
 from extcon_cli.channels import Certificate, Difference, Masks, RemovalPlan, channel_groups, remove, remove_zeros
-from extcon_cli.channels.compare import Inputs
+from extcon_cli.channels.compare import Examples
 from extcon_cli.errors import UsageError
 
 
@@ -60,7 +60,8 @@ class Catalyst:
 
     Args:
         model: trained, on any device; only `contract` changes its architecture.
-        example_inputs: the arguments of one forward pass, by position or by name, a batch of at least 2.
+        example_inputs: the arguments of one forward pass, by position or by name, a batch of at least 2; or a list of
+            several that reach other parts of the model.
         ratio: share of the prunable filters that goes.
         floor: share of each channel group that stays.
         keep: name patterns of groups that stay, such as "layer1.*".
@@ -73,7 +74,7 @@ class Catalyst:
     def __init__(
         self,
         model: nn.Module,
-        example_inputs: Inputs,
+        example_inputs: Examples,
         ratio: float = 0.5,
         *,
         score_steps: int = 100,

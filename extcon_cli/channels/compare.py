@@ -22,6 +22,9 @@ from extcon_cli.channels.preserving import duplicate, preserving
 Inputs = tuple[Any, ...] | Mapping[str, Any]
 """The arguments of a forward pass: positional, or by name. They may hold dicts and lists of tensors."""
 
+Examples = Inputs | list[Inputs]
+"""One set of arguments, or a list of several: of resolutions, tasks or methods that reach other parts of a model."""
+
 EXACT = 1e-5  # of the largest output, float32
 EXACT_DOUBLE = 1e-10
 EXTREME = 1e4  # a number this large that is the same in both may be a mask's, and is no measure for the others
@@ -147,6 +150,11 @@ class _Measure:
 def call(module: nn.Module, inputs: Inputs) -> Any:
     """A forward pass with arguments by position or by name."""
     return module(**inputs) if isinstance(inputs, Mapping) else module(*inputs)
+
+
+def each_example(examples: Examples) -> list[Inputs]:
+    """The examples one by one."""
+    return examples if isinstance(examples, list) else [examples]
 
 
 def batch_size(inputs: Inputs) -> int:

@@ -8,7 +8,7 @@ model takes from a width: the graph of the smaller copy is compared as well.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from fractions import Fraction
 from typing import Any
@@ -21,11 +21,20 @@ from extcon_cli.channels.analysis.axes import Index
 from extcon_cli.channels.analysis.constants import consumer_inputs
 from extcon_cli.channels.analysis.groups import ChannelGroup, Channels, analyse
 from extcon_cli.channels.analysis.trace import trace
-from extcon_cli.channels.analysis.unreached import hold_what_may_feed, owners, unreached_parameters
-from extcon_cli.channels.compare import ROUNDED, Inputs, batch_size, call, compare, outputs, random_batches, runs
+from extcon_cli.channels.compare import (
+    ROUNDED,
+    Examples,
+    batch_size,
+    compare,
+    each_example,
+    outputs,
+    random_batches,
+    runs,
+)
 from extcon_cli.channels.culprits import culprits, first_line
 from extcon_cli.channels.modules import named_tensor
 from extcon_cli.channels.preserving import duplicate
+from extcon_cli.channels.reached import holding_unreached
 from extcon_cli.channels.removal.apply import remove, zero_channels
 from extcon_cli.channels.removal.classify import GroupStatus, classify
 from extcon_cli.channels.removal.plan import plan_removal
@@ -35,40 +44,23 @@ from extcon_cli.channels.removal.rewrites import RemovalPlan, Renorm
 TOLERANCE = 1e-4  # of the largest output: far over rounding, far under any mistake
 
 
-def channel_groups(module: nn.Module, example: Inputs) -> Channels:
+def channel_groups(module: nn.Module, examples: Examples, *, ignore_unreached: bool = False) -> Channels:
     """The channel groups of a module, each tried out: what is prunable here has been removed once from a copy.
+
+    Args:
+        module: on any device, in any mode; it is not changed.
+        examples: the arguments of one forward pass, by position or by name, or a list of several that reach other
+            parts of the module.
+        ignore_unreached: let channels go that parameters which no example reaches may read.
 
     Raises:
         TraceError: the forward pass cannot be traced.
     """
-    return dry_run(module, _holding_unreached(module, analyse(module, trace(module, example)), example), example)
+    channels = analyse(module, *(trace(module, example) for example in each_example(examples)))
+    return dry_run(module, holding_unreached(module, channels, examples, ignore=ignore_unreached), examples)
 
 
-def _holding_unreached(module: nn.Module, channels: Channels, example: Inputs) -> Channels:
-    """The channels with what the example does not reach, and with the groups that may feed it frozen."""
-    names = unreached_parameters(module, channels.graph)
-    if names:
-        called = _called_in_training(module, owners(names), example)
-        names = tuple(name for name in names if name.rpartition(".")[0] not in called)
-    groups = hold_what_may_feed(channels.groups, channels.analysis.dims, module, names)
-    return replace(channels, groups=groups, unreached=owners(names))
-
-
-def _called_in_training(module: nn.Module, paths: Collection[str], example: Inputs) -> set[str]:
-    """Those of these modules that a forward pass in training mode calls: the trial below runs them too."""
-    trial, called = duplicate(module), set[str]()
-    for path, child in trial.named_modules():
-        if path and path in paths:
-            child.register_forward_pre_hook(lambda *_, path=path: called.add(path))
-    with torch.no_grad(), torch.random.fork_rng(devices=[]):
-        try:
-            call(trial.train(), example)
-        except Exception:  # the trial below cannot run it either
-            return set()
-    return called
-
-
-def prunable_groups(model: nn.Module, example_inputs: Inputs) -> tuple[ChannelGroup, ...]:
+def prunable_groups(model: nn.Module, example_inputs: Examples) -> tuple[ChannelGroup, ...]:
     """Every channel group of a model: what could go, and why the rest stays. The model is not changed.
 
         >>> import torch, extcon_cli
@@ -80,7 +72,8 @@ def prunable_groups(model: nn.Module, example_inputs: Inputs) -> tuple[ChannelGr
 
     Args:
         model: on any device, in any mode.
-        example_inputs: the arguments of one forward pass, by position or by name, a batch of at least 2.
+        example_inputs: the arguments of one forward pass, by position or by name, a batch of at least 2; or a list of
+            several that reach other parts of the model.
 
     Returns:
         Groups of channels that go together. Each names its slices of parameters: those that go with a channel
@@ -92,14 +85,14 @@ def prunable_groups(model: nn.Module, example_inputs: Inputs) -> tuple[ChannelGr
     return channel_groups(model, example_inputs).groups
 
 
-def dry_run(module: nn.Module, channels: Channels, example: Inputs, seed: int = 0) -> Channels:
+def dry_run(module: nn.Module, channels: Channels, examples: Examples, seed: int = 0) -> Channels:
     """Freeze the groups whose removal does not work out on this module, with the reason."""
     tried = [group for group in channels.groups if group.prunable and group.size > 1]
     parts = _parts({group: max(1, group.size - channels.least(group)) for group in tried}, seed)
-    reasons = culprits(tried, lambda groups: _attempt(module, channels, groups, parts, example))
+    reasons = culprits(tried, lambda groups: _attempt(module, channels, groups, parts, examples))
     sound = [group for group in tried if id(group) not in reasons]
     if reasons and sound:  # each goes by itself, or in the company it was tried in: do they all together?
-        reasons |= _attempt(module, channels, sound, parts, example)
+        reasons |= _attempt(module, channels, sound, parts, examples)
     frozen = tuple(
         replace(group, reason=reasons.get(id(group), group.reason)) if group.size > 1 or group.reason
         else replace(group, reason="a single channel")
@@ -127,7 +120,7 @@ def _attempt(
     channels: Channels,
     groups: Sequence[ChannelGroup],
     parts: dict[int, Any],
-    example: Inputs,
+    examples: Examples,
 ) -> dict[int, str]:
     """Remove these groups' parts from a copy: the groups that are stuck, or all of them where outputs change."""
     trial = duplicate(module)
@@ -141,16 +134,16 @@ def _attempt(
     statuses = {id(status.group): status for status in classified}
     if stuck := {key: why for key in names if (why := _stuck(statuses[key], parts[key]))}:
         return stuck
-    batch = next(random_batches(example, sizes=(batch_size(example),)))
-    expected = outputs(trial, batch)
+    batches = [batch for one in each_example(examples) for batch in random_batches(one, sizes=(batch_size(one),))]
+    expected = [outputs(trial, batch) for batch in batches]
     removal = plan_removal(trial, only, inputs, classified)
     norms = {norm: duplicate(trial.get_submodule(norm.owner)) for norm in removal.norms}
     try:
         remove(trial, removal)
-        found = outputs(trial, batch)
+        found = [outputs(trial, batch) for batch in batches]
     except Exception as error:  # whatever the model's own code raises on other sizes
         return dict.fromkeys(names, f"the forward pass fails on the smaller width: {first_line(error)}")
-    gap = compare([(expected, found, batch_size(batch))])
+    gap = compare(zip(expected, found, map(batch_size, batches), strict=True))
     if gap.moved > TOLERANCE or gap.unequal > ROUNDED * gap.labels:
         why = f"removal changes the outputs by {gap.relative:.1e}: the forward pass depends on the width"
         coarse = {tensor.dtype for tensor in trial.parameters()} & {torch.float16, torch.bfloat16}
@@ -158,9 +151,9 @@ def _attempt(
     ranks = {norm.weight: norm.rank for norm in channels.analysis.inline_norms}
     if not all(_follows_eps(norm, ranks[norm.weight], before, trial, removal) for norm, before in norms.items()):
         return dict.fromkeys(names, "a norm in the model's own code does not take its eps from the attribute")
-    if changed := differences_after(trial, only, removal, example):
+    if changed := differences_after(trial, only, removal, examples):
         return dict.fromkeys(names, f"the forward pass depends on the width: {changed[0]}")
-    if not runs(trial, example, training=True) and runs(module, example, training=True):
+    if any(not runs(trial, one, training=True) and runs(module, one, training=True) for one in each_example(examples)):
         return dict.fromkeys(names, "the forward pass fails on the smaller width in training mode")
     return {}
 

@@ -13,7 +13,17 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
-from extcon_cli.channels.compare import EXACT, Difference, Inputs, difference, in_double, random_batches, runs
+from extcon_cli.channels.compare import (
+    EXACT,
+    Difference,
+    Examples,
+    Inputs,
+    difference,
+    each_example,
+    in_double,
+    random_batches,
+    runs,
+)
 from extcon_cli.errors import GateError
 
 Doubles = tuple[nn.Module, nn.Module]
@@ -50,7 +60,7 @@ class Verification:
 def verify(
     first: nn.Module,
     second: nn.Module,
-    example_inputs: Inputs,
+    example_inputs: Examples,
     *,
     evaluation: Iterable[Inputs] = (),
     sizes: Sequence[int] = (1, 3, 8),
@@ -68,7 +78,8 @@ def verify(
 
     Args:
         first, second: on one device; neither is changed.
-        example_inputs: the arguments of one forward pass, by position or by name; random inputs take their shapes.
+        example_inputs: the arguments of one forward pass, by position or by name, or a list of several; random inputs
+            take their shapes.
         evaluation: batches of real inputs, as `example_inputs`.
         sizes: of the random batches.
 
@@ -81,13 +92,13 @@ def verify(
 def measure(
     first: nn.Module,
     second: nn.Module,
-    example: Inputs,
+    examples: Examples,
     doubles: Doubles | None,
     evaluation: Iterable[Inputs] = (),
     sizes: Sequence[int] = (1, 3),
 ) -> Verification:
     """`verify` for a caller that makes the modules in float64 itself, or says that there are none."""
-    shapes = [example, *_other_resolution(first, example)]
+    shapes = [shape for example in each_example(examples) for shape in (example, *_other_resolution(first, example))]
     for shape in shapes:
         if not runs(second, shape) and runs(first, shape):
             sizes_of = ", ".join(str(list(leaf.shape)) for leaf in tree_leaves(shape) if isinstance(leaf, Tensor))
@@ -100,10 +111,11 @@ def measure(
     )
 
 
-def both_in_double(first: nn.Module, second: nn.Module, example: Inputs) -> Doubles | None:
+def both_in_double(first: nn.Module, second: nn.Module, examples: Examples) -> Doubles | None:
     """Copies of both on the CPU in float64; None where one of them does not run in it."""
     doubles = in_double(first), in_double(second)
-    return doubles if all(runs(module, next(iter(_wide(example, (1,))))) for module in doubles) else None
+    batches = [batch for example in each_example(examples) for batch in _wide(example, (1,))]
+    return doubles if all(runs(module, batch) for module in doubles for batch in batches) else None
 
 
 def _wide(example: Inputs, sizes: Sequence[int]) -> Iterator[Inputs]:

@@ -11,7 +11,7 @@ walk computes in each value's own type, and a jump between the two, or a few rou
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 
 import numpy as np
@@ -24,6 +24,7 @@ from extcon_cli.channels.analysis.axes import Consumer, Index
 from extcon_cli.channels.analysis.groups import Channels
 from extcon_cli.channels.analysis.known import Known, per_channel, unknown
 from extcon_cli.channels.analysis.operator import KnownOperator, NotLiteral, Operator, dtype
+from extcon_cli.channels.analysis.trace import Graph
 from extcon_cli.channels.modules import named_tensors
 
 ROUNDINGS = 4  # how many of them may lie between two kernels' results
@@ -41,20 +42,34 @@ class ConsumerInput:
 @torch.no_grad()
 def consumer_inputs(module: nn.Module, channels: Channels) -> list[ConsumerInput]:
     """What every consumer reads: the work that classifying channels and planning their removal share."""
-    known = _known_values(module, channels, {consumer.input for consumer in channels.consumers})
-    found = []
+    wanted = {consumer.input for consumer in channels.consumers}
+    known: dict[fx.Node, Known] = {}
+    for graph in channels.graphs:
+        known |= _known_values(module, graph, wanted)
+    found: dict[object, ConsumerInput] = {}
     for consumer in channels.consumers:
         value = known[consumer.input]
         assert isinstance(value, Tensor)
         constants = per_channel(value, consumer.input_dim, len(consumer.axis.positions))
-        found.append(ConsumerInput(consumer, channels.ids_along(consumer.axis), constants.numpy()))
-    return found
+        read = ConsumerInput(consumer, channels.ids_along(consumer.axis), constants.numpy())
+        if len(channels.graphs) == 1:
+            found[consumer.node, consumer.weight, consumer.input] = read
+        else:  # the same map in the graphs of several examples is one map
+            same = consumer.weight, consumer.dim, consumer.bias, consumer.groups, read.channel_ids.tobytes()
+            found[same] = _both(found[same], read) if same in found else read
+    return list(found.values())
 
 
-def _known_values(module: nn.Module, channels: Channels, wanted: set[fx.Node]) -> dict[fx.Node, Known]:
+def _both(first: ConsumerInput, second: ConsumerInput) -> ConsumerInput:
+    """What is known of a map's input whichever example runs."""
+    constants = np.where(first.constants == second.constants, first.constants, np.nan)
+    padded = first.consumer.padded or second.consumer.padded
+    return ConsumerInput(replace(first.consumer, padded=padded), first.channel_ids, constants)
+
+
+def _known_values(module: nn.Module, graph: Graph, wanted: set[fx.Node]) -> dict[fx.Node, Known]:
     """What is known of the wanted nodes' values, as tensors that broadcast to the value's shape."""
     tensors = named_tensors(module)
-    graph = channels.graph
     last_use = {read: step for step, node in enumerate(graph.nodes) for read in node.all_input_nodes}
     called = [Operator(node) for node in graph.nodes if node.op == "call_function"]
     jumping = {op.node for op in called if rules.constants_of(op.name) is not None and rules.jumps(op)}

@@ -53,7 +53,7 @@ class ChannelGroup:
 class Channels:
     """The result of the analysis: the groups, and what the constants pass needs to know."""
 
-    graph: Graph
+    graphs: tuple[Graph, ...]  # one for each example
     analysis: Analysis
     channel_ids: Index  # (positions,) the channel of each position, named by the smallest position in it
     groups: tuple[ChannelGroup, ...]
@@ -92,26 +92,27 @@ def coverage(module: nn.Module, channels: Channels) -> float:
     return 1 - kept / total if total else 0.0
 
 
-def analyse(module: nn.Module, graph: Graph) -> Channels:
-    """Walk the graph once, apply each operator's rule, and gather what was tied into groups."""
-    analysis = _walk(module, graph, {})
+def analyse(module: nn.Module, *graphs: Graph) -> Channels:
+    """Walk the graphs once, apply each operator's rule, and gather what was tied in any of them into groups."""
+    analysis = _walk(module, graphs, {})
     for _ in range(3):  # a view lays channels out over at most three dimensions that matter: (3, heads, width)
         if not analysis.refused_views:
             break
         view_layouts = {node: analysis.view_layouts.get(node, 0) + (node in analysis.refused_views)
                         for node in analysis.refused_views | set(analysis.view_layouts)}  # fmt: skip
-        analysis = _walk(module, graph, view_layouts)
+        analysis = _walk(module, graphs, view_layouts)
     channel_ids = analysis.channel_ids()
     reasons = _reasons(analysis, channel_ids)
-    return Channels(graph, analysis, channel_ids, tuple(_gather(analysis, channel_ids, reasons)))
+    return Channels(graphs, analysis, channel_ids, tuple(_gather(analysis, channel_ids, reasons)))
 
 
-def _walk(module: nn.Module, graph: Graph, view_layouts: dict[fx.Node, int]) -> Analysis:
-    """Apply each operator's rule in the order of the graph, with these choices of the views."""
+def _walk(module: nn.Module, graphs: Iterable[Graph], view_layouts: dict[fx.Node, int]) -> Analysis:
+    """Apply each operator's rule in the order of the graphs, with these choices of the views."""
     tensors = named_tensors(module)
-    analysis = Analysis(names=dict(graph.stored), modules=dict(module.named_modules()), view_layouts=view_layouts)
+    names = {placeholder: name for graph in graphs for placeholder, name in graph.stored.items()}
+    analysis = Analysis(names=names, modules=dict(module.named_modules()), view_layouts=view_layouts)
     held: dict[str, Value] = {}
-    for node in graph.nodes:
+    for graph, node in ((one, node) for one in graphs for node in one.nodes):
         if node.name in graph.inputs or not analysis.computed.isdisjoint(node.all_input_nodes):
             analysis.computed.add(node)
         if node.op == "placeholder":

@@ -1,8 +1,9 @@
 """What the example does not reach: another task's head, a branch taken at other sizes, a method beside `forward`.
 
 No graph shows what these parameters would read or write, so widths have to tell: a group stays where an unreached
-parameter is as wide, along any dimension that carries channels, as a dimension in which the group lies. A map that
-reads a flattened or joined value is wider than the groups that feed it, and is not seen by that. Reads shapes only.
+parameter is as wide, along any dimension that carries channels, as a dimension in which the group lies; or a group of
+maps, where a matrix has room for several pixels of each. What reads a joined value is wider than the groups that feed
+it, and is not seen by that. Reads shapes only.
 """
 
 from __future__ import annotations
@@ -19,13 +20,14 @@ from extcon_cli.channels.analysis.trace import Graph
 KERNELS = (nn.modules.conv._ConvNd,)
 
 
-def unreached_parameters(module: nn.Module, graph: Graph) -> tuple[str, ...]:
-    """The parameters that no operator of the graph reads, in the order of the module.
+def unreached_parameters(module: nn.Module, graphs: Iterable[Graph]) -> tuple[str, ...]:
+    """The parameters that no operator of any graph reads, in the order of the module.
 
     The bias of a weight that is read is not among them: the map is reached, and does without it.
     """
     tensors = dict(module.named_parameters(remove_duplicate=False))
-    names = {graph.stored[node.name] for node in graph.nodes if node.name in graph.stored and node.users}
+    nodes = ((graph, node) for graph in graphs for node in graph.nodes)
+    names = {graph.stored[node.name] for graph, node in nodes if node.name in graph.stored and node.users}
     read = {id(tensors[name]) for name in names if name in tensors}
     beside = {f"{name.removesuffix('weight')}bias" for name in names if name.endswith("weight")}
     return tuple(name for name, tensor in module.named_parameters() if id(tensor) not in read and name not in beside)
@@ -48,11 +50,23 @@ def hold_what_may_feed(
         unreached: names of the parameters that its graph does not read.
     """
     wide: dict[int, str] = {}
+    flattened: dict[int, str] = {}
     for name in unreached:
-        path = name.rpartition(".")[0]
-        for width in _widths(module.get_submodule(path), module.get_parameter(name)):
+        path, parameter = name.rpartition(".")[0], module.get_parameter(name)
+        for width in _widths(module.get_submodule(path), parameter):
             wide.setdefault(width, path or name)
-    return tuple(_held(group, dims, wide) if group.prunable else group for group in groups)
+        if parameter.dim() == 2:
+            flattened.setdefault(parameter.shape[1], path or name)
+    maps = {name for name, tensor in module.named_parameters() if tensor.dim() > 2}
+
+    def reader(group: ChannelGroup) -> str | None:
+        lies_in = sorted({len(dims[part.parameter, part.dim]) for part in group.slices})
+        found = next((wide[width] for width in lies_in if width in wide), None)
+        if found is None and any(part.parameter in maps for part in group.slices):
+            found = next((flattened[width] for width in flattened if any(width % size == 0 for size in lies_in)), None)
+        return found
+
+    return tuple(_held(group, reader(group)) if group.prunable else group for group in groups)
 
 
 def _widths(owner: nn.Module, parameter: Tensor) -> set[int]:
@@ -63,9 +77,7 @@ def _widths(owner: nn.Module, parameter: Tensor) -> set[int]:
     return {size for size in sizes if size > 1}
 
 
-def _held(group: ChannelGroup, dims: Mapping[tuple[str, int], Index], wide: Mapping[int, str]) -> ChannelGroup:
-    lies_in = {len(dims[part.parameter, part.dim]) for part in group.slices}
-    found = next((wide[width] for width in sorted(lies_in) if width in wide), None)
-    if found is None:
+def _held(group: ChannelGroup, reader: str | None) -> ChannelGroup:
+    if reader is None:
         return group
-    return replace(group, reason=f"may feed {found}, which the example does not reach (give an example that does)")
+    return replace(group, reason=f"may feed {reader}, which the example does not reach (give an example that does)")

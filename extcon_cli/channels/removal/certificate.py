@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from extcon_cli.channels.compare import EXACT, EXACT_DOUBLE, ROUNDED, Inputs
+from extcon_cli.channels.compare import EXACT, EXACT_DOUBLE, ROUNDED, Examples, Inputs
 from extcon_cli.channels.removal.apply import remove
 from extcon_cli.channels.removal.rewrites import RemovalPlan, Rewrite
 from extcon_cli.channels.verification import Verification, both_in_double, measure
@@ -63,7 +63,7 @@ def certify(
     before: nn.Module,
     after: nn.Module,
     plan: RemovalPlan,
-    example: Inputs,
+    examples: Examples,
     evaluation: Iterable[Inputs] = (),
 ) -> Certificate:
     """Compare the module with its smaller self on random and on real inputs.
@@ -71,16 +71,17 @@ def certify(
     Args:
         before: the module with its dead channels still in place.
         after: the same with the channels removed by `plan`.
-        example: arguments of a forward pass, by position or by name; random inputs take their shapes.
+        examples: arguments of a forward pass, by position or by name, or a list of several; random inputs take their
+            shapes.
         evaluation: batches of real inputs, on the modules' device.
 
     Raises:
         GateError: the model gives nothing that can be compared, or the smaller one does not take what it takes.
     """
-    doubles = both_in_double(before, before, example)
+    doubles = both_in_double(before, before, examples)
     if doubles is not None:  # the removal again, where a folded constant is not rounded to a float32 bias
         remove(doubles[1], plan)
-    found = measure(before, after, example, doubles, evaluation)
+    found = measure(before, after, examples, doubles, evaluation)
     if not found.random.compared + found.random.labels:
         raise GateError("the model's outputs hold no finite number: nothing can be compared, so nothing is certified")
     return Certificate(

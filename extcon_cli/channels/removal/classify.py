@@ -125,9 +125,12 @@ def _finite(tensors: Mapping[str, Tensor], whole: set[str], group: ChannelGroup)
 
 
 def count_readers(channels: Channels) -> Mapping[str, int]:
-    """How many operators read each parameter."""
-    found: Counter[str] = Counter()
-    for node in channels.graph.nodes:
-        if node.name in channels.graph.stored:
-            found[channels.graph.stored[node.name]] += len(node.users)
-    return found
+    """How many operators read each parameter, in one forward pass."""
+    most: Counter[str] = Counter()
+    for graph in channels.graphs:
+        found: Counter[str] = Counter()
+        for node in graph.nodes:
+            if node.name in graph.stored:
+                found[graph.stored[node.name]] += len(node.users)
+        most |= found
+    return most

@@ -11,7 +11,7 @@ from torch import nn
 
 from extcon_cli.channels.analysis.constants import consumer_inputs
 from extcon_cli.channels.analysis.groups import ChannelGroup, Channels, coverage
-from extcon_cli.channels.compare import Inputs, outputs
+from extcon_cli.channels.compare import Examples, Inputs, each_example, outputs
 from extcon_cli.channels.culprits import culprits, first_line
 from extcon_cli.channels.dry_run import channel_groups
 from extcon_cli.channels.preserving import duplicate
@@ -46,7 +46,7 @@ class Removal:
 
 def remove_zeros(
     model: nn.Module,
-    example_inputs: Inputs,
+    example_inputs: Examples,
     *,
     channels: Channels | None = None,
     decided: Masks | None = None,
@@ -68,7 +68,8 @@ def remove_zeros(
 
     Args:
         model: with zeros of any origin in it, in its weights themselves; it is not changed.
-        example_inputs: the arguments of one forward pass, by position or by name, a batch of at least 2.
+        example_inputs: the arguments of one forward pass, by position or by name, a batch of at least 2; a list of
+            several where `channels` was made from one.
         channels: what `channel_groups` gave for this model. None: it is traced here.
         decided: channels that have to go. A carrier of constants may stay, where `others` may go.
         others: whether dead channels that were not decided go as well.
@@ -83,7 +84,7 @@ def remove_zeros(
     if not others:
         statuses = [_limited(status, decided or {}) for status in statuses]
     statuses, reasons = _sound(model, channels, statuses, example_inputs)
-    _check_decided(statuses, decided, others, reasons)
+    _check_decided(channels, statuses, decided, others, reasons)
     plan = plan_removal(model, channels, statuses=statuses)
     small = duplicate(model)
     remove(small, plan)
@@ -105,7 +106,7 @@ def _limited(status: GroupStatus, decided: Masks) -> GroupStatus:
 
 
 def _sound(
-    model: nn.Module, channels: Channels, statuses: list[GroupStatus], example: Inputs
+    model: nn.Module, channels: Channels, statuses: list[GroupStatus], examples: Examples
 ) -> tuple[list[GroupStatus], dict[int, str]]:
     """The statuses with the groups held back whose removal, at the widths that are about to go, changes the graph.
 
@@ -119,10 +120,11 @@ def _sound(
         small = duplicate(model)
         remove(small, plan)
         try:
-            outputs(small, example)
+            for example in each_example(examples):
+                outputs(small, example)
         except Exception as error:  # whatever the model's own code raises on other sizes
             return dict.fromkeys(tried, f"the forward pass fails on the smaller width: {first_line(error)}")
-        changed = differences_after(small, channels, plan, example)
+        changed = differences_after(small, channels, plan, examples)
         return dict.fromkeys(tried, f"the forward pass depends on the width: {changed[0]}") if changed else {}
 
     going = [status.group for status in statuses if status.removable.any()]
@@ -141,7 +143,7 @@ def _without(statuses: Iterable[GroupStatus], stays: Callable[[int], bool]) -> l
 
 
 def _check_decided(
-    statuses: list[GroupStatus], decided: Masks | None, others: bool, reasons: Mapping[int, str]
+    channels: Channels, statuses: list[GroupStatus], decided: Masks | None, others: bool, reasons: Mapping[int, str]
 ) -> None:
     """GateError where nothing goes, or a decided channel stays."""
     gone = sum(int(status.removable.sum()) for status in statuses)
@@ -151,6 +153,8 @@ def _check_decided(
         stays = (decided or {}).get(status.group, np.zeros(status.group.size, bool)) & ~status.removable
         if others and status.carrier >= 0:
             stays[status.carrier] = False
+        if 1 < channels.least(status.group) == int((~status.removable).sum()):
+            stays[:] = False  # all others go, and these have to stay
         if stays.any():
             why = f" ({reasons[id(status.group)]})" if id(status.group) in reasons else ""
             raise GateError(

@@ -89,13 +89,13 @@ def _resized(module: nn.Module, channels: Channels, gone: Mask) -> tuple[Resize,
 
 def _norms(module: nn.Module, channels: Channels, gone: Mask) -> tuple[Renorm, ...]:
     """The norms in modules' own code, whose mean has fewer channels to run over."""
-    found = []
+    found: dict[str, Renorm] = {}
     for norm in channels.analysis.inline_norms:
         before, kept = len(norm.axis.positions), int((~gone[channels.ids_along(norm.axis)]).sum())
         if kept < before:
             eps = float(vars(module.get_submodule(norm.weight.rpartition(".")[0]))[norm.eps])
-            found.append(Renorm(norm.weight, norm.offset, norm.eps, eps, before, kept))
-    return tuple(found)
+            found[norm.weight] = Renorm(norm.weight, norm.offset, norm.eps, eps, before, kept)
+    return tuple(found.values())
 
 
 def _bias_name(weight: str) -> str:

@@ -6,7 +6,7 @@ from torch import nn
 
 from extcon_cli.channels.analysis.groups import Channels
 from extcon_cli.channels.analysis.trace import trace
-from extcon_cli.channels.compare import Inputs
+from extcon_cli.channels.compare import Examples, each_example
 from extcon_cli.channels.removal.narrow import exchanged
 from extcon_cli.channels.removal.rewrites import RemovalPlan
 from extcon_cli.channels.removal.same_graph import GraphDifference, graph_differences
@@ -14,7 +14,7 @@ from extcon_cli.errors import TraceError
 
 
 def differences_after(
-    small: nn.Module, channels: Channels, plan: RemovalPlan, example: Inputs
+    small: nn.Module, channels: Channels, plan: RemovalPlan, examples: Examples
 ) -> list[GraphDifference]:
     """What the shrunk module's graph does otherwise; a module that cannot be traced any more is a difference too.
 
@@ -22,12 +22,15 @@ def differences_after(
         small: after the removal.
         channels: of the module before it.
         plan: of the removal.
-        example: what `channels` was traced with.
+        examples: what `channels` was traced with.
     """
-    try:
-        graph = trace(small, example, exported=channels.graph.exported)
-    except TraceError as error:
-        return [GraphDifference(type(small).__name__, f"the smaller model cannot be traced ({error})")]
-    if graph.exported != channels.graph.exported:
-        return [GraphDifference(type(small).__name__, "the smaller model cannot be recorded as before")]
-    return graph_differences(channels, plan, graph, exchanged(small))
+    found: list[GraphDifference] = []
+    for before, example in zip(channels.graphs, each_example(examples), strict=True):
+        try:
+            after = trace(small, example, exported=before.exported)
+        except TraceError as error:
+            return [GraphDifference(type(small).__name__, f"the smaller model cannot be traced ({error})")]
+        if after.exported != before.exported:
+            return [GraphDifference(type(small).__name__, "the smaller model cannot be recorded as before")]
+        found += graph_differences(channels, plan, before, after, exchanged(small))
+    return found

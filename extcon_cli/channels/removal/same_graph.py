@@ -78,13 +78,14 @@ class _Call:
 
 
 def graph_differences(
-    channels: Channels, plan: RemovalPlan, after: Graph, exchanged: Collection[str] = ()
+    channels: Channels, plan: RemovalPlan, before: Graph, after: Graph, exchanged: Collection[str] = ()
 ) -> list[GraphDifference]:
     """What the graph of the shrunk module does otherwise than that of the first one, but for what `plan` accounts for.
 
     Args:
-        channels: of the module before the removal, with its graph.
+        channels: of the module before the removal.
         plan: of the removal.
+        before: one of its graphs.
         after: the graph of the shrunk module, traced with the same inputs.
         exchanged: paths of the modules whose class the removal changed.
 
@@ -92,7 +93,7 @@ def graph_differences(
         Differences with the lines that they come from. Where operators are others, only the first: what follows
         cannot be compared.
     """
-    return _Comparison(channels, plan, channels.graph, after).run(exchanged)
+    return _Comparison(channels, plan, before, after).run(exchanged)
 
 
 @dataclass
