@@ -148,7 +148,7 @@ def _inspect(console: Console, result: InspectResult) -> None:
         groups.add_row(group.name, str(group.channels), str(group.dead), count(group.params_per_channel), verdict)
     console.print(groups)
     if result.unreached:
-        console.print(f"the example does not reach {', '.join(result.unreached)}; what may feed it stays")
+        console.print(f"no input reaches {', '.join(result.unreached)}: what may feed it stays (model.examples)")
     if result.diagnosis is not None:
         console.print(evidence(result.diagnosis))
     console.print(f"{percent(result.removable_share)} of the parameters are in channels that can go")

@@ -56,8 +56,9 @@ def already_zero(
     _round_to_zero(zeroed, tolerance)
     random = torch.randn(2, *shape, generator=torch.Generator().manual_seed(recipe.seed))
     example = (random.to(opened.example[0].dtype),)
-    channels = channel_groups(zeroed, example)
-    removal = remove_zeros(zeroed, example, channels=channels)
+    examples = [example, *opened.examples[1:]]
+    channels = channel_groups(zeroed, examples, ignore_unreached=recipe.model.ignore_unreached)
+    removal = remove_zeros(zeroed, examples, channels=channels)
     small = removal.module
     moved = difference(original, small, random_batches(example))
     if moved.relative > EXACT:
@@ -80,6 +81,7 @@ def already_zero(
         certificate=record.certificate,
         layers=widths(original, small, shape),
         frozen=frozen(channels),
+        unreached=channels.unreached,
         run=RunFacts(
             checkpoint=str(checkpoint),
             output=str(output),

@@ -35,7 +35,7 @@ def inspect(
     opened = open_model(checkpoint, recipe, trust=trust)
     shape = opened.arch.input_shape or ()
     size = measure(opened.module, shape, stored_precision(opened.checkpoint.state))
-    channels = channel_groups(opened.module, opened.example)
+    channels = channel_groups(opened.module, opened.examples, ignore_unreached=recipe.model.ignore_unreached)
     statuses = {status.group: status for status in classify(opened.module, channels)}
     sizes = {name: tuple(tensor.shape) for name, tensor in opened.module.named_parameters(remove_duplicate=False)}
     metadata = opened.checkpoint.metadata

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from extcon_cli.channels.compare import Inputs
 from extcon_cli.checkpoint.architectures import default_input_shape
 from extcon_cli.checkpoint.load import recognise, restore
 from extcon_cli.checkpoint.pickled import architecture
@@ -36,6 +37,12 @@ class Opened:
         """A batch of two inputs, all zeros."""
         dtype = torch.float64 if _is_double(self.module) else torch.float32
         return (torch.zeros(2, *(self.arch.input_shape or ()), dtype=dtype),)
+
+    @property
+    def examples(self) -> list[Inputs]:
+        """The example, and one of each other shape that the recipe names."""
+        (first,) = self.example
+        return [self.example, *((first.new_zeros(2, *shape),) for shape in self.arch.examples)]
 
 
 def open_model(
@@ -65,7 +72,7 @@ def open_model(
         )
     if not _is_double(module):
         module.float()  # half precision is how numbers are stored; one computes with more
-    spec = ModelSpec(arch=arch, kwargs=kwargs, input_shape=shape)
+    spec = recipe.model.model_copy(update={"arch": arch, "kwargs": kwargs, "input_shape": shape})
     return Opened(module, checkpoint, spec, recipe.model_copy(update={"model": spec}))
 
 

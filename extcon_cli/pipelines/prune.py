@@ -87,6 +87,7 @@ def prune(
         certificate=record.certificate,
         layers=widths(original, module, shape),
         frozen=frozen(pruning.channels),
+        unreached=pruning.channels.unreached,
         history=PruneHistory((*known.phases, final.record), known.trace),
         run=run.facts(),
     )

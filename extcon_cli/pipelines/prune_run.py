@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from extcon_cli.catalyst.filters import Filters
 from extcon_cli.channels import Channels, channel_groups
+from extcon_cli.channels.compare import Inputs
 from extcon_cli.errors import GateError
 from extcon_cli.pipelines.phase import interruptible
 from extcon_cli.pipelines.run import Run
@@ -32,7 +33,7 @@ class PruneRun:
     module: nn.Module
     """On the device; the phases up to the removal change its parameters in place."""
     original: nn.Module
-    example: tuple[Tensor, ...]
+    examples: list[Inputs]
     channels: Channels
     filters: Filters
 
@@ -75,13 +76,15 @@ def analyse(run: Run) -> PruneRun:
     """Trace the model of a run and find its filters (GateError: none of them can go)."""
     module = run.prepared.module.to(run.device)
     original = copy.deepcopy(module).requires_grad_(False)
-    example = (next(iter(run.prepared.data.eval_loader("train", device=run.device)))[0][:2],)
-    channels = channel_groups(module, example)
+    first = next(iter(run.prepared.data.eval_loader("train", device=run.device)))[0][:2]
+    spec = run.recipe.model
+    examples: list[Inputs] = [(first,), *((first.new_zeros(2, *shape),) for shape in spec.examples)]
+    channels = channel_groups(module, examples, ignore_unreached=spec.ignore_unreached)
     filters = Filters.of(channels.groups)
     if not len(filters):
         reasons = sorted({group.reason for group in channels.groups})
         raise GateError(f"no filter of this model can be pruned: {'; '.join(reasons) or 'it has no linear map'}")
-    return PruneRun(run, module, original, example, channels, filters)
+    return PruneRun(run, module, original, examples, channels, filters)
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ def remove(pruning: PruneRun, shrunk: Shrunk, before: ModelStats) -> Removed:
         real = ((x,) for x, _ in interruptible(iter(test), run.stop))
         removal = channels.remove_zeros(
             zeroed,
-            pruning.example,
+            pruning.examples,
             channels=pruning.channels,
             decided=pruning.filters.masks(shrunk.selected),
             evaluation=real,

@@ -45,7 +45,7 @@ def verify(
     if split is not None:
         data = prepare(recipes[0], first, trust=trust).data
         real = ((x,) for x, _ in data.eval_loader(split, device="cpu"))
-    found = channels.verify(one.module, two.module, one.example, evaluation=real)
+    found = channels.verify(one.module, two.module, one.examples, evaluation=real)
     gaps = {"random": found.random, "double": found.double}
     if split is not None:
         gaps["evaluation"] = found.evaluation

@@ -45,6 +45,13 @@ class ModelSpec(Section):
     input_shape: Shape | None = None
     """Shape of one input without the batch, such as [3, 32, 32]. null: the checkpoint or the data tell."""
 
+    examples: list[Shape] = Field(default_factory=list)
+    """Shapes of more inputs, each without the batch: resolutions at which other parts of the model run."""
+
+    ignore_unreached: bool = False
+    """Let channels go that parameters which no input reaches may read. By default they stay: in another method, or for
+    another task, the smaller model would break."""
+
     @field_validator("arch")
     @classmethod
     def _names_where_and_what(cls, arch: str | None) -> str | None:

@@ -46,6 +46,7 @@ class Sections:
     groups: Sequence[GroupSummary] = ()
     widths: Sequence[LayerWidth] = ()
     frozen: Sequence[FrozenGroup] = ()
+    unreached: Sequence[str] = ()
 
 
 def sections(result: CommandResult) -> Sections:
@@ -57,6 +58,7 @@ def sections(result: CommandResult) -> Sections:
             certificate=result.certificate,
             widths=widths(result.layers),
             frozen=result.frozen,
+            unreached=result.unreached,
         )
     if isinstance(result, BypassResult):
         return Sections(
@@ -73,7 +75,7 @@ def sections(result: CommandResult) -> Sections:
         return Sections(metrics=metrics(result.metrics))
     if isinstance(result, InspectResult):
         said = evidence(result.diagnosis) if result.diagnosis is not None else ""
-        return Sections(layers=result.layers, groups=result.groups, evidence=said)
+        return Sections(layers=result.layers, groups=result.groups, evidence=said, unreached=result.unreached)
     return Sections(differences=differences(result))
 
 

@@ -35,6 +35,8 @@ def markdown(result: CommandResult) -> str:
         parts.append("### Widths\n\n" + _table(("layer", "kind", "before", "after"), rows))
     if shown.frozen:
         parts.append("### What stays\n\n" + "\n".join(f"- `{item.group}`: {item.reason}" for item in shown.frozen))
+    if shown.unreached:
+        parts.append("### What no input reaches\n\n" + ", ".join(f"`{name}`" for name in shown.unreached))
     if run is not None:
         parts.append(", ".join(f"{name} {duration(value)}" for name, value in run.seconds.items()))
         parts.append(f"Written to `{run.output}`, extcon {result.version}.")

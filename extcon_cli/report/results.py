@@ -84,6 +84,8 @@ class PruneResult(PruneRecord, Result):
     run: RunFacts = field(metadata=INLINE)
     layers: tuple[LayerWidth, ...]
     frozen: tuple[FrozenGroup, ...]
+    unreached: tuple[str, ...] = ()
+    """Modules with parameters that no input reaches: what may feed them stays."""
     history: PruneHistory | None = field(default=None, metadata=OPTIONAL)
     """None: nothing was trained. Left out by --json."""
 
@@ -158,7 +160,7 @@ class InspectResult(Result):
     layers: tuple[Layer, ...]
     groups: tuple[GroupSummary, ...]
     unreached: tuple[str, ...] = ()
-    """Modules with parameters that the example input does not reach: what may feed them stays."""
+    """Modules with parameters that no input reaches: what may feed them stays."""
     diagnosis: Diagnosis | None = field(default=None, metadata=OPTIONAL)
     """With --data: is it stalled, and what would an extension gain?"""
     metadata: Mapping[str, object] | None
