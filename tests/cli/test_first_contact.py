@@ -50,7 +50,13 @@ def test_prune_with_nothing_but_data(extcon: Extcon, tmp_path: Path, photos: Pat
     assert "taken off its names: net." in done.err
     assert "left out, no part of zoo:convnet: 1 tensor (criterion.weight)" in done.err
     model = done.document["recipe"]["model"]
-    assert model == {"arch": "zoo:convnet", "kwargs": {"num_classes": 3}, "input_shape": [3, 32, 32]}
+    assert model == {
+        "arch": "zoo:convnet",
+        "kwargs": {"num_classes": 3},
+        "input_shape": [3, 32, 32],
+        "examples": [],
+        "ignore_unreached": False,
+    }
     assert done.document["after"]["params"] < done.document["before"]["params"]
     again = extcon("evaluate", "model.pruned.safetensors", "--json")
     assert again.document["metrics"] == pytest.approx(done.document["after"]["metrics"])
