@@ -43,7 +43,7 @@ def inspect(
     from extcon_cli.cli.console import listening
     from extcon_cli.cli.results import deliver
 
-    with listening(quiet=quiet):  # on a terminal: a sign of life while the model is traced
+    with listening(quiet=quiet) as emit:  # on a terminal: a sign of life while the model is traced
         from extcon_cli.pipelines.inspect import inspect as run
 
         result = run(
@@ -52,5 +52,6 @@ def inspect(
             data=data,
             device=device,
             trust=o.trust(trust_code, trust_pickle, resolved),
+            emit=emit,
         )
     deliver(result, as_json=as_json, reports=report)

@@ -13,8 +13,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from extcon_cli.report.bypass_results import BypassResult
-from extcon_cli.report.document import candidates, comparison, differences, evidence, exactness, moves, outcome, widths
+from extcon_cli.report.bypass_results import BypassResult, Diagnosis
+from extcon_cli.report.document import candidates, comparison, differences, exactness, moves, outcome, signs, widths
 from extcon_cli.report.numbers import count, duration, figure, percent
 from extcon_cli.report.records import LayerWidth, ModelStats
 from extcon_cli.report.results import (
@@ -78,6 +78,8 @@ def _prune(console: Console, result: PruneResult) -> None:
 
 
 def _bypass(console: Console, result: BypassResult) -> None:
+    console.print()
+    _diagnosis(console, result.diagnosis)
     table = _table("validation loss", ">", ">against going on")
     for row in candidates(result):
         table.add_row(*row)
@@ -90,6 +92,15 @@ def _bypass(console: Console, result: BypassResult) -> None:
         console.print(sentence)
     console.print(outcome(result), style="bold")
     console.print(f"written to {result.run.output}", style="bold")
+
+
+def _diagnosis(console: Console, found: Diagnosis) -> None:
+    table = _table("sign", "found", "says")
+    for row in signs(found):
+        table.add_row(*row)
+    console.print(table)
+    console.print()
+    console.print(found.verdict, style="bold")
 
 
 def _comparison(before: ModelStats, after: ModelStats) -> Table:
@@ -150,7 +161,8 @@ def _inspect(console: Console, result: InspectResult) -> None:
     if result.unreached:
         console.print(f"no input reaches {', '.join(result.unreached)}: what may feed it stays (model.examples)")
     if result.diagnosis is not None:
-        console.print(evidence(result.diagnosis))
+        console.print()
+        _diagnosis(console, result.diagnosis)
     console.print(f"{percent(result.removable_share)} of the parameters are in channels that can go")
 
 

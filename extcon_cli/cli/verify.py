@@ -24,6 +24,7 @@ def verify(
     recipe: o.RecipeOption = None,
     overrides: o.SetOption = None,
     as_json: o.JsonOption = False,
+    quiet: o.QuietOption = False,
     report: o.ReportOption = None,
     trust_code: o.TrustCodeOption = False,
     trust_pickle: o.TrustPickleOption = False,
@@ -42,17 +43,21 @@ def verify(
     o.check_reports(report)
     resolved = [o.find_recipe("inspect", recipe, path, overrides) for path in (first, second)]
 
+    from extcon_cli.cli.console import listening
     from extcon_cli.cli.results import deliver
-    from extcon_cli.pipelines.verify import verify as run
 
-    result = run(
-        first,
-        second,
-        (resolved[0].recipe, resolved[1].recipe),
-        max_diff=max_diff,
-        split=data,
-        trust=o.trust(trust_code, trust_pickle, *resolved),
-    )
+    with listening(quiet=quiet) as emit:
+        from extcon_cli.pipelines.verify import verify as run  # takes seconds: torch
+
+        result = run(
+            first,
+            second,
+            (resolved[0].recipe, resolved[1].recipe),
+            max_diff=max_diff,
+            split=data,
+            trust=o.trust(trust_code, trust_pickle, *resolved),
+            emit=emit,
+        )
     deliver(result, as_json=as_json, reports=report)
     if not result.verdict:
         worst = max(gap.relative for gap in result.differences.values() if gap is not None)

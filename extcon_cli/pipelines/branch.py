@@ -10,6 +10,7 @@ from typing import Any
 from extcon_cli.bypass.strategies import STRATEGIES, Strategy
 from extcon_cli.bypass.strategies.base import State
 from extcon_cli.bypass.trace import Trace
+from extcon_cli.checkpoint.precision import round_to
 from extcon_cli.errors import DivergedError, GateError, TraceError, UsageError
 from extcon_cli.events import Noted
 from extcon_cli.pipelines.phase import run_phase
@@ -158,6 +159,7 @@ def _walk(
         after_step=after_step, more_state=keep, on_finite_state=keep_finite,
     )  # fmt: skip
     report = strategy.contract()  # proj: what is left of the extension is gone, and nothing moved
+    round_to(report.module, stalled.prepared.precision)  # what would be written is what is measured
     measured = {**report.to_json(), **({"restarts": attempts.number} if attempts.number else {})}
     rows = tuple(tuple(row) for row in trace.rows)
     record = BranchRecord(

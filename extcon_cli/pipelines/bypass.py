@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from extcon_cli.bypass.strategies import BASELINE, CONTROLS, EXTENSIONS
-from extcon_cli.checkpoint.precision import round_to
 from extcon_cli.checkpoint.trust import UNTRUSTED, Trust
 from extcon_cli.errors import DataError, GateError
 from extcon_cli.events import Emit, Noted, ignore
@@ -32,7 +31,6 @@ from extcon_cli.report.bypass_results import (
     BypassResult,
     Diagnosis,
 )
-from extcon_cli.report.document import evidence
 from extcon_cli.report.numbers import percent
 from extcon_cli.report.records import PhaseRecord
 from extcon_cli.report.serialise import from_json, to_json
@@ -64,7 +62,7 @@ def bypass(
     ) as run:  # fmt: skip
         stalled = stalled_model(run.prepared, run.accelerator, run.emit, run.stop)
         state = _resumed(run) or _diagnosed(run, stalled)
-        run.emit(Noted(evidence(state.diagnosis)))
+        run.emit(Noted(state.diagnosis.verdict))
         ends = [_theta(stalled), *state.ends]
         wanted = _wanted(run, state.diagnosis, ignore_probe)
         for cycle in range(1, stalled.spec.cycles + 1):
@@ -74,8 +72,6 @@ def bypass(
                     ends.append(_followed(run, stalled, branch, start, BypassState(state.diagnosis, tuple(ends[1:]))))
         chosen = best(ends)
         original, module = stalled.model(stalled.theta), stalled.model(chosen.weights or stalled.theta)
-        if chosen.weights is not None:
-            round_to(module, run.prepared.precision)
         before, after = run.stats(original), run.stats(module)
     if require_gain and chosen.record.branch.strategy not in EXTENSIONS:
         raise GateError(f"no gain: the best on the validation data is {chosen.record.branch}; nothing was written")

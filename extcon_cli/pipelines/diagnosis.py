@@ -25,11 +25,15 @@ from extcon_cli.events import Progress
 from extcon_cli.pipelines.phase import PROGRESS_EVERY
 from extcon_cli.pipelines.phased import phased_training
 from extcon_cli.pipelines.stalled import Stalled
+from extcon_cli.pipelines.verdict import counts, sentence, signs
 from extcon_cli.report.bypass_results import DeadUnits, Diagnosis, GradientNorm, LossSlope, ProbeGain
 from extcon_cli.training.objective import per_sample_loss
 
 STALLED_T, STALLED_SLOPE = 2.0, 0.05
 """Of a window of losses: a t statistic, or a share of the loss in 1000 steps, under which it counts as stalled."""
+MOSTLY_DEAD = 0.5
+"""Share of dead units that outweighs the slope and an unsure probe. A loss can fall by what few units are left, and a
+gain of half the loss be within the error of a probe on a few dozen validation samples."""
 SETTLING = 4
 """One in so many steps, at first, that does not count for the slope: a checkpoint brings no moments of its optimizer,
 and the loss that jumps when they begin anew and falls back would look like progress."""
@@ -77,6 +81,8 @@ def conclude(
 ) -> Diagnosis:
     """Slope of going on, dead units, gradient norm, and what each extension gains over going on in a few steps.
 
+    Where most units are dead the model is stalled, and a gain is predicted unless the probe is sure of none.
+
     Args:
         trials: of going on, of controls and of the extensions, of equal length, on the same batches.
         dead: by layer.
@@ -94,11 +100,16 @@ def conclude(
         raise UsageError(f"no extension of this model: {'; '.join(f'{k}: {v}' for k, v in refused.items())}")
     sure = [name for name in extensions if probe[name].gain > 2 * probe[name].error]
     best = max(sure or extensions, key=lambda name: probe[name].gain)
-    reach = probe[best].gain - 2 * probe[best].error
     found = slope(base.training[len(base.training) // SETTLING :])
-    return Diagnosis(
+    falling = found.t >= STALLED_T and found.relative >= STALLED_SLOPE
+    dying, _, units = counts(dead)
+    mostly_dead = units > 0 and dying >= MOSTLY_DEAD * units
+    surely = best in sure and probe[best].gain >= least_gain
+    hopeful = any(probe[name].gain + 2 * probe[name].error >= least_gain for name in extensions)
+    reach = -least_gain if mostly_dead and not surely else probe[best].gain - 2 * probe[best].error
+    diagnosis = Diagnosis(
         slope=LossSlope(found.relative, found.t),
-        stalled=found.t < STALLED_T or found.relative < STALLED_SLOPE,
+        stalled=mostly_dead or not falling,
         dead=dead,
         gradient=gradient,
         probe=probe,
@@ -106,8 +117,14 @@ def conclude(
         probed=best,
         gain=probe[best].gain,
         gain_error=probe[best].error,
-        predicted=best in sure and probe[best].gain >= least_gain,
+        predicted=surely or (mostly_dead and hopeful),
         excluded=tuple(name for name in extensions if probe[name].gain + 2 * probe[name].error < reach),
+        mostly_dead=mostly_dead,
+    )
+    return replace(
+        diagnosis,
+        signs=signs(diagnosis, falling=falling),
+        verdict=sentence(diagnosis, falling=falling, surely=surely),
     )
 
 

@@ -9,6 +9,7 @@ import torch
 from extcon_cli.channels import ChannelGroup, channel_groups, classify, coverage
 from extcon_cli.checkpoint.precision import stored_precision
 from extcon_cli.checkpoint.trust import UNTRUSTED, Trust
+from extcon_cli.events import Emit, ignore
 from extcon_cli.pipelines.diagnosis import diagnose
 from extcon_cli.pipelines.open import open_model
 from extcon_cli.pipelines.prepare import Prepared, prepare
@@ -27,12 +28,14 @@ def inspect(
     data: bool = False,
     device: str | None = None,
     trust: Trust = UNTRUSTED,
+    emit: Emit = ignore,
 ) -> InspectResult:
     """Layers, channel groups and sizes; with `data` also whether training is stalled (the recipe's `bypass`).
 
     Errors: of the checkpoint and the data; TraceError where no graph can be had.
     """
-    opened = open_model(checkpoint, recipe, trust=trust)
+    prepared = prepare(recipe, checkpoint, trust=trust, emit=emit) if data else None
+    opened = (prepared and prepared.opened) or open_model(checkpoint, recipe, trust=trust, emit=emit)
     shape = opened.arch.input_shape or ()
     size = measure(opened.module, shape, stored_precision(opened.checkpoint.state))
     channels = channel_groups(opened.module, opened.examples, ignore_unreached=recipe.model.ignore_unreached)
@@ -60,7 +63,7 @@ def inspect(
             for group in channels.groups
         ),
         unreached=channels.unreached,
-        diagnosis=_diagnosis(prepare(recipe, checkpoint, trust=trust), device) if data else None,
+        diagnosis=_diagnosis(prepared, device) if prepared is not None else None,
         metadata=metadata.model_dump(mode="json", exclude={"plan"}) if metadata is not None else None,
     )
 

@@ -13,6 +13,7 @@ from extcon_cli.channels.compare import EXACT
 from extcon_cli.checkpoint.metadata import Metadata
 from extcon_cli.checkpoint.trust import UNTRUSTED, Trust
 from extcon_cli.errors import GateError
+from extcon_cli.events import Emit, ignore
 from extcon_cli.pipelines.measure import output_difference
 from extcon_cli.pipelines.open import open_model
 from extcon_cli.pipelines.prepare import prepare
@@ -28,6 +29,7 @@ def verify(
     max_diff: float = EXACT,
     split: str | None = None,
     trust: Trust = UNTRUSTED,
+    emit: Emit = ignore,
 ) -> VerifyResult:
     """The differences; `verdict` says whether every difference is within `max_diff` of the largest output.
 
@@ -37,7 +39,9 @@ def verify(
 
     Raises: GateError where the two take different inputs.
     """
-    one, two = (open_model(path, recipe, trust=trust) for path, recipe in zip((first, second), recipes, strict=True))
+    one, two = (
+        open_model(path, recipe, trust=trust, emit=emit) for path, recipe in zip((first, second), recipes, strict=True)
+    )
     shape = one.arch.input_shape or ()
     if shape != (two.arch.input_shape or ()):
         raise GateError(f"{first} takes inputs of {list(shape)}, {second} of {list(two.arch.input_shape or ())}")

@@ -63,6 +63,15 @@ class ProbeGain:
 
 
 @dataclass(frozen=True)
+class Sign:
+    """One row of a diagnosis in plain words."""
+
+    sign: str
+    found: str
+    says: str
+
+
+@dataclass(frozen=True)
 class Diagnosis:
     """Is the model stalled, and what would an extension gain?"""
 
@@ -81,6 +90,12 @@ class Diagnosis:
     """Is a gain expected?"""
     excluded: tuple[str, ...] = field(metadata=key("behind"))
     """Extensions that the best leaves behind by more than their errors."""
+    mostly_dead: bool = False
+    """At least half of the units are dead: that outweighs the slope, and a probe that is not sure."""
+    signs: tuple[Sign, ...] = ()
+    """All of this as a small table."""
+    verdict: str = ""
+    """All of this in one sentence."""
 
 
 @dataclass(frozen=True)

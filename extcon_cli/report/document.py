@@ -40,6 +40,7 @@ class Sections:
     exactness: Sequence[str] = ()
     candidates: Sequence[Row] = ()
     outcome: str = ""
+    signs: Sequence[Row] = ()
     evidence: str = ""
     certificate: CertificateRecord | None = None
     layers: Sequence[Layer] = ()
@@ -66,7 +67,8 @@ def sections(result: CommandResult) -> Sections:
             exactness=moves(result),
             candidates=candidates(result),
             outcome=outcome(result),
-            evidence=evidence(result.diagnosis),
+            signs=signs(result.diagnosis),
+            evidence=result.diagnosis.verdict,
             widths=widths(result.layers),
         )
     if isinstance(result, TrainResult):
@@ -74,8 +76,14 @@ def sections(result: CommandResult) -> Sections:
     if isinstance(result, EvaluateResult):
         return Sections(metrics=metrics(result.metrics))
     if isinstance(result, InspectResult):
-        said = evidence(result.diagnosis) if result.diagnosis is not None else ""
-        return Sections(layers=result.layers, groups=result.groups, evidence=said, unreached=result.unreached)
+        found = result.diagnosis
+        return Sections(
+            layers=result.layers,
+            groups=result.groups,
+            signs=signs(found) if found is not None else (),
+            evidence=found.verdict if found is not None else "",
+            unreached=result.unreached,
+        )
     return Sections(differences=differences(result))
 
 
@@ -123,24 +131,9 @@ def outcome(result: BypassResult) -> str:
     """Which branch of a bypass was kept, in one sentence."""
     if result.verdict == NO_GAIN:
         return "no gain was to be expected: the model is as it was"
-    return f"the best on the validation data: {result.verdict}"
-
-
-def evidence(found: Diagnosis) -> str:
-    """Whether a model is stalled, and by what that shows, in one sentence."""
-    units = sum(row.units for row in found.dead.values())
-    dead, nearly = sum(row.dead for row in found.dead.values()), sum(row.nearly for row in found.dead.values())
-    return (
-        f"{'stalled' if found.stalled else 'not stalled'}: the loss falls {percent(found.slope.relative)} in "
-        f"1000 steps (t {found.slope.t:.1f}), {dead} of {units} units are dead, {nearly} nearly, "
-        f"the gradient's norm is {found.gradient.norm:.2g}; "
-        "probed in miniature, gain over going on: "
-        + ", ".join(
-            f"{name} {percent(row.gain)} +- {percent(row.error)}"
-            for name, row in found.probe.items()
-            if name != "baseline"
-        )
-    )
+    base, best = result.validation.get("baseline"), result.validation[result.verdict]
+    gain = f", {percent(1 - best / base)} less loss than going on" if base and result.verdict != "baseline" else ""
+    return f"the best on the validation data: {result.verdict}{gain}"
 
 
 def exactness(result: PruneResult) -> list[str]:
@@ -163,6 +156,11 @@ def exactness(result: PruneResult) -> list[str]:
         + f"; arg-max agrees on {percent(removal.argmax_agreement)}"
     )
     return sentences
+
+
+def signs(found: Diagnosis) -> list[Row]:
+    """(sign, what was found, what that says): whether a model is stalled, and what would help."""
+    return [(row.sign, row.found, row.says) for row in found.signs]
 
 
 def moves(result: BypassResult) -> list[str]:

@@ -23,7 +23,9 @@ def markdown(result: CommandResult) -> str:
         parts.append("\n".join(f"- {sentence}" for sentence in shown.exactness))
     if rows := shown.candidates:
         parts.append(_table(("validation", "loss", "gain over going on"), rows))
-    parts.extend(f"{said[:1].upper()}{said[1:]}." for said in (shown.outcome, shown.evidence) if said)
+    if rows := shown.signs:
+        parts.append("### Diagnosis\n\n" + _table(("sign", "found", "says"), rows))
+    parts.extend(f"{said[:1].upper()}{said[1:]}." for said in (shown.evidence, shown.outcome) if said)
     if shown.layers:
         rows = [
             (layer.name, layer.kind, _width(layer.inputs), _width(layer.outputs), count(layer.params))

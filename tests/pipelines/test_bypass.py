@@ -71,6 +71,17 @@ def test_the_result_is_never_worse_on_validation(stalled: Path, tmp_path: Path) 
     assert isinstance(extcon_cli.load(tmp_path / "out.safetensors")(torch.zeros(1, 1, 8, 8)), torch.Tensor)
 
 
+def test_a_bfloat16_model_is_chosen_and_reported_by_what_is_written(stalled: Path, tmp_path: Path) -> None:
+    half = {name: tensor.bfloat16() for name, tensor in extcon_cli.load(stalled).state_dict().items()}
+    torch.save(half, tmp_path / "half.pt")
+    document = run(tmp_path / "half.pt", tmp_path / "out.safetensors", overrides=["bypass.extensions=[revive]"])
+    assert document["verdict"] == "revive"
+    written = prepare(from_dict(RECIPE), tmp_path / "out.safetensors")
+    assert set(written.precision.values()) == {torch.bfloat16}
+    kept = stalled_model(written, create_accelerator("cpu"))
+    assert kept.metrics(written.module, "validation")["loss"] == document["validation"]["revive"]
+
+
 def test_a_penalty_that_misses_gives_no_bypassed_model(stalled: Path, tmp_path: Path) -> None:
     few = ["bypass.opt_2.method=penalty", "bypass.opt_2.gamma=1e-6", "bypass.extensions=[diag]"]
     document = run(stalled, tmp_path / "out.safetensors", overrides=few)

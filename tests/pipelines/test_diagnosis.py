@@ -7,7 +7,7 @@ import torch
 
 from extcon_cli.errors import UsageError
 from extcon_cli.pipelines.diagnosis import Refusal, Trial, conclude
-from extcon_cli.report.bypass_results import Diagnosis, GradientNorm
+from extcon_cli.report.bypass_results import DeadUnits, Diagnosis, GradientNorm
 
 NOISE = torch.randn(400, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 
@@ -60,3 +60,38 @@ def test_an_extension_far_behind_the_best_is_told() -> None:
 def test_no_extension_at_all_is_refused_with_the_reasons() -> None:
     with pytest.raises(UsageError, match="diag: cannot be traced; revive: no unit is dead"):
         verdict(diag=Refusal("cannot be traced"), revive=Refusal("no unit is dead"))
+
+
+MOST_DEAD = {"act": DeadUnits(dead=55, nearly=0, units=64)}
+
+
+def test_dead_units_outweigh_a_slope_and_a_probe_that_is_not_sure() -> None:
+    falling = Trial([2.0 - 0.1 * step for step in range(12)], 1.0 + NOISE)
+    noisy = {"baseline": falling, "revive": trial(0.4, noise=20.0), "mirror": trial(3.0, noise=0.1)}
+    found = conclude(noisy, MOST_DEAD, GradientNorm(1.0, 0.1), least_gain=0.05)
+    assert found.stalled
+    assert found.predicted
+    assert found.excluded == ("mirror",)
+    assert "stalled: 55 of 64 units are dead, so a gain is to be expected" in found.verdict
+    few = {"act": DeadUnits(dead=5, nearly=0, units=64)}
+    assert not conclude(noisy, few, GradientNorm(1.0, 0.1), least_gain=0.05).predicted
+
+
+def test_a_probe_that_is_sure_of_no_gain_outweighs_dead_units() -> None:
+    nothing = {"baseline": trial(1.0), "revive": trial(1.0)}
+    found = conclude(nothing, MOST_DEAD, GradientNorm(1.0, 0.1), least_gain=0.05)
+    assert found.stalled
+    assert not found.predicted
+    assert "a longer probe" in found.verdict
+
+
+def test_the_signs_are_a_small_table() -> None:
+    found = verdict(diag=trial(0.7), lr_drop=trial(1.2), revive=Refusal("no unit is dead"))
+    assert [(row.sign, row.says) for row in found.signs] == [
+        ("the loss, going on", "it has stopped falling"),
+        ("the gradient", "alone no sign"),
+        ("probe: diag", "gains"),
+        ("control: lr_drop", "loses"),
+        ("probe: revive", "not possible: no unit is dead"),
+    ]
+    assert found.verdict.endswith("the probe predicts a gain (diag 30.00 % +- 0.00 % over going on)")

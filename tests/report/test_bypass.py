@@ -46,6 +46,11 @@ def bypassed() -> BypassResult:
             "gain_error": 0.01,
             "predicted": True,
             "behind": [],
+            "signs": [
+                {"sign": "units", "found": "3 of 8 units are dead, 1 nearly", "says": "few"},
+                {"sign": "probe: diag", "found": "12.30 % +- 1.00 %", "says": "gains"},
+            ],
+            "verdict": "stalled: the loss falls 1.00 % in 1000 steps",
         },
         "layers": [],
         "history": {
@@ -68,7 +73,8 @@ def bypassed() -> BypassResult:
 def test_every_way_and_the_diagnosis_are_shown(tmp_path: Path, ending: str) -> None:
     write(bypassed(), tmp_path / f"r.{ending}")
     text = (tmp_path / f"r.{ending}").read_text()
-    for said in ("diag (the best)", "lr_drop", "25.00 %", "3 of 8 units are dead, 1 nearly", "diag 12.30 % +- 1.00 %",
+    for said in ("diag (the best)", "lr_drop", "25.00 %", "3 of 8 units are dead, 1 nearly",
+                 "probe: diag", "12.30 % +- 1.00 %", "talled: the loss falls 1.00 % in 1000 steps",
                  "diag: outputs moved by 0.0e+00 at embedding, 2.5e-07 at contracting, of the largest; 1 restarts",
                  "widen gave no model: it did not come back", "he best on the validation data: diag"):  # fmt: skip
         assert said in text
