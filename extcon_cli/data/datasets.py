@@ -12,9 +12,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from extcon_cli.data import arrays, folders
-from extcon_cli.data.loader import Loader, loader_of
-from extcon_cli.data.splits import Arrays, Source, Split, held_out
+from extcon_cli.data import arrays, folders, user
+from extcon_cli.data.loader import Batch, InMemoryLoader, Loader, StreamingLoader
+from extcon_cli.data.reading import Reading, Request
+from extcon_cli.data.splits import Arrays, Source, Split, Stream, held_out
+from extcon_cli.data.trees import Tree, first_leaf, mapped
+from extcon_cli.data.workers import Reader
 from extcon_cli.errors import DataError, RecipeError
 from extcon_cli.recipe.schema import DataSpec, NormalizeSpec, Task
 
@@ -37,7 +40,11 @@ class Data:
     class_names: tuple[str, ...] | None
     input_shape: tuple[int, ...]
     normalize: NormalizeSpec | None
-    """What is in use: given, or measured on the training split of images."""
+    """What is in use: given, or of images as `measured` on the training split."""
+    reader: Reader | None = None
+    """Reads what does not lie in memory, for all splits and for the whole run."""
+    notes: tuple[str, ...] = ()
+    """What the user should know of the data, a line each."""
 
     def train_loader(self, *, device: torch.device | str, seed: int, batch_size: int | None = None) -> Loader:
         """Shuffled and augmented batches of the training split, a function of (seed, step)."""
@@ -48,6 +55,15 @@ class Data:
         """All samples of `train`, `validation` or `test`, in order, as they are."""
         size = batch_size or self.spec.eval_batch_size
         return self._loader(self.split(split), size, device=device, seed=0, shuffle=False)
+
+    def measured(self) -> Data:
+        """With the normalisation measured, where the data are images and none is known."""
+        return replace(self, normalize=self.normalize or _statistics(self.train, self.reader))
+
+    def example(self, count: int, *, device: torch.device | str) -> Batch:
+        """The first `count` training samples as they are measured; they are read in this process."""
+        here = Reader(self.reader.reading) if self.reader is not None else None
+        return self._loader(self.train, count, device=device, seed=0, shuffle=False, reader=here).batch(0)
 
     def split(self, name: str) -> Split:
         """`train`, `validation` or `test` (DataError where it has no samples)."""
@@ -73,17 +89,38 @@ class Data:
             )
         return self if self.classes is not None else replace(self, classes=shape[0])
 
-    def _loader(self, split: Split, batch_size: int, *, device: torch.device | str, seed: int, shuffle: bool) -> Loader:
-        return loader_of(
+    def _loader(
+        self,
+        split: Split,
+        batch_size: int,
+        *,
+        device: torch.device | str,
+        seed: int,
+        shuffle: bool,
+        reader: Reader | None = None,
+    ) -> Loader:
+        augment = self.spec.augment if shuffle else None
+        if isinstance(split, Arrays):
+            return InMemoryLoader(
+                split.x,
+                split.y,
+                batch_size,
+                device=device,
+                augment=augment,
+                normalize=self.normalize,
+                seed=seed,
+                shuffle=shuffle,
+            )
+        return StreamingLoader(
             split,
             batch_size,
-            workers=self.spec.workers,
+            reader=reader or self.reader,
             device=device,
-            augment=self.spec.augment if shuffle else None,
+            augment=augment,
             normalize=self.normalize,
             seed=seed,
             shuffle=shuffle,
-            regression=self.task == "regression",
+            labels=self.task == "classification",
             classes=self.classes,
         )
 
@@ -95,6 +132,7 @@ def open_data(
     seed: int = 0,
     input_shape: tuple[int, ...] | None = None,
     trust_code: bool = False,
+    measure: bool = True,
 ) -> Data:
     """Open a dataset and cut its validation split.
 
@@ -104,6 +142,7 @@ def open_data(
         seed: the run's; the splits do not depend on it.
         input_shape: of one input of the model, without the batch; None: the data tell.
         trust_code: may `file.py:function` run?
+        measure: measure the normalisation of images where the recipe gives none.
 
     Raises:
         DataError: not there, not readable, or not fit for task and model; the line says where and what to do.
@@ -117,13 +156,17 @@ def open_data(
     for name, part in (("training", train), ("test", source.test)):
         if not len(part):
             raise DataError(f"{spec.dataset}: the {name} data hold no samples")
-    shape = tuple(train.head(1).shape[1:])
+    reader, notes = _reader(spec, task, (train, validation, source.test))
+    first = first_leaf(_head(train, 1, reader))
+    shape = tuple(first.shape[1:])
     if input_shape is not None and shape != tuple(input_shape):
         raise DataError(
             f"{spec.dataset}: an input is {list(shape)}, the model takes {list(input_shape)}; "
             "set model.input_shape, or take other data"
         )
-    return Data(
+    if spec.normalize is not None and len(spec.normalize.mean) not in (1, first.shape[1]):
+        raise DataError(f"data.normalize has {len(spec.normalize.mean)} channels, the data have {first.shape[1]}")
+    data = Data(
         spec=spec,
         task=task,
         train=train,
@@ -132,14 +175,17 @@ def open_data(
         classes=_classes(source, task),
         class_names=source.class_names,
         input_shape=shape,
-        normalize=_normalize(spec, train),
+        normalize=spec.normalize,
+        reader=reader,
+        notes=(*source.notes, *notes),
     )
+    return data.measured() if measure else data
 
 
 def _source(spec: DataSpec, task: Task, input_shape: tuple[int, ...] | None, trust_code: bool) -> Source:
     name = spec.dataset
     if ":" in name:
-        return folders.user_function(spec, task, trust_code=trust_code)
+        return user.user_function(spec, task, trust_code=trust_code)
     in_memory = {
         "digits": arrays.digits,
         "eggholder": arrays.eggholder,
@@ -196,16 +242,38 @@ def _classes(source: Source, task: Task) -> int | None:
     return None
 
 
-def _normalize(spec: DataSpec, train: Split) -> NormalizeSpec | None:
-    given = spec.normalize
-    x = train.x if isinstance(train, Arrays) else train.head(STATISTICS_SAMPLES if given is None else 1)
-    if given is not None:
-        channels = x.shape[1]
-        if len(given.mean) not in (1, channels):
-            raise DataError(f"data.normalize has {len(given.mean)} channels, the data have {channels}")
-        return given
-    if x.dtype != torch.uint8:
+def _reader(spec: DataSpec, task: Task, splits: tuple[Split, ...]) -> tuple[Reader | None, tuple[str, ...]]:
+    """What reads the splits that do not lie in memory (None: all do), and what the user should know of it."""
+    found = {id(split.dataset): split.dataset for split in splits if isinstance(split, Stream)}
+    if not found:
+        return None, ()
+    datasets = tuple(found.values())
+    reading = Reading(datasets, name=spec.dataset, regression=task == "regression")
+    why = user.unpicklable(datasets) if spec.workers and ":" in spec.dataset else None
+    if why is None:
+        return Reader(reading, workers=spec.workers), ()
+    note = f"{spec.dataset} is read in this process: its datasets cannot be sent to workers ({why})"
+    return Reader(reading), (note,)
+
+
+def _head(split: Split, count: int, reader: Reader | None) -> Tree:
+    """The inputs of the first samples, as they are stored: a tree of (count, ...)."""
+    if isinstance(split, Arrays):
+        return mapped(split.x, lambda leaf: leaf[:count])
+    assert reader is not None, "a split that is not in memory has a reader"
+    part, first = reader.part(split.dataset), split.indices[:count].tolist()
+    requests = [Request(part, first[i : i + 64], seed=0) for i in range(0, len(first), 64)]
+    here = reader if len(requests) > 1 else Reader(reader.reading)
+    read = [x for x, _ in here.read(requests)]
+    return read[0] if len(read) == 1 else torch.cat(read)
+
+
+def _statistics(train: Split, reader: Reader | None) -> NormalizeSpec | None:
+    """Mean and standard deviation of each channel of images (on a scale of 0..1); None: these are no images."""
+    x = _head(train, 1, reader)
+    if not isinstance(x, Tensor) or x.dtype != torch.uint8:
         return None
+    x = _head(train, STATISTICS_SAMPLES, reader) if isinstance(train, Stream) else train.x
     images = x.flatten(2) if x.dim() > 2 else x[:, None]  # flattened images: one mean for all
     total = torch.zeros(2, images.shape[1], dtype=torch.float64)
     for first in range(0, len(images), 1024):

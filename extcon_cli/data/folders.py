@@ -1,20 +1,15 @@
-"""Sets that other code reads: torchvision's by name, folders of images, `file.py:function` of the user."""
+"""Sets that torchvision reads: its own by name, folders of images."""
 
 from __future__ import annotations
 
-import importlib.util
-import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch.utils.data import Dataset, TensorDataset
 
-from extcon_cli.data.arrays import from_mapping
 from extcon_cli.data.splits import Arrays, Source, Stream
-from extcon_cli.errors import DataError, ExtconError, UsageError
-from extcon_cli.recipe.schema import DataSpec, Task
+from extcon_cli.errors import DataError
+from extcon_cli.recipe.schema import DataSpec
 
 TORCHVISION = {"cifar10": "CIFAR10", "cifar100": "CIFAR100", "mnist": "MNIST", "fashionmnist": "FashionMNIST"}
 CENTER_SHARE = 7 / 8
@@ -79,53 +74,3 @@ class _Resized:
 
     def __call__(self, picture: Any) -> Any:
         return self.transform(picture)
-
-
-def user_function(spec: DataSpec, task: Task, *, trust_code: bool) -> Source:
-    """What `file.py:function` returns: (train, test) datasets, or a mapping with x_train, y_train, x_test, y_test."""
-    place, _, name = spec.dataset.rpartition(":")
-    path = Path(place).expanduser()
-    if not trust_code:
-        raise UsageError(f"data.dataset {spec.dataset!r} runs code: pass --trust-code if you trust {path}")
-    if not path.is_file():
-        raise DataError(f"{path}: no such file (data.dataset {spec.dataset!r})")
-    try:
-        given = _function(path, name)()
-    except ExtconError:
-        raise
-    except Exception as error:
-        raise DataError(f"{spec.dataset}: {type(error).__name__}: {error}") from error
-    if isinstance(given, Mapping):
-        return from_mapping(given, task, spec.dataset)
-    if not (isinstance(given, tuple | list) and len(given) == 2):
-        raise DataError(f"{spec.dataset}: should return (train, test) or a mapping, not a {type(given).__name__}")
-    if all(isinstance(part, TensorDataset) and len(part.tensors) == 2 for part in given):
-        tensors = dict(
-            zip(("x_train", "y_train", "x_test", "y_test"), (*given[0].tensors, *given[1].tensors), strict=True)
-        )
-        return from_mapping(tensors, task, spec.dataset)
-    train, test = (_streamed(part, spec.dataset) for part in given)
-    names = getattr(given[0], "classes", None)
-    return Source(train, test, tuple(map(str, names)) if isinstance(names, tuple | list) else None)
-
-
-def _function(path: Path, name: str) -> Any:
-    path = path.resolve()
-    module_spec = importlib.util.spec_from_file_location(f"extcon_data_{path.stem}", path)
-    if module_spec is None or module_spec.loader is None:
-        raise DataError(f"{path}: is not a Python file")
-    module = sys.modules[module_spec.name] = importlib.util.module_from_spec(module_spec)
-    sys.path.insert(0, str(path.parent))  # as with `python file.py`, files beside it can be imported
-    try:
-        module_spec.loader.exec_module(module)
-    finally:
-        sys.path.remove(str(path.parent))
-    if not callable(getattr(module, name, None)):
-        raise DataError(f"{path}: has no function {name!r}")
-    return getattr(module, name)
-
-
-def _streamed(dataset: Dataset[Any], where: str) -> Stream:
-    if not hasattr(dataset, "__len__") or not hasattr(dataset, "__getitem__"):
-        raise DataError(f"{where}: gives a {type(dataset).__name__}; a dataset with a length is needed")
-    return Stream(dataset, torch.arange(len(dataset)))

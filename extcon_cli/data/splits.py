@@ -1,4 +1,4 @@
-"""Where samples lie: `Arrays` in memory, `Stream` read one by one. Values only; loader.py makes batches of them."""
+"""Where samples lie: `Arrays` in memory, `Stream` read one by one. Values only; they make no batches."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from extcon_cli.data.trees import length, mapped
 from extcon_cli.errors import DataError
 
 
@@ -16,19 +17,15 @@ from extcon_cli.errors import DataError
 class Arrays:
     """Samples in memory."""
 
-    x: Tensor  # (N, ...) inputs; uint8 where they are images, which the loader scales to 0..1
-    y: Tensor  # (N,) int64 classes, or (N, K) float32 targets
+    x: Any  # inputs, a tree of (N, ...); uint8 where they are images, which the loader scales to 0..1
+    y: Any  # targets, a tree of (N, ...): (N,) int64 classes, (N, K) float32 ...
 
     def __len__(self) -> int:
-        return len(self.x)
+        return length(self.x)
 
     def select(self, indices: Tensor) -> Arrays:  # (M,) int64
         """Only these samples, in this order."""
-        return Arrays(self.x[indices], self.y[indices])
-
-    def head(self, count: int) -> Tensor:
-        """The inputs of the first `count` samples: (count, ...)."""
-        return self.x[:count]
+        return Arrays(*(mapped(tree, lambda leaf: leaf[indices]) for tree in (self.x, self.y)))
 
 
 @dataclass(frozen=True)
@@ -45,10 +42,6 @@ class Stream:
         """Only these samples, in this order."""
         return Stream(self.dataset, self.indices[indices])
 
-    def head(self, count: int) -> Tensor:
-        """The inputs of the first `count` samples: (count, ...)."""
-        return torch.stack([as_tensor(self.dataset[int(i)][0]) for i in self.indices[:count]])
-
 
 Split = Arrays | Stream
 
@@ -60,20 +53,8 @@ class Source:
     train: Split
     test: Split
     class_names: tuple[str, ...] | None = None
-
-
-def as_tensor(sample: Any) -> Tensor:
-    """One input as a tensor: (C, H, W) uint8 of a PIL image, tensors and arrays as they are."""
-    if isinstance(sample, Tensor):
-        return sample
-    if type(sample).__module__.startswith("PIL"):
-        from torchvision.transforms.v2.functional import pil_to_tensor
-
-        return pil_to_tensor(sample)
-    try:
-        return torch.as_tensor(sample)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise DataError(f"the dataset gives a {type(sample).__name__} where a tensor should be") from error
+    notes: tuple[str, ...] = ()
+    """What the user should know of it, a line each."""
 
 
 def held_out(count: int, share: float, *, seed: int) -> tuple[Tensor, Tensor]:

@@ -54,7 +54,9 @@ def prepare(
         raise RecipeError("the recipe names no architecture: set model.arch, such as zoo:digits_resnet")
     if shape is None and recipe.model.arch is not None:
         shape = default_input_shape(recipe.model.arch, recipe.model.kwargs) if _resizes(recipe) else None
-    data = open_data(spec, recipe.task, seed=recipe.seed, input_shape=shape, trust_code=trusted)
+    data = open_data(
+        spec, recipe.task, seed=recipe.seed, input_shape=shape, trust_code=trusted, measure=checkpoint is None
+    )
     opened = None
     if checkpoint is None:
         module = build(str(recipe.model.arch), recipe.model.kwargs, trust_code=trusted)
@@ -71,7 +73,17 @@ def prepare(
         stored = opened.checkpoint.metadata.normalize if opened.checkpoint.metadata else None
         if arch.input_shape != data.input_shape or (data.spec.normalize is None and stored is not None):
             known = data.spec.model_copy(update={"normalize": data.spec.normalize or stored})
-            data = open_data(known, recipe.task, seed=recipe.seed, input_shape=arch.input_shape, trust_code=trusted)
+            data = open_data(
+                known,
+                recipe.task,
+                seed=recipe.seed,
+                input_shape=arch.input_shape,
+                trust_code=trusted,
+                measure=False,
+            )
+        data = data.measured()
+    for note in data.notes:
+        emit(Noted(note, warning=True))
     module.float()
     outputs = _output_shape(module, data)
     if data.task == "classification" and data.classes is not None and len(outputs) == 1 and data.classes < outputs[0]:
@@ -88,7 +100,7 @@ def _resizes(recipe: Recipe) -> bool:
 
 def _output_shape(module: nn.Module, data: Data) -> tuple[int, ...]:
     """The shape of one sample's output; runs the model on two samples, in eval mode."""
-    x, _ = next(iter(data.eval_loader("train", device="cpu", batch_size=2)))
+    x, _ = data.example(2, device="cpu")
     training = module.training
     module.eval()
     try:

@@ -76,7 +76,7 @@ def analyse(run: Run) -> PruneRun:
     """Trace the model of a run and find its filters (GateError: none of them can go)."""
     module = run.prepared.module.to(run.device)
     original = copy.deepcopy(module).requires_grad_(False)
-    first = next(iter(run.prepared.data.eval_loader("train", device=run.device)))[0][:2]
+    first = run.prepared.data.example(2, device=run.device)[0]
     spec = run.recipe.model
     examples: list[Inputs] = [(first,), *((first.new_zeros(2, *shape),) for shape in spec.examples)]
     channels = channel_groups(module, examples, ignore_unreached=spec.ignore_unreached)

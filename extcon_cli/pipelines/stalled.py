@@ -146,14 +146,14 @@ def stalled_model(
     module = prepared.module.to(accelerator.device)
     if prepared.recipe.bypass.start == "initialisation":
         _initialise(module, seed)
-    first, _ = next(iter(data.eval_loader("train", device=accelerator.device)))
+    example, _ = data.example(2, device=accelerator.device)
     return Stalled(
         prepared,
         accelerator,
         emit,
         stop or Stop(),
         theta=copy.deepcopy(module.state_dict()),
-        example=(first[:2],),
+        example=(example,),
         loader=data.train_loader(device=accelerator.device, seed=seed),
         task=objective(prepared.recipe.task),
     )

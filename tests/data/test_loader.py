@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset, TensorDataset
 
 from extcon_cli.data.loader import InMemoryLoader, StreamingLoader
+from extcon_cli.data.reading import Reading
 from extcon_cli.data.splits import Stream
+from extcon_cli.data.workers import Reader
 from extcon_cli.errors import DataError
 from extcon_cli.recipe.schema import AugmentSpec, NormalizeSpec
 
@@ -26,6 +30,11 @@ class Noisy(Dataset[tuple[Tensor, int]]):
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         return torch.rand(2) + index, index
+
+
+def streaming(dataset: Dataset[Any], size: int, workers: int = 0, **others) -> StreamingLoader:
+    reader = Reader(Reading((dataset,), name="the set"), workers=workers)
+    return StreamingLoader(Stream(dataset, Y), size, reader=reader, shuffle=True, **others)
 
 
 def in_memory(seed: int = 0, **others) -> InMemoryLoader:
@@ -91,16 +100,15 @@ def test_a_batch_larger_than_the_set_is_the_set():
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_streaming_gives_what_memory_gives(workers):
-    stream = Stream(TensorDataset(X, Y), torch.arange(37))
-    streaming = StreamingLoader(stream, 8, workers=workers, augment=AUGMENT, normalize=NORMALIZE, seed=3, shuffle=True)
+    streamed = streaming(TensorDataset(X, Y), 8, workers, augment=AUGMENT, normalize=NORMALIZE, seed=3)
     memory = in_memory(seed=3)
     for step in (0, 1, 2, 3, 4, 9, 2):
-        assert same(streaming.batch(step), memory.batch(step))
+        assert same(streamed.batch(step), memory.batch(step))
 
 
 def test_random_datasets_repeat_themselves_by_seed_epoch_and_sample():
     def batch(step: int, workers: int) -> tuple[Tensor, Tensor]:
-        return StreamingLoader(Stream(Noisy(), Y), 8, workers=workers, seed=1, shuffle=True).batch(step)
+        return streaming(Noisy(), 8, workers, seed=1).batch(step)
 
     assert same(batch(2, 0), batch(2, 2))
     everything = StreamingLoader(Stream(Noisy(), Y), 37, seed=1, shuffle=True)

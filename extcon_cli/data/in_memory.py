@@ -1,0 +1,66 @@
+"""Batches of a set that lies on the device as a whole. It reads nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from extcon_cli.data.plan import Batch, Plan
+from extcon_cli.data.trees import length, mapped
+from extcon_cli.errors import DataError
+from extcon_cli.recipe.schema import AugmentSpec, NormalizeSpec
+
+
+class InMemoryLoader:
+    """Batches of a set that lies on the device as a whole, images as uint8 until they are used.
+
+    Args:
+        x: inputs, a tree of (N, ...). uint8: scaled to 0..1, then normalised, batch by batch.
+        y: targets, a tree of (N, ...).
+        batch_size: samples in a batch; all samples where there are fewer.
+        augment: random crop and flip of each image, None: none.
+        normalize: (x - mean) / std along dimension 1, None: none.
+        seed: of the order and the augmentation.
+        shuffle: a new order for each epoch, and whole batches only; else as they lie, the last batch shorter.
+    """
+
+    def __init__(
+        self,
+        x: Any,
+        y: Any,
+        batch_size: int,
+        *,
+        device: torch.device | str = "cpu",
+        augment: AugmentSpec | None = None,
+        normalize: NormalizeSpec | None = None,
+        seed: int = 0,
+        shuffle: bool = False,
+    ) -> None:
+        if augment and (augment.crop_padding or augment.flip) and not (isinstance(x, Tensor) and x.dim() == 4):
+            kind = tuple(x.shape) if isinstance(x, Tensor) else f"a {type(x).__name__}"
+            raise DataError(f"data.augment needs images (N, C, H, W); these inputs are {kind}")
+        self._plan = Plan(
+            length(x), batch_size, device=device, augment=augment, normalize=normalize, seed=seed, shuffle=shuffle
+        )
+        self._x, self._y = (mapped(tree, lambda leaf: leaf.to(device)) for tree in (x, y))
+
+    @property
+    def samples(self) -> int:
+        return self._plan.samples
+
+    def __len__(self) -> int:
+        return self._plan.steps
+
+    def batch(self, step: int) -> Batch:
+        number, index = divmod(step, self._plan.steps)
+        epoch = self._plan.epoch(number)
+        part = slice(index * self._plan.batch_size, (index + 1) * self._plan.batch_size)
+        chosen: Any = part if epoch.order is None else epoch.order[part]
+        x, y = (mapped(tree, lambda leaf: leaf[chosen]) for tree in (self._x, self._y))
+        return self._plan.finish(x, y, epoch, part)
+
+    def __iter__(self) -> Iterator[Batch]:
+        return (self.batch(step) for step in range(len(self)))

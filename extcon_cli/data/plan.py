@@ -1,0 +1,100 @@
+"""What an epoch draws at random, and what makes a batch of raw inputs the model's: pure functions of the seed."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from extcon_cli.data.augment import crop_and_flip
+from extcon_cli.data.trees import mapped
+from extcon_cli.recipe.schema import AugmentSpec, NormalizeSpec
+
+Batch = tuple[Any, Any]
+"""Inputs and targets, each a tree of tensors (B, ...) on the device; lists of B trees where sizes differ."""
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """The order, crops and flips of one epoch."""
+
+    order: Tensor | None  # (N,) int64, None: as they lie
+    down: Tensor | None = None  # (N,) int64, None: no augmentation
+    right: Tensor | None = None  # (N,) int64
+    mirror: Tensor | None = None  # (N,) bool
+
+
+class Plan:
+    """The order, crops and flips of each epoch, and what turns raw inputs into the model's."""
+
+    def __init__(
+        self,
+        samples: int,
+        batch_size: int,
+        *,
+        device: torch.device | str,
+        augment: AugmentSpec | None,
+        normalize: NormalizeSpec | None,
+        seed: int,
+        shuffle: bool,
+    ) -> None:
+        self.samples = samples
+        self.batch_size = min(batch_size, samples)
+        self.device = torch.device(device)
+        self.augment = augment if augment and (augment.crop_padding or augment.flip) else None
+        self.seed, self.shuffle = seed, shuffle
+        # whole batches only where a model learns (steady steps, no batch of one for a batch norm)
+        self.steps = samples // self.batch_size if shuffle else -(-samples // self.batch_size)
+        self.normalize = normalize
+        self._affine: tuple[Tensor, Tensor] | None = None
+        self._epoch = -1
+        self._drawn = Epoch(None)
+
+    def epoch(self, number: int) -> Epoch:
+        """What the random numbers of this epoch say; nothing carries over from the epoch before."""
+        if number != self._epoch and (self.shuffle or self.augment):
+            generator = torch.Generator().manual_seed(mix(self.seed, number))
+            order = torch.randperm(self.samples, generator=generator) if self.shuffle else None
+            down = right = mirror = None
+            if self.augment:
+                reach = 2 * self.augment.crop_padding + 1
+                down, right = torch.randint(reach, (2, self.samples), generator=generator)
+                mirror = torch.randint(2, (self.samples,), generator=generator).bool()
+                if not self.augment.flip:
+                    mirror.zero_()
+            move = [None if t is None else t.to(self.device) for t in (order, down, right, mirror)]
+            self._drawn = Epoch(*move)
+        self._epoch = number
+        return self._drawn
+
+    def finish(self, x: Any, y: Any, epoch: Epoch, part: slice) -> Batch:
+        """Raw inputs on the device -> augmented, scaled, normalised."""
+        if self.augment and epoch.down is not None and epoch.right is not None and epoch.mirror is not None:
+            x = crop_and_flip(x, epoch.down[part], epoch.right[part], epoch.mirror[part], self.augment.crop_padding)
+        return mapped(x, self._normalized), y
+
+    def _normalized(self, x: Tensor) -> Tensor:
+        """Images to 0..1 and normalised, other floats normalised; whole numbers stay what they are."""
+        image = x.dtype == torch.uint8
+        if self.normalize is None or not (image or x.is_floating_point()):
+            return x.float() / 255 if image else x
+        if self._affine is None:
+            mean = torch.tensor(self.normalize.mean, dtype=torch.float64)
+            std = torch.tensor(self.normalize.std, dtype=torch.float64)
+            shape = [-1] + [1] * (x.dim() - 2)
+            pair = -mean / std, 1 / (std * 255 if image else std)
+            self._affine = (
+                pair[0].float().view(shape).to(self.device),
+                pair[1].float().view(shape).to(self.device),
+            )
+        shift, scale = self._affine
+        return torch.addcmul(shift, x.float(), scale)
+
+
+def mix(*numbers: int) -> int:
+    """One seed out of several numbers, so that neighbours have nothing in common."""
+    digest = hashlib.blake2b(repr(numbers).encode(), digest_size=7).digest()
+    return int.from_bytes(digest, "big")

@@ -1,0 +1,92 @@
+"""Batches of a set that is read while it is used. The files are read by `Reader`, the rest is here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from extcon_cli.data.plan import Batch, Plan, mix
+from extcon_cli.data.reading import Reading, Request
+from extcon_cli.data.splits import Stream
+from extcon_cli.data.trees import length, mapped
+from extcon_cli.data.workers import Reader
+from extcon_cli.errors import DataError
+from extcon_cli.recipe.schema import AugmentSpec, NormalizeSpec
+
+
+class StreamingLoader:
+    """Batches of a set that is read while it is used.
+
+    A dataset that draws random numbers draws the same ones for the same (seed, epoch, sample).
+    Asking for the next step goes on reading; asking for another one starts there anew.
+
+    Args:
+        reader: reads the split's dataset. None: one of its own, in this process.
+        labels: the targets are class numbers, and checked as they are read.
+        classes: refuse a label that is not below this number.
+    """
+
+    def __init__(
+        self,
+        split: Stream,
+        batch_size: int,
+        *,
+        reader: Reader | None = None,
+        device: torch.device | str = "cpu",
+        augment: AugmentSpec | None = None,
+        normalize: NormalizeSpec | None = None,
+        seed: int = 0,
+        shuffle: bool = False,
+        labels: bool = False,
+        classes: int | None = None,
+    ) -> None:
+        self._plan = Plan(
+            len(split), batch_size, device=device, augment=augment, normalize=normalize, seed=seed, shuffle=shuffle
+        )
+        self._split, self._labels, self._classes = split, labels or classes is not None, classes
+        self._reader = reader or Reader(Reading((split.dataset,), name="the dataset"))
+        self._part = self._reader.part(split.dataset)
+        self._reading: Iterator[Batch] | None = None
+        self._next = -1
+
+    @property
+    def samples(self) -> int:
+        return self._plan.samples
+
+    def __len__(self) -> int:
+        return self._plan.steps
+
+    def batch(self, step: int) -> Batch:
+        number, index = divmod(step, self._plan.steps)
+        epoch = self._plan.epoch(number)
+        if self._reading is None or step != self._next or index == 0:
+            requests = self._requests(number, index, epoch.order)
+            self._reading = self._reader.read(requests, pin=self._plan.device.type == "cuda")
+        self._next = step + 1
+        x, y = next(self._reading)
+        self._check(y)
+        x, y = (mapped(tree, lambda leaf: leaf.to(self._plan.device, non_blocking=True)) for tree in (x, y))
+        start = index * self._plan.batch_size
+        return self._plan.finish(x, y, epoch, slice(start, start + length(x)))
+
+    def __iter__(self) -> Iterator[Batch]:
+        return (self.batch(step) for step in range(len(self)))
+
+    def _requests(self, number: int, index: int, order: Tensor | None) -> list[Request]:
+        """What is left of an epoch from its batch `index` on."""
+        size, seed = self._plan.batch_size, mix(self._plan.seed, number)
+        samples = self._split.indices if order is None else self._split.indices[order.cpu()]
+        parts = (samples[i * size : (i + 1) * size].tolist() for i in range(index, self._plan.steps))
+        return [Request(self._part, part, seed) for part in parts]
+
+    def _check(self, y: object) -> None:
+        if not self._labels:
+            return
+        if not isinstance(y, Tensor) or y.is_floating_point() or y.dim() != 1:
+            kind = f"{y.dtype} {tuple(y.shape)}" if isinstance(y, Tensor) else f"a {type(y).__name__}"
+            raise DataError(f"the dataset's labels should be whole numbers, not {kind}")
+        if int(y.min()) < 0 or (self._classes is not None and int(y.max()) >= self._classes):
+            top = "" if self._classes is None else f" to {self._classes - 1}"
+            raise DataError(f"a label is {int(y.min())} or {int(y.max())}; labels should run from 0{top}")
