@@ -53,6 +53,7 @@ def common(
 
 def main() -> None:
     """The console script: exit codes as in docs/guide/ci.md; EXTCON_DEBUG=1 shows tracebacks and warnings."""
+    _sleep_while_waiting()
     debugging = bool(os.environ.get("EXTCON_DEBUG"))
     if not debugging:
         warnings.simplefilter("ignore")  # of the libraries; extcon says what users should know through events
@@ -66,6 +67,15 @@ def main() -> None:
         code = _translate(error)
     _flush()
     sys.exit(code or 0)
+
+
+def _sleep_while_waiting() -> None:
+    """OpenMP's threads sleep while they wait for each other, so that beside other processes a core is free for these.
+
+    OpenMP reads its variables when torch is imported. docs/results/cost.md has what it costs and gains.
+    """
+    if not any(name in os.environ for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")):
+        os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
 
 
 def _translate(error: BaseException) -> int | str | None:

@@ -20,6 +20,7 @@ def bypass(
     overrides: o.SetOption = None,
     seed: o.SeedOption = None,
     device: o.DeviceOption = None,
+    threads: o.ThreadsOption = None,
     resume: o.ResumeOption = False,
     force: o.ForceOption = False,
     ignore_probe: Annotated[
@@ -41,6 +42,7 @@ def bypass(
 
     Example: `extcon bypass model.pt --set bypass.extensions=[widen] --ignore-probe --json`
     """
+    o.set_threads(threads)
     checkpoint = o.checkpoint_file(checkpoint)
     output = out or checkpoint.with_name(f"{checkpoint.stem}.bypassed.safetensors")
     overwrite = o.check_output(output, force=force, resume=resume, suffixes=[".safetensors"])

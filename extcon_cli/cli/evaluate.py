@@ -19,6 +19,7 @@ def evaluate(
     overrides: o.SetOption = None,
     seed: o.SeedOption = None,
     device: o.DeviceOption = None,
+    threads: o.ThreadsOption = None,
     as_json: o.JsonOption = False,
     quiet: o.QuietOption = False,
     report: o.ReportOption = None,
@@ -31,6 +32,7 @@ def evaluate(
 
     Example: `extcon evaluate model.pt --split validation --json`
     """
+    o.set_threads(threads)
     if split not in SPLITS:
         raise UsageError(f"--split {split}: should be one of {', '.join(SPLITS)}")
     checkpoint = o.checkpoint_file(checkpoint)

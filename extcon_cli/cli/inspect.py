@@ -22,6 +22,7 @@ def inspect(
     as_json: o.JsonOption = False,
     quiet: o.QuietOption = False,
     device: o.DeviceOption = None,
+    threads: o.ThreadsOption = None,
     report: o.ReportOption = None,
     trust_code: o.TrustCodeOption = False,
     trust_pickle: o.TrustPickleOption = False,
@@ -34,6 +35,7 @@ def inspect(
 
     Example: `extcon inspect sample_models/digits_mlp_stalled.pt --data`
     """
+    o.set_threads(threads)
     checkpoint = o.checkpoint_file(checkpoint)
     o.check_reports(report)
     resolved = o.find_recipe("inspect", recipe, checkpoint, overrides)

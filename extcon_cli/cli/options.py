@@ -21,6 +21,7 @@ from extcon_cli.recipe.load import Resolved, resolve
 from extcon_cli.recipe.schema import Recipe
 
 RECIPE, RUN, OUTPUT, TRUST = "Recipe", "Run", "Output", "Trust"
+MOST_THREADS = 1024
 FLAG = ""
 """What help shows as the value of an option that takes none."""
 
@@ -71,6 +72,16 @@ DeviceOption = Annotated[
         "--device", metavar="NAME", help="cpu, cuda, cuda:1, mps. Default: the best there is.", rich_help_panel=RUN
     ),
 ]
+ThreadsOption = Annotated[
+    int | None,
+    typer.Option(
+        "--threads",
+        metavar="N",
+        parser=whole,
+        help="CPU threads, like OMP_NUM_THREADS. Default: what suits the model and is fastest here.",
+        rich_help_panel=RUN,
+    ),
+]
 ResumeOption = Annotated[
     bool,
     typer.Option("--resume", metavar=FLAG, help="Go on with the interrupted run in OUT.run/.", rich_help_panel=RUN),
@@ -109,6 +120,15 @@ TrustPickleOption = Annotated[
         "--trust-pickle", metavar=FLAG, help="Load a pickled module; it can run any code.", rich_help_panel=TRUST
     ),
 ]
+
+
+def set_threads(number: int | None) -> None:
+    """Compute with so many CPU threads (None: as the environment says). Before torch is imported, which reads it."""
+    if number is None:
+        return
+    if not 1 <= number <= MOST_THREADS:
+        raise UsageError(f"--threads {number}: should lie between 1 and {MOST_THREADS}")
+    os.environ["OMP_NUM_THREADS"] = str(number)
 
 
 def find_recipe(

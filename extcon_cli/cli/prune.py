@@ -34,6 +34,7 @@ def prune(
     overrides: o.SetOption = None,
     seed: o.SeedOption = None,
     device: o.DeviceOption = None,
+    threads: o.ThreadsOption = None,
     resume: o.ResumeOption = False,
     force: o.ForceOption = False,
     as_json: o.JsonOption = False,
@@ -54,6 +55,7 @@ def prune(
 
     Example: `extcon prune masked.pt --already-zero`
     """
+    o.set_threads(threads)
     if ratio is not None and not 0 < ratio < 1:
         raise UsageError(f"--ratio {ratio:g}: should lie between 0 and 1, such as 0.5 for half of the filters")
     if max_drop is not None and not max_drop >= 0:

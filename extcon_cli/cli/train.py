@@ -21,6 +21,7 @@ def train(
     overrides: o.SetOption = None,
     seed: o.SeedOption = None,
     device: o.DeviceOption = None,
+    threads: o.ThreadsOption = None,
     resume: o.ResumeOption = False,
     force: o.ForceOption = False,
     as_json: o.JsonOption = False,
@@ -37,6 +38,7 @@ def train(
 
     Example: `extcon train digits.pt --recipe mine.yaml --set train.epochs=5`
     """
+    o.set_threads(threads)
     if checkpoint is None and recipe is None:
         raise UsageError("nothing to train: give --recipe FILE|NAME (see `extcon recipe list`), or a checkpoint")
     if checkpoint is not None:

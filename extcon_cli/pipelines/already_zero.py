@@ -88,6 +88,7 @@ def already_zero(
             recipe=to_dict(opened.recipe),
             seed=recipe.seed,
             device="cpu",
+            threads=torch.get_num_threads(),
             seconds={"total": time.monotonic() - began},
         ),
     )

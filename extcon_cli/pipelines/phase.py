@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from extcon_cli.events import Emit, Event, PhaseEnded, PhaseStarted, Progress
+from extcon_cli.events import Emit, Event, Noted, PhaseEnded, PhaseStarted, Progress
 from extcon_cli.recipe.schema import Task
 from extcon_cli.report.records import Metrics, PhaseRecord, ValidationCurve
 from extcon_cli.training.interrupt import Stop
@@ -97,13 +97,18 @@ def run_phase(
         if run is not None:
             run.save(name, {**state(), "more": dict(more_state()) if more_state is not None else {}})
 
+    threads = run.threads if run is not None else None
+    if threads is not None:
+        threads.new_phase()
     emit(PhaseStarted(name, title, trainer.total))
     if trainer.done:
         emit(Progress(name, trainer.done))
     if validation is not None and validation.before and resume_state is None:
         history.validate(trainer, validation)
     epoch = len(trainer.loader)
+    stepped = time.perf_counter()
     for step in trainer:
+        took = time.perf_counter() - stepped
         extra = after_step(step) if after_step is not None else None
         history.add(step)
         if validation is not None and (step.last or (step.index + 1) % (epoch * validation.every) == 0):
@@ -126,8 +131,12 @@ def run_phase(
         if stop is not None and stop.requested:
             save()
             raise KeyboardInterrupt
-        if run is not None and run.due():
+        said = threads.watch(took) if threads is not None else None
+        if said is not None:
+            emit(Noted(said))
+        if run is not None and (said is not None or run.due()):
             save()
+        stepped = time.perf_counter()
     trainer.check()
     save()
     if history.best_model is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -14,7 +15,7 @@ from torch import nn
 from extcon_cli.checkpoint.trust import UNTRUSTED, Trust
 from extcon_cli.checkpoint.write import check_writable
 from extcon_cli.errors import Interrupted
-from extcon_cli.events import Emit, PhaseEnded, PhaseStarted, RunStarted, Saved, ignore
+from extcon_cli.events import Emit, Noted, PhaseEnded, PhaseStarted, RunStarted, Saved, ignore
 from extcon_cli.pipelines.measure import measured
 from extcon_cli.pipelines.output import check_output, data_metadata, write_output
 from extcon_cli.pipelines.phase import Validation, interruptible, tee_events
@@ -25,8 +26,9 @@ from extcon_cli.report.measure import measure
 from extcon_cli.report.records import Metrics, ModelStats, Record, RunFacts
 from extcon_cli.training.device import Accelerator, create_accelerator
 from extcon_cli.training.interrupt import Stop, graceful
-from extcon_cli.training.objective import evaluate
+from extcon_cli.training.objective import evaluate, prediction
 from extcon_cli.training.run_directory import ResumeState, RunDirectory
+from extcon_cli.training.threads import Threads, available, choose, given
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,7 @@ class Run:
     stop: Stop
     force: bool
     began: float
+    threads: Threads
     seconds: dict[str, float] = field(default_factory=dict)
     """Of each phase that is over."""
 
@@ -112,6 +115,7 @@ class Run:
             recipe=to_dict(self.recipe),
             seed=self.recipe.seed,
             device=str(self.device),
+            threads=self.threads.number,
             seconds={**self.seconds, "total": time.monotonic() - self.began},
         )
 
@@ -160,15 +164,51 @@ def start_run(
     emit = tee_events(emit, directory)
     subject = str(checkpoint or prepared.recipe.model.arch)
     emit(RunStarted(command, subject, str(output), str(accelerator.device), recipe.seed))
+    before = torch.get_num_threads()
     with graceful() as stop:
         try:
-            yield Run(checkpoint, output, prepared, accelerator, directory, kept, emit, stop, force, began)
+            threads = _threads(prepared, accelerator.device, directory, emit)
+            yield Run(checkpoint, output, prepared, accelerator, directory, kept, emit, stop, force, began, threads)
         except KeyboardInterrupt as error:
             raise Interrupted(
                 f"interrupted; the state is kept in {directory.path}: repeat the command with --resume to go on"
             ) from error
+        finally:
+            torch.set_num_threads(before)
 
 
 def _inputs(command: str, prepared: Prepared) -> Mapping[str, str | None]:
     """What decides the result beside the recipe."""
     return {"command": command, "checkpoint": prepared.opened.checkpoint.sha256 if prepared.opened else None}
+
+
+def _threads(prepared: Prepared, device: torch.device, directory: RunDirectory, emit: Emit) -> Threads:
+    """The number of threads of a run: the user's, that of the run it goes on with, or what is best for the model."""
+    before, user = directory.kept_threads, given()
+    if user is not None:
+        threads = Threads(user, "as set")
+        if before not in (None, user):
+            emit(Noted(f"the run began with another number of threads, {before}: last bits may differ", warning=True))
+    elif before is not None:
+        threads = Threads(before, "as the run began", fixed=before == 1)
+    elif device.type != "cpu":
+        threads = Threads(available(), f"the work is done by {device}")
+    else:
+        threads = _chosen(prepared)
+    directory.begin_threads(threads)
+    emit(Noted(str(threads)))
+    return threads
+
+
+def _chosen(prepared: Prepared) -> Threads:
+    """What is best for training the model, tried on a copy of it."""
+    data = prepared.data
+    x, _ = data.train_loader(device="cpu", seed=0).batch(0)
+    trial = copy.deepcopy(prepared.module).eval()
+
+    def step() -> None:
+        torch.autograd.backward(prediction(trial(x)).square().mean())
+        trial.zero_grad()
+
+    with torch.random.fork_rng(devices=[]):
+        return choose(trial, x[:2], len(x), step)

@@ -46,6 +46,8 @@ class RunFacts:
     """As resolved, with all that was filled in."""
     seed: int
     device: str
+    threads: int
+    """Of the CPU, at the end of the run."""
     seconds: Mapping[str, float]
     """Wall time of each phase, and `total`."""
 

@@ -1,6 +1,7 @@
 """`OUT.run/`: the recipe, the events and a resumable state of one run. It knows nothing of what the state means.
 
-Files: recipe.yaml (for people), events.jsonl, state.pt (written whole or not at all, loaded with weights_only).
+Files: recipe.yaml (for people), events.jsonl, state.pt (written whole or not at all, loaded with weights_only),
+threads.json (with how many threads the run began).
 """
 
 from __future__ import annotations
@@ -21,8 +22,9 @@ import yaml
 from extcon_cli.errors import CheckpointError, UsageError
 from extcon_cli.events import Event
 from extcon_cli.recipe.schema import Recipe
+from extcon_cli.training.threads import Threads
 
-FILES = ("recipe.yaml", "events.jsonl", "state.pt")
+FILES = ("recipe.yaml", "events.jsonl", "state.pt", "threads.json")
 
 SAVE_EVERY = 3.0
 """Seconds between two periodic saves, or 100 times what a save takes where that is longer."""
@@ -51,12 +53,18 @@ class RunDirectory:
         self.identity = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
         self._inputs = dict(inputs)
         self._saved_at, self._save_took = time.monotonic(), 0.0
+        self.threads: Threads | None = None
+        """Of the run; None until `begin_threads`."""
+        self.kept_threads: int | None = None
+        """The number of them where a run that goes on stopped; None: there is none, or it is not known."""
 
     def begin(self, *, resume: bool) -> ResumeState | None:
         """Prepare the folder; the kept (phase, payload) where `resume` finds one, else start anew.
 
         UsageError where the kept run is one of another recipe or another input.
         """
+        if resume:
+            self.kept_threads = self._threads_at_begin()
         kept = self.load() if resume else None
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -68,10 +76,23 @@ class RunDirectory:
             raise UsageError(f"{self.path}: cannot be written: {error.strerror or error}") from error
         return kept
 
+    def begin_threads(self, threads: Threads) -> None:
+        """Compute with these from now on, and keep their number for a run that goes on."""
+        self.threads = threads
+        threads.apply()
+        text = json.dumps({"identity": self.identity, "threads": threads.number})
+        write_whole(self.path / "threads.json", lambda file: file.write(text.encode()))
+
     def save(self, phase: str, payload: Mapping[str, Any]) -> None:
         """Keep the state of this moment, atomically; payload: tensors, numbers, text, in dicts, lists, tuples."""
         began = time.monotonic()
-        state = {"identity": self.identity, "inputs": self._inputs, "phase": phase, "payload": dict(payload)}
+        state = {
+            "identity": self.identity,
+            "inputs": self._inputs,
+            "phase": phase,
+            "payload": dict(payload),
+            "threads": torch.get_num_threads(),
+        }
         write_whole(self.path / "state.pt", lambda file: torch.save(state, file))
         self._saved_at = time.monotonic()
         self._save_took = self._saved_at - began
@@ -88,6 +109,7 @@ class RunDirectory:
         try:
             state = torch.load(path, map_location="cpu", weights_only=True)
             identity, inputs, phase, payload = (state[k] for k in ("identity", "inputs", "phase", "payload"))
+            self.kept_threads = int(state["threads"])
         except Exception as error:  # whatever torch makes of a foreign or broken file
             raise CheckpointError(f"{path}: cannot be read; start anew without --resume") from error
         if identity != self.identity:
@@ -95,6 +117,14 @@ class RunDirectory:
             what = f"another {changed[0]}" if changed else "another recipe"
             raise UsageError(f"{self.path}: is of a run with {what}; repeat that one, or start anew without --resume")
         return ResumeState(phase, payload)
+
+    def _threads_at_begin(self) -> int | None:
+        """With how many threads this same run began; they count until it has kept a state."""
+        try:
+            kept = json.loads((self.path / "threads.json").read_text())
+            return int(kept["threads"]) if kept["identity"] == self.identity else None
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
 
     def log(self, event: Event) -> None:
         """Append an event as one JSON line."""

@@ -25,6 +25,7 @@ def bypassed() -> BypassResult:
         "output": "net.bypassed.safetensors",
         "seed": 0,
         "device": "cpu",
+        "threads": 1,
         "recipe": {},
         "before": side,
         "after": side,

@@ -34,6 +34,7 @@ def pruned(filters: int = 6, checkpoint: str = "net.pt") -> PruneResult:
         "output": "net.pruned.safetensors",
         "seed": 0,
         "device": "cpu",
+        "threads": 1,
         "recipe": {"prune": {"ratio": 0.5}},
         "before": {"metrics": metrics, "params": 2000, "macs": 3e6, "bytes": 8000, "latency": {"1": 1e-3, "64": 2e-2}},
         "after": {"metrics": metrics, "params": 500, "macs": 1e6, "bytes": 2000, "latency": {"1": 9e-4, "64": 1e-2}},
