@@ -1,0 +1,67 @@
+"""Ridge regression from its normal equations, centred where a bias can take the mean. Mathematics only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+
+@dataclass
+class NormalEquations:
+    """Sums over positions of x x^T, x r^T, x and r, for g groups at once; added up in float64."""
+
+    count: int = 0
+    xx: Tensor | float = field(default=0.0)  # (g, c, c)
+    xr: Tensor | float = field(default=0.0)  # (g, c, o)
+    x: Tensor | float = field(default=0.0)  # (g, c)
+    r: Tensor | float = field(default=0.0)  # (g, o)
+
+    def add(
+        self,
+        x: Tensor,  # (positions, g, c) what the map reads
+        r: Tensor,  # (positions, g, o) what its outputs lack
+    ) -> None:
+        """Positions more."""
+        wide = torch.promote_types(x.dtype, torch.float32)
+        x, r = x.to(wide).transpose(0, 1), r.to(wide).transpose(0, 1)
+        self.count += x.shape[1]
+        self.xx = self.xx + (x.transpose(1, 2) @ x).double()
+        self.xr = self.xr + (x.transpose(1, 2) @ r).double()
+        self.x = self.x + x.sum(1).double()
+        self.r = self.r + r.sum(1).double()
+
+    def covariance(self, *, centred: bool = True) -> Tensor:
+        """E[(x - m)(x - m)^T], m = E[x] or 0: (g, c, c)."""
+        assert isinstance(self.xx, Tensor)
+        return self._centred(self.xx, self.x, self.x, centred)
+
+    def solve(self, ridge: float, *, centred: bool) -> tuple[Tensor, Tensor]:
+        """The change D of a weight, (g, o, c), and that of the bias, (g, o), that bring r nearest to zero:
+
+            min over D, e:  E ||r - D x - e||^2 + ridge * mean(diag C) * ||D||^2,   C = cov(x).
+
+        D = cov(r, x) (C + ridge mean(diag C))^-1, and e = E[r] - D E[x]; without `centred` e = 0, and moments
+        about zero stand for covariances. The mean of the diagonal is over what varies.
+        """
+        assert isinstance(self.xr, Tensor)
+        assert isinstance(self.r, Tensor)
+        gram = self.covariance(centred=centred)
+        cross = self._centred(self.xr, self.x, self.r, centred)
+        diagonal = gram.diagonal(dim1=1, dim2=2)
+        varies = diagonal > 1e-12 * diagonal.amax(1, keepdim=True).clamp_min(1e-300)
+        mean = (diagonal * varies).sum(1) / varies.sum(1).clamp_min(1)
+        pull = torch.where(varies, ridge * mean[:, None], mean[:, None].clamp_min(1e-30))
+        found = torch.linalg.solve(gram + torch.diag_embed(pull), cross).transpose(1, 2)
+        found = found * varies[:, None]
+        if not centred:
+            return found, torch.zeros_like(self.r)
+        return found, (self.r - (found @ torch.as_tensor(self.x)[..., None]).squeeze(-1)) / self.count
+
+    def _centred(self, sums: Tensor, left: Tensor | float, right: Tensor | float, centred: bool) -> Tensor:
+        mean = sums / self.count
+        if not centred:
+            return mean
+        left, right = torch.as_tensor(left), torch.as_tensor(right)
+        return mean - (left / self.count)[..., None] * (right / self.count)[:, None]
