@@ -12,7 +12,9 @@ from torch import Tensor
 from extcon_cli.catalyst.bifurcation import Bifurcation, Flow, Penalty, Proximal
 from extcon_cli.catalyst.compensate import Compensation, fit_compensation
 from extcon_cli.catalyst.filters import norms
-from extcon_cli.errors import GateError
+from extcon_cli.catalyst.hand_over import hand_over
+from extcon_cli.errors import GateError, TraceError
+from extcon_cli.events import Noted
 from extcon_cli.pipelines.phase import run_phase
 from extcon_cli.pipelines.prune_run import PruneRun
 from extcon_cli.report.records import PhaseRecord
@@ -42,17 +44,21 @@ def bifurcate(pruning: PruneRun, selected: Tensor, resume_state: Mapping[str, An
     total = 0 if spec.method == "none" else total_steps(spec, steps_per_epoch)
     shrinking = _shrinking(pruning, selected, total)
     compensation = _compensation(pruning, selected, every=max(1, round(spec.shrink * total) // MOVES))
+    sequential = _Sequential(pruning, selected)
     trace = TraceRecorder(shrinking, every=max(1, total // TRACE_POINTS))
     if resume_state is not None:
         shrinking.load_state_dict(resume_state["more"]["bifurcation"])
         trace.load_state_dict(resume_state["more"]["trace"])
         if compensation is not None:
             compensation.load_state_dict(resume_state["more"]["compensation"])
+        sequential.done = resume_state["more"]["handed_over"]
 
     def shrink(step: Step | None) -> dict[str, float]:
         fallen = shrinking.step(step.lr if step is not None else 0.0)
         if compensation is not None:
             compensation.step(fallen)
+        if shrinking.missing == 0:
+            sequential.run()
         trace.add()
         return {"decided": shrinking.number, "dead": shrinking.dead}
 
@@ -74,6 +80,7 @@ def bifurcate(pruning: PruneRun, selected: Tensor, resume_state: Mapping[str, An
                 "selected": selected,
                 "bifurcation": shrinking.state_dict(),
                 "compensation": compensation.state_dict() if compensation is not None else None,
+                "handed_over": sequential.done,
                 "trace": trace.state_dict(),
             },
         )
@@ -87,6 +94,7 @@ def bifurcate(pruning: PruneRun, selected: Tensor, resume_state: Mapping[str, An
             f"the target is missed: {shrinking.missing} of {int(selected.sum())} decided filters are not zero after "
             f"{total} steps of {spec.method}; raise prune.bifurcate.strength, take more steps, or use method: flow"
         )
+    sequential.run()
     return Shrunk(selected, trace.record(), phases)
 
 
@@ -102,9 +110,9 @@ def _shrinking(pruning: PruneRun, selected: Tensor, total: int) -> Bifurcation:
 
 
 def _compensation(pruning: PruneRun, selected: Tensor, every: int) -> Compensation | None:
-    """Least squares for what reads the selected filters, where the recipe asks for it."""
+    """Least squares for what reads the selected filters while they shrink, where the recipe asks for it."""
     spec, run = pruning.spec.compensate, pruning.run
-    if not spec.enabled:
+    if not spec.enabled or spec.hand_over != "local":
         return None
     batches = pruning.batches(3, max(1, -(-spec.images // run.prepared.data.spec.batch_size)))
     with run.phase("compensate", "Fitting stand-ins", reported=False):
@@ -118,6 +126,28 @@ def _compensation(pruning: PruneRun, selected: Tensor, every: int) -> Compensati
             ridge=spec.ridge,
             every=every,
         )
+
+
+@dataclass
+class _Sequential:
+    """The sequential hand-over, once the selected filters are zero, where the recipe asks for it."""
+
+    pruning: PruneRun
+    selected: Tensor
+    done: bool = False
+
+    def run(self) -> None:
+        """Do it, unless it is done."""
+        pruning, spec = self.pruning, self.pruning.spec.compensate
+        if self.done or not spec.enabled or spec.hand_over != "sequential":
+            return
+        self.done = True
+        batches = [(inputs,) for inputs, _ in pruning.batches(3, 1, spec.images)]
+        arguments = pruning.module, pruning.original, pruning.channels, pruning.filters, self.selected
+        try:
+            hand_over(*arguments, batches, ridge=spec.ridge)
+        except TraceError as error:
+            pruning.run.emit(Noted(f"nothing was handed over: {error}", warning=True))
 
 
 class TraceRecorder:

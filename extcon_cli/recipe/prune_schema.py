@@ -102,18 +102,21 @@ class BifurcateSpec(Duration):
 
 
 class CompensateSpec(Section):
-    """Least squares: in each map that reads them, the channels that stay stand in for those that go.
-
-    The work is handed over in proportion as a channel shrinks; at once where it is set to zero at once."""
+    """Least squares: the channels that stay stand in for those that go."""
 
     enabled: bool = True
     """Whether to do it."""
 
+    hand_over: Literal["sequential", "local"] = "local"
+    """`sequential`: once the channels are zero, front to back, every linear map behind them so that what follows it
+    is as in the original model, and batch norms with it. `local`: each map that reads them by itself, in proportion
+    as they shrink."""
+
     images: PositiveInt = 512
-    """Training samples that the Gram matrix of the layer's inputs is summed over."""
+    """Training samples that it is fitted on. `sequential` runs them as one batch."""
 
     ridge: PositiveFloat = 1e-3
-    """Pull towards the old weights, as a share of the mean of the Gram matrix's diagonal."""
+    """Pull towards the old weights, as a share of the mean square, or variance, of what a map reads."""
 
 
 class FinetuneOptimizer(OptimizerSpec):

@@ -98,14 +98,15 @@ def test_the_bifurcation_is_recorded_for_the_report(dense: Path, tmp_path: Path)
 
 
 @pytest.mark.parametrize("moment", ["bifurcate", "flow over", "removal", "finetune"])
-@pytest.mark.parametrize("compensate", [False, True])
+@pytest.mark.parametrize("compensate", ["none", "local", "sequential"])
 def test_killed_and_resumed_gives_the_same_bytes(
-    dense: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str, compensate: bool
+    dense: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str, compensate: str
 ) -> None:
     monkeypatch.setattr(run_directory, "SAVE_EVERY", 0.0)
     monkeypatch.setattr(run_directory.RunDirectory, "due", lambda self: True)
     monkeypatch.setattr(phase, "PROGRESS_EVERY", 0.0)
-    wanted = recipe(compensate={"enabled": compensate, "images": 200})
+    over = {"enabled": False} if compensate == "none" else {"hand_over": compensate, "images": 200}
+    wanted = recipe(compensate=over)
     whole, parts = tmp_path / "a/net.safetensors", tmp_path / "b/net.safetensors"
     for path in (whole, parts):
         path.parent.mkdir()
