@@ -24,16 +24,17 @@ from extcon_cli.pipelines.bypass import strategies
 from extcon_cli.pipelines.prepare import prepare
 from extcon_cli.pipelines.stalled import Stalled, stalled_model
 from extcon_cli.recipe.schema import OptimizerSpec, Recipe
+from extcon_cli.tasks import Task
+from extcon_cli.tasks.base import prediction
 from extcon_cli.training.device import create_accelerator
 from extcon_cli.training.loop import Batches
-from extcon_cli.training.objective import Objective, objective, prediction
 from extcon_cli.training.optim import lr_factor, optimizer, total_steps
 
 
 class Stack:
     """The parameters of equal modules, stacked: (S, ...). The modules' own, and their gradients, become views."""
 
-    def __init__(self, modules: Sequence[nn.Module], task: Objective) -> None:
+    def __init__(self, modules: Sequence[nn.Module], task: Task) -> None:
         if any(True for _ in modules[0].buffers()):
             raise UsageError("a module with buffers cannot be stacked")
         base = copy.deepcopy(modules[0]).train()
@@ -47,7 +48,7 @@ class Stack:
                 own[name].data = values
                 if own[name].requires_grad:
                     own[name].grad = gradient
-        self.losses = vmap(lambda p, x, y: task(prediction(functional_call(base, p, (x,))), y))
+        self.losses = vmap(lambda p, x, y: task.loss(prediction(functional_call(base, p, (x,))), y))
 
     def backward(self, x: Tensor, y: Tensor) -> Tensor:
         """The loss of each seed, its gradient added: (S,)."""
@@ -70,7 +71,7 @@ class Stack:
 def steps(
     modules: Callable[[], Sequence[nn.Module]],
     loaders: Sequence[Batches],
-    task: Objective,
+    task: Task,
     spec: OptimizerSpec,
     factors: Sequence[float],
     penalty: Callable[[], Sequence[Tensor]] = lambda: (),
@@ -111,7 +112,7 @@ def stalled(recipe: Recipe, seeds: int) -> list[nn.Module]:
     spec = recipe.train
     total = total_steps(spec, len(loaders[0]))
     factors = [lr_factor(spec.schedule, step, total) for step in range(total)]
-    for _ in steps(lambda: modules, loaders, objective(recipe.task), spec.optimizer, factors):
+    for _ in steps(lambda: modules, loaders, prepared[0].task, spec.optimizer, factors):
         pass
     return modules
 

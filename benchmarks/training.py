@@ -30,6 +30,7 @@ from extcon_cli.data.loader import InMemoryLoader
 from extcon_cli.events import ignore
 from extcon_cli.pipelines.phase import run_phase, tee_events
 from extcon_cli.recipe.schema import NormalizeSpec, OptimizerSpec, Recipe, TrainSpec
+from extcon_cli.tasks import Classification
 from extcon_cli.training.device import create_accelerator
 from extcon_cli.training.loop import Step, Trainer
 from extcon_cli.training.objective import objective
@@ -110,7 +111,7 @@ def measure(arch: str, shape: tuple[int, ...], chunk: int, chunks: int, device: 
         x, y, BATCH, device=device, normalize=NormalizeSpec(mean=(MEAN,), std=(STD,)), shuffle=True
     )
     spec = TrainSpec(steps=total, optimizer=OptimizerSpec(lr=0.05))
-    goal = objective("classification")
+    goal = objective(Classification())
     trainer = Trainer(models[0], batches, spec, objective=goal, accelerator=create_accelerator(str(device)))
     with tempfile.TemporaryDirectory() as folder:
         run = RunDirectory(Path(folder) / "out.run", Recipe(), {})

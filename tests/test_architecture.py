@@ -23,7 +23,8 @@ ALLOWED = {
     "recipe": {"errors"},
     "checkpoint": {"channels", "recipe", "errors", "events"},
     "data": {"recipe", "errors", "events"},
-    "training": {"recipe", "errors", "events"},
+    "tasks": {"channels", "errors"},
+    "training": {"tasks", "recipe", "errors", "events"},
     "report": {"channels", "recipe", "errors", "events"},
 }
 ALLOWED["pipelines"] = set(ALLOWED)

@@ -25,9 +25,9 @@ from torch import Tensor, nn
 from extcon_cli.bypass.contraction import ContractionSettings, Method
 from extcon_cli.bypass.extension import Form
 from extcon_cli.bypass.strategies import EXTENSIONS
-from extcon_cli.bypass.strategies.base import Inputs, PhaseSteps, Scoring, StepInfo, StrategyContext, StrategySettings
+from extcon_cli.bypass.strategies.base import PhaseSteps, Scoring, StepInfo, StrategyContext, StrategySettings
 from extcon_cli.channels import Difference, channel_groups, difference
-from extcon_cli.channels.compare import random_batches
+from extcon_cli.channels.compare import Inputs, random_batches
 from extcon_cli.errors import UsageError
 
 ByUnits = Literal["mirror", "widen", "revive"]

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from extcon_cli.bypass.extension import Extended, Site
-from extcon_cli.channels.compare import tensors_in
+from extcon_cli.channels.compare import Inputs, call, tensors_in
 from extcon_cli.channels.modules import evaluating
 
 Method = Literal["radius", "proximal", "penalty", "controlled"]
@@ -78,7 +78,7 @@ class ContractionSchedule:
         settings: ContractionSettings = ContractionSettings(),
         *,
         steps: int,
-        example: tuple[Any, ...] | None = None,
+        example: Inputs | None = None,
     ) -> None:
         self.extended, self.settings, self.steps, self.example = extended, settings, steps, example
         self.gamma = settings.gamma
@@ -123,7 +123,7 @@ class ContractionSchedule:
         if self.example is None:
             return []
         with evaluating(self.extended):
-            return tensors_in(self.extended(*self.example))
+            return tensors_in(call(self.extended, self.example))
 
     def _shrink(self, lr: float) -> None:
         """Scale the diagonals of the open sites to the norms that they may have."""

@@ -7,7 +7,7 @@ Where the forward pass cannot be rewritten, as with most of transformers' models
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any, Literal
@@ -18,6 +18,7 @@ from torch.fx.passes.shape_prop import ShapeProp
 
 from extcon_cli.bypass.psi import Applied, Psi
 from extcon_cli.bypass.swap import activations, channel_axis, sharing
+from extcon_cli.channels.compare import Inputs, call
 from extcon_cli.errors import GateError, TraceError, UsageError
 
 Form = Literal["auto", "strict", "relaxed"]
@@ -66,7 +67,7 @@ class Extended(nn.Module):
 
 
 def extend(
-    model: nn.Module, example_inputs: tuple[Any, ...], *, form: Form = "auto", layers: Sequence[str] = ("*",)
+    model: nn.Module, example_inputs: Inputs, *, form: Form = "auto", layers: Sequence[str] = ("*",)
 ) -> Extended:
     """Embed the model: outputs bit for bit the same, parameters shared with `model`.
 
@@ -87,7 +88,7 @@ def extend(
         model.eval()
         extended.eval()
         with torch.no_grad():
-            before, after = (_tensors(each(*example_inputs)) for each in (model, extended))
+            before, after = (_tensors(call(each, example_inputs)) for each in (model, extended))
         if not all(torch.equal(x, y) for x, y in zip(before, after, strict=True)):
             raise GateError("embedding would change the model's outputs: an activation works in place on what is "
                             "read again, or an output is not finite; leave it out with bypass.layers")  # fmt: skip
@@ -96,7 +97,9 @@ def extend(
     return extended.train(training)
 
 
-def _rewritten(model: nn.Module, example: tuple[Any, ...], form: Form, layers: Sequence[str], like: Tensor) -> Extended:
+def _rewritten(model: nn.Module, example: Inputs, form: Form, layers: Sequence[str], like: Tensor) -> Extended:
+    if isinstance(example, Mapping):
+        raise TraceError("the model takes its inputs by name; it is extended by its modules alone")
     fit, infer = (_graph(model.train(mode)) for mode in (True, False))
     with torch.no_grad():
         ShapeProp(infer).propagate(*example)
@@ -112,7 +115,7 @@ def _rewritten(model: nn.Module, example: tuple[Any, ...], form: Form, layers: S
 
 
 def _swapped(
-    model: nn.Module, example: tuple[Any, ...], form: Form, layers: Sequence[str], like: Tensor, error: TraceError
+    model: nn.Module, example: Inputs, form: Form, layers: Sequence[str], like: Tensor, error: TraceError
 ) -> Extended:
     """A copy over the same parameters, with psi in the places of activation modules (TraceError: there are none)."""
     tree = sharing(model)

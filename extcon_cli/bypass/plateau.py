@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from extcon_cli.bypass.extension import Extended
+from extcon_cli.channels.compare import Inputs, call
 from extcon_cli.channels.modules import evaluating
 
 RARE = 0.01
@@ -47,7 +47,7 @@ def slope(losses: Sequence[float]) -> Slope:
 
 
 @torch.no_grad()
-def dead_units(extended: Extended, inputs: Callable[[], Iterable[Any]]) -> dict[str, UnitCounts]:
+def dead_units(extended: Extended, inputs: Callable[[], Iterable[Inputs]]) -> dict[str, UnitCounts]:
     """The channels of each site, over all samples and places. Two passes over the inputs."""
     low: dict[str, Tensor] = {}
     off: dict[str, Tensor] = {}
@@ -72,7 +72,7 @@ def dead_units(extended: Extended, inputs: Callable[[], Iterable[Any]]) -> dict[
     }
 
 
-def _watch(extended: Extended, inputs: Iterable[Any], look: Callable[[str, Tensor], None]) -> None:
+def _watch(extended: Extended, inputs: Iterable[Inputs], look: Callable[[str, Tensor], None]) -> None:
     """Show `look` the activations of every site, (channels, samples and places), in eval mode."""
 
     def hook(name: str, axis: int) -> Callable[..., None]:
@@ -82,7 +82,7 @@ def _watch(extended: Extended, inputs: Iterable[Any], look: Callable[[str, Tenso
     try:
         with evaluating(extended):
             for batch in inputs:
-                extended(batch)
+                call(extended, batch)
     finally:
         for handle in handles:
             handle.remove()

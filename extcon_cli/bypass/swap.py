@@ -12,13 +12,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from extcon_cli.channels.compare import Inputs, call
+
 
 def sharing(model: nn.Module) -> nn.Module:
     """A copy of the modules over the same parameters and buffers."""
     return copy.deepcopy(model, {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())})
 
 
-def activations(model: nn.Module, example: tuple[Any, ...]) -> dict[str, tuple[int, int]]:
+def activations(model: nn.Module, example: Inputs) -> dict[str, tuple[int, int]]:
     """Of each activation module, by its path: how many channels it acts on, and along which dimension they lie."""
     candidates = {
         module: path
@@ -40,7 +42,7 @@ def activations(model: nn.Module, example: tuple[Any, ...]) -> dict[str, tuple[i
 
     handles = [module.register_forward_hook(see) for module in model.modules()]
     try:
-        model(*example)
+        call(model, example)
     finally:
         for handle in handles:
             handle.remove()

@@ -158,6 +158,8 @@ def targets(y: Tensor, task: Task, where: str) -> Tensor:
         if not torch.isfinite(y).all():
             raise DataError(f"{where}: the targets hold NaN or infinity; remove such samples")
         return y
+    if task != "classification":
+        return y  # as the task takes them
     y = y.squeeze(1) if y.dim() == 2 and y.shape[1] == 1 else y
     if y.dim() != 1:
         raise DataError(f"{where}: the labels are {tuple(y.shape)}; one class number for each sample is needed")

@@ -72,23 +72,6 @@ class Data:
             raise DataError(f"the {name} split of {self.spec.dataset!r} is empty")
         return found
 
-    def check_outputs(self, shape: tuple[int, ...]) -> Data:  # (outputs,) for one sample
-        """Refuse a model whose outputs do not fit the targets; fills in `classes` where the dataset does not tell."""
-        if self.task == "regression":
-            y = self.train.y if isinstance(self.train, Arrays) else None
-            if y is not None and y[0].numel() != torch.Size(shape).numel():
-                raise DataError(f"a target has {y[0].numel()} numbers, the model gives {tuple(shape)} for a sample")
-            return self
-        if len(shape) != 1:
-            raise DataError(f"a classifier should give one number a class; the model gives {tuple(shape)} a sample")
-        if self.classes is not None and self.classes > shape[0]:
-            top = self.classes - 1
-            raise DataError(
-                f"labels run up to {top}, but the model has {shape[0]} outputs (classes 0 to {shape[0] - 1}); "
-                f"give it {self.classes} outputs (model.kwargs), or take the data it was trained for"
-            )
-        return self if self.classes is not None else replace(self, classes=shape[0])
-
     def _loader(
         self,
         split: Split,
@@ -233,7 +216,7 @@ def _views(x: Tensor) -> list[Tensor]:
 
 
 def _classes(source: Source, task: Task) -> int | None:
-    if task == "regression":
+    if task != "classification":
         return None
     if source.class_names:
         return len(source.class_names)

@@ -122,7 +122,7 @@ def _compensation(pruning: PruneRun, selected: Tensor, every: int) -> Compensati
             pruning.filters,
             selected,
             batches,
-            lambda batch: pruning.module(batch[0]),
+            lambda batch: run.prepared.task.forward(pruning.module, batch),
             ridge=spec.ridge,
             every=every,
         )

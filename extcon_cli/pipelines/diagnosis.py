@@ -176,7 +176,7 @@ def _try(stalled: Stalled, name: str, context: StrategyContext, place: int) -> T
     except (GateError, TraceError, UsageError) as error:
         return Refusal(str(error))
     loader = stalled.prepared.data.eval_loader("validation", device=stalled.accelerator.device)
-    return Trial(torch.stack(losses).tolist(), per_sample_loss(module.eval(), loader, stalled.prepared.recipe.task))
+    return Trial(torch.stack(losses).tolist(), per_sample_loss(module.eval(), loader, stalled.prepared.task))
 
 
 def _dead(stalled: Stalled, module: nn.Module) -> dict[str, DeadUnits]:
@@ -187,5 +187,5 @@ def _dead(stalled: Stalled, module: nn.Module) -> dict[str, DeadUnits]:
     except (GateError, TraceError, UsageError):
         counts = constant_units(module, units(module, stalled.channels), stalled.inputs())
     else:
-        counts = dead_units(extended, lambda: (x for (x,) in stalled.inputs()))
+        counts = dead_units(extended, stalled.inputs)
     return {name: DeadUnits(**asdict(count)) for name, count in counts.items()}

@@ -26,7 +26,7 @@ def evaluate(
     trust: Trust = UNTRUSTED,
     emit: Emit = ignore,
 ) -> EvaluateResult:
-    """Loss and accuracy (or r2) of the checkpoint on `test`, `validation` or `train`."""
+    """The loss and the task's figures of the checkpoint on `test`, `validation` or `train`."""
     if split not in SPLITS:
         raise UsageError(f"split {split!r}: should be one of {', '.join(SPLITS)}")
     accelerator = create_accelerator(device)
@@ -36,7 +36,7 @@ def evaluate(
     emit(PhaseStarted("evaluate", f"Measuring on the {split} data", None, "batch"))
     with graceful() as stop:
         try:
-            metrics = measured(prepared.module.to(accelerator.device), prepared.data, split, accelerator, stop)
+            metrics = measured(prepared.module.to(accelerator.device), prepared, split, accelerator, stop)
         except KeyboardInterrupt as error:
             raise Interrupted("interrupted; nothing was changed") from error
     if metrics is None:

@@ -8,9 +8,9 @@ from dataclasses import asdict, replace
 from torch import nn
 
 from extcon_cli.channels import Difference
-from extcon_cli.data.datasets import Data
 from extcon_cli.errors import GateError
 from extcon_cli.pipelines.phase import interruptible
+from extcon_cli.pipelines.prepare import Prepared
 from extcon_cli.report.measure import latency
 from extcon_cli.report.records import Metrics, ModelStats, OutputDifference
 from extcon_cli.training.device import Accelerator
@@ -18,12 +18,13 @@ from extcon_cli.training.interrupt import Stop
 from extcon_cli.training.objective import evaluate
 
 
-def measured(module: nn.Module, data: Data, split: str, accelerator: Accelerator, stop: Stop) -> Metrics | None:
+def measured(module: nn.Module, prepared: Prepared, split: str, accelerator: Accelerator, stop: Stop) -> Metrics | None:
     """Figures of the module on a split; None where the split is empty. GateError where they are not finite."""
+    data = prepared.data
     if split == "validation" and not len(data.validation):
         return None
     loader = data.eval_loader(split, device=accelerator.device)
-    metrics = evaluate(module, interruptible(iter(loader), stop), data.task)
+    metrics = evaluate(module, interruptible(iter(loader), stop), prepared.task)
     if not all(math.isfinite(value) for value in metrics.values()):
         raise GateError(f"the model's outputs on the {split} data are not finite (NaN or infinity)")
     return metrics

@@ -15,11 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from extcon_cli.events import Emit, Event, Noted, PhaseEnded, PhaseStarted, Progress
-from extcon_cli.recipe.schema import Task
 from extcon_cli.report.records import Metrics, PhaseRecord, ValidationCurve
+from extcon_cli.tasks import Task
 from extcon_cli.training.interrupt import Stop
 from extcon_cli.training.loop import Step, Trainer
-from extcon_cli.training.objective import better
 from extcon_cli.training.run_directory import RunDirectory
 
 PROGRESS_EVERY = 0.1
@@ -181,7 +180,7 @@ class History:
         """Measure the model as it is, and keep a copy of it where it is the best so far."""
         found = Validated(trainer.done, validation.measure())
         self.validated.append(found)
-        if self.keep_best and better(validation.task, found.metrics, self.best.metrics if self.best else None):
+        if self.keep_best and validation.task.better(found.metrics, self.best.metrics if self.best else None):
             self.best = found
             self.best_model = {name: tensor.detach().clone() for name, tensor in trainer.model.state_dict().items()}
 
@@ -212,13 +211,13 @@ class History:
             names = self.validated[0].metrics
             figures = {name: tuple(found.metrics[name] for found in self.validated) for name in names}
             curve = ValidationCurve(tuple(found.step for found in self.validated), figures)
-        regression = curve is not None and "r2" in curve.metrics
+        measured = curve.metrics if curve is not None else {"accuracy": ()}
         return PhaseRecord(
             phase,
             ends,
             tuple(float(self.older[end - width : end].mean()) for end in ends),
-            accuracy=None if regression else self._last("accuracy", ends),
-            r2=self._last("r2", ends) if regression else None,
+            accuracy=self._last("accuracy", ends) if "accuracy" in measured else None,
+            r2=self._last("r2", ends) if "r2" in measured else None,
             validation=curve,
         )
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_map
 
+from extcon_cli.channels.compare import Inputs
 from extcon_cli.checkpoint.architectures import build, default_input_shape
 from extcon_cli.checkpoint.precision import Precision, stored_precision
 from extcon_cli.checkpoint.trust import UNTRUSTED, Trust
@@ -15,8 +18,10 @@ from extcon_cli.data.datasets import Data, open_data
 from extcon_cli.errors import CheckpointError, DataError, ExtconError, RecipeError
 from extcon_cli.events import Emit, Noted, ignore
 from extcon_cli.pipelines.open import Opened, open_model
+from extcon_cli.pipelines.own_task import find_task
 from extcon_cli.recipe.schema import Recipe
-from extcon_cli.training.objective import prediction
+from extcon_cli.tasks import Batch, Task
+from extcon_cli.tasks.base import samples_in
 
 
 @dataclass(frozen=True)
@@ -30,6 +35,14 @@ class Prepared:
     """With `model` and `data.normalize` filled in, as they go into an output."""
     opened: Opened | None
     """The checkpoint; None: the model is new."""
+    task: Task
+    example: Inputs
+    """Two training samples as the arguments of a forward pass, on the CPU."""
+
+    def example_on(self, device: torch.device) -> Inputs:
+        """The example on a device."""
+        moved: Inputs = tree_map(lambda leaf: leaf.to(device) if isinstance(leaf, Tensor) else leaf, self.example)
+        return moved
 
     @property
     def precision(self) -> Precision:
@@ -48,7 +61,7 @@ def prepare(
 
     Errors: of data, checkpoint, recipe.
     """
-    trusted = trust.named_code
+    trusted, task = trust.named_code, find_task(recipe.task, trust)
     spec, shape = recipe.data, recipe.model.input_shape
     if checkpoint is None and recipe.model.arch is None:
         raise RecipeError("the recipe names no architecture: set model.arch, such as zoo:digits_resnet")
@@ -85,12 +98,16 @@ def prepare(
     for note in data.notes:
         emit(Noted(note, warning=True))
     module.float()
-    outputs = _output_shape(module, data)
-    if data.task == "classification" and data.classes is not None and len(outputs) == 1 and data.classes < outputs[0]:
-        emit(Noted(f"the model has {outputs[0]} outputs, the data {data.classes} classes: is it theirs?", warning=True))
-    data = data.check_outputs(outputs)
+    batch = data.example(2, device="cpu")
+    outputs = _outputs(module, task, batch)
+    classes = task.check(outputs, batch[1], data.classes)
+    if data.classes is not None and classes is not None and data.classes < classes:
+        emit(Noted(f"the model has {classes} outputs, the data {data.classes} classes: is it theirs?", warning=True))
+    data = replace(data, classes=data.classes if data.classes is not None else classes)
     filled = data.spec.model_copy(update={"normalize": data.normalize})
-    return Prepared(module, data, recipe.model_copy(update={"model": arch, "data": filled}), opened)
+    return Prepared(
+        module, data, recipe.model_copy(update={"model": arch, "data": filled}), opened, task, task.example(batch[0])
+    )
 
 
 def _resizes(recipe: Recipe) -> bool:
@@ -98,21 +115,22 @@ def _resizes(recipe: Recipe) -> bool:
     return recipe.data is not None and recipe.data.dataset.lower() in ("image_folder", "imagenet")
 
 
-def _output_shape(module: nn.Module, data: Data) -> tuple[int, ...]:
-    """The shape of one sample's output; runs the model on two samples, in eval mode."""
-    x, _ = data.example(2, device="cpu")
+def _outputs(module: nn.Module, task: Task, batch: Batch) -> Any:
+    """The model's outputs on a batch, in eval mode."""
     training = module.training
     module.eval()
     try:
         with torch.no_grad():
-            output = prediction(module(x))
+            outputs = task.forward(module, batch)
     except ExtconError:
         raise
     except Exception as error:  # a model's forward pass may fail in any way
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-        raise DataError(f"the model does not take an input of {list(x.shape[1:])}: {reason}") from error
+        shapes = ", ".join(str(list(leaf.shape[1:])) for leaf in tree_leaves(batch[0]) if isinstance(leaf, Tensor))
+        raise DataError(f"the model does not take an input of {shapes}: {reason}") from error
     finally:
         module.train(training)
-    if len(output) != len(x):
-        raise CheckpointError(f"the model gives {tuple(output.shape)} for {len(x)} samples; one row each is needed")
-    return tuple(output.shape[1:])
+    rows, samples = samples_in(outputs), samples_in(batch[0])
+    if isinstance(outputs, Tensor) and rows != samples:
+        raise CheckpointError(f"the model gives {tuple(outputs.shape)} for {samples} samples; one row each is needed")
+    return outputs

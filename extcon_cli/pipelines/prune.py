@@ -22,7 +22,6 @@ from extcon_cli.pipelines.removal import remove, repeat
 from extcon_cli.pipelines.run import start_run
 from extcon_cli.pipelines.scoring import score, select
 from extcon_cli.recipe.schema import Recipe
-from extcon_cli.report.records import Metrics
 from extcon_cli.report.results import PruneHistory, PruneRecord, PruneResult
 
 
@@ -43,7 +42,7 @@ def prune(
     Args:
         recipe: `prune`, `data`, `model`, `task`, `seed` count.
         output: a .safetensors file. Beside it, `OUTPUT.run/` holds the run.
-        max_drop: points of accuracy (or of 100 R2) on the test data that may be lost. None: any.
+        max_drop: points of accuracy (of 100 R2, 100 mIoU...: `Task.drop`) on the test data that may be lost. None: any.
         device, resume, force, trust: as in `start_run`.
 
     Raises: GateError where the removal is not exact, the target is missed, or more than `max_drop` is lost; then
@@ -70,7 +69,7 @@ def prune(
         round_to(removal.module, run.prepared.precision)
         after = run.stats(removal.module)
     known = removal.record
-    drop = _drop(known.before.metrics, after.metrics)
+    drop = run.prepared.task.drop(known.before.metrics, after.metrics)
     if max_drop is not None and drop > max_drop:
         raise GateError(
             f"{drop:.2f} points were lost, more than --max-drop {max_drop:g}; nothing was written (the state is kept "
@@ -91,9 +90,3 @@ def prune(
         history=PruneHistory((*known.phases, final.record), known.trace),
         run=run.facts(),
     )
-
-
-def _drop(before: Metrics, after: Metrics) -> float:
-    """Points of accuracy, or of 100 R2, that were lost."""
-    figure = "accuracy" if "accuracy" in before else "r2"
-    return 100 * (before[figure] - after[figure])

@@ -20,6 +20,7 @@ from extcon_cli.recipe.schema import BifurcateSpec, FinetuneSpec, PruneSpec
 from extcon_cli.report.records import CertificateRecord, ModelStats, PhaseRecord
 from extcon_cli.report.results import BifurcationTrace, RemovalFigures
 from extcon_cli.report.serialise import from_json
+from extcon_cli.tasks import Batch
 from extcon_cli.training.loop import Trainer
 from extcon_cli.training.objective import objective
 from extcon_cli.training.run_directory import ResumeState
@@ -41,7 +42,7 @@ class PruneRun:
     def spec(self) -> PruneSpec:
         return self.run.recipe.prune
 
-    def batches(self, phase: int, count: int, batch_size: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
+    def batches(self, phase: int, count: int, batch_size: int | None = None) -> Iterator[Batch]:
         """`count` training batches of a phase's own order."""
         data = self.run.prepared.data
         loader = data.train_loader(device=self.run.device, seed=self.seed(phase), batch_size=batch_size)
@@ -65,7 +66,7 @@ class PruneRun:
             module,
             self.run.prepared.data.train_loader(device=self.run.device, seed=self.seed(phase)),
             spec,
-            objective=objective(self.run.recipe.task, label_smoothing=smoothing, distill=spec.distill),
+            objective=objective(self.run.prepared.task, label_smoothing=smoothing, distill=spec.distill),
             accelerator=self.run.accelerator,
             teacher=self.original,
             penalty=penalty,
@@ -76,9 +77,8 @@ def analyse(run: Run) -> PruneRun:
     """Trace the model of a run and find its filters (GateError: none of them can go)."""
     module = run.prepared.module.to(run.device)
     original = copy.deepcopy(module).requires_grad_(False)
-    first = run.prepared.data.example(2, device=run.device)[0]
     spec = run.recipe.model
-    examples: list[Inputs] = [(first,), *((first.new_zeros(2, *shape),) for shape in spec.examples)]
+    examples = run.examples
     channels = channel_groups(module, examples, ignore_unreached=spec.ignore_unreached)
     filters = Filters.of(channels.groups)
     if not len(filters):

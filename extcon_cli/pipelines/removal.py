@@ -14,6 +14,7 @@ from extcon_cli.pipelines.prune_run import PruneRun, RemovalRecord
 from extcon_cli.report.records import CertificateRecord, Metrics, ModelStats
 from extcon_cli.report.results import RemovalFigures
 from extcon_cli.report.serialise import from_json
+from extcon_cli.tasks.base import as_arguments
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ def remove(pruning: PruneRun, shrunk: Shrunk, before: ModelStats) -> Removed:
     run, zeroed = pruning.run, pruning.module.eval()
     with run.phase("remove", "Removing") as closing:
         test = run.prepared.data.eval_loader("test", device=run.device)
-        real = ((x,) for x, _ in interruptible(iter(test), run.stop))
+        real = (as_arguments(inputs) for inputs, _ in interruptible(iter(test), run.stop))
         removal = channels.remove_zeros(
             zeroed,
             pruning.examples,

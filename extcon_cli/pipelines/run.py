@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from extcon_cli.channels.compare import Inputs
 from extcon_cli.checkpoint.trust import UNTRUSTED, Trust
 from extcon_cli.checkpoint.write import check_writable
 from extcon_cli.errors import Interrupted
@@ -24,9 +25,10 @@ from extcon_cli.recipe.load import to_dict
 from extcon_cli.recipe.schema import Recipe
 from extcon_cli.report.measure import measure
 from extcon_cli.report.records import Metrics, ModelStats, Record, RunFacts
+from extcon_cli.tasks.base import first_samples, samples_in
 from extcon_cli.training.device import Accelerator, create_accelerator
 from extcon_cli.training.interrupt import Stop, graceful
-from extcon_cli.training.objective import evaluate, prediction
+from extcon_cli.training.objective import evaluate
 from extcon_cli.training.run_directory import ResumeState, RunDirectory
 from extcon_cli.training.threads import Threads, available, choose, given
 
@@ -63,6 +65,12 @@ class Run:
         """Of one sample."""
         return self.recipe.model.input_shape or ()
 
+    @property
+    def examples(self) -> list[Inputs]:
+        """Training samples on the device, and zeros of each other shape that the recipe names."""
+        others = [(torch.zeros(2, *shape, device=self.device),) for shape in self.recipe.model.examples]
+        return [self.prepared.example_on(self.device), *others]
+
     @contextmanager
     def phase(
         self, name: str, title: str, total: int | None = None, unit: str = "batch", *, reported: bool = True
@@ -81,11 +89,11 @@ class Run:
 
     def metrics(self, module: nn.Module, split: str = "test") -> Metrics:
         """Figures of a module on one split of the data; empty where the split is."""
-        return measured(module, self.prepared.data, split, self.accelerator, self.stop) or {}
+        return measured(module, self.prepared, split, self.accelerator, self.stop) or {}
 
     def validation(self, module: nn.Module, *, every: int, keep: str, before: bool = False) -> Validation | None:
         """Validation of a module while it trains; None where there are no validation data."""
-        data, task = self.prepared.data, self.recipe.task
+        data, task = self.prepared.data, self.prepared.task
         if not len(data.validation):
             return None
         loader = data.eval_loader("validation", device=self.device)
@@ -202,13 +210,12 @@ def _threads(prepared: Prepared, device: torch.device, directory: RunDirectory, 
 
 def _chosen(prepared: Prepared) -> Threads:
     """What is best for training the model, tried on a copy of it."""
-    data = prepared.data
-    x, _ = data.train_loader(device="cpu", seed=0).batch(0)
+    task, batch = prepared.task, prepared.data.train_loader(device="cpu", seed=0).batch(0)
     trial = copy.deepcopy(prepared.module).eval()
 
     def step() -> None:
-        torch.autograd.backward(prediction(trial(x)).square().mean())
+        torch.autograd.backward(task.loss(task.forward(trial, batch), batch[1]))
         trial.zero_grad()
 
     with torch.random.fork_rng(devices=[]):
-        return choose(trial, x[:2], len(x), step)
+        return choose(trial, first_samples(batch[0], 2), samples_in(batch[0]), step)

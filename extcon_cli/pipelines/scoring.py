@@ -16,8 +16,8 @@ from extcon_cli.events import Noted, Progress
 from extcon_cli.pipelines.phase import run_phase
 from extcon_cli.pipelines.prune_run import PruneRun
 from extcon_cli.recipe.schema import BifurcateSpec
+from extcon_cli.tasks import Batch
 from extcon_cli.training.loop import Step
-from extcon_cli.training.objective import objective, prediction
 
 
 def score(pruning: PruneRun) -> Tensor:
@@ -45,14 +45,14 @@ def select(pruning: PruneRun, scores: Tensor) -> Tensor:
 
 def _summed(pruning: PruneRun, method: Callable[..., Tensor]) -> Tensor:
     """Energy or Taylor over training batches, weights frozen."""
-    spec, run, task = pruning.spec.score, pruning.run, objective(pruning.run.recipe.task)
+    spec, run, task = pruning.spec.score, pruning.run, pruning.run.prepared.task
 
-    def loss(numbered: tuple[int, tuple[Tensor, Tensor]]) -> Tensor:
-        number, (x, y) = numbered
+    def loss(numbered: tuple[int, Batch]) -> Tensor:
+        number, batch = numbered
         run.emit(Progress("score", number + 1))
         with run.accelerator.autocast():
-            z = prediction(pruning.module(x))
-        return task(z, y)
+            outputs = task.forward(pruning.module, batch)
+        return task.loss(outputs, batch[1])
 
     batches = enumerate(pruning.batches(1, spec.batches, spec.batch_size))
     with run.phase("score", "Scoring filters", spec.batches):

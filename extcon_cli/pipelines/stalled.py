@@ -14,16 +14,19 @@ from extcon_cli.bypass.contraction import ContractionSettings
 from extcon_cli.bypass.strategies import Strategy
 from extcon_cli.bypass.strategies.base import PhaseSteps, Scoring, StrategyContext, StrategySettings
 from extcon_cli.channels import Channels, channel_groups
+from extcon_cli.channels.compare import Inputs
 from extcon_cli.errors import UsageError
 from extcon_cli.events import Emit, ignore
 from extcon_cli.pipelines.measure import measured
 from extcon_cli.pipelines.prepare import Prepared
 from extcon_cli.recipe.schema import BypassSpec, OptimizerSpec, TrainSpec
 from extcon_cli.report.records import Metrics
+from extcon_cli.tasks import Batch, Task
+from extcon_cli.tasks.base import as_arguments
 from extcon_cli.training.device import Accelerator
 from extcon_cli.training.interrupt import Stop
 from extcon_cli.training.loop import Batches, Trainer
-from extcon_cli.training.objective import Objective, objective, prediction
+from extcon_cli.training.objective import objective
 from extcon_cli.training.optim import total_steps
 
 Weights = Mapping[str, Tensor]
@@ -41,9 +44,9 @@ class Stalled:
     emit: Emit
     stop: Stop
     theta: Weights
-    example: tuple[Tensor]
+    example: Inputs
     loader: Batches
-    task: Objective
+    task: Task
 
     @property
     def spec(self) -> BypassSpec:
@@ -68,19 +71,20 @@ class Stalled:
 
     def metrics(self, module: nn.Module, split: str) -> Metrics:
         """Figures of a module on one split of the data."""
-        return measured(module, self.prepared.data, split, self.accelerator, self.stop) or {}
+        return measured(module, self.prepared, split, self.accelerator, self.stop) or {}
 
-    def inputs(self) -> Iterator[tuple[Tensor]]:
+    def inputs(self) -> Iterator[Inputs]:
         """All training inputs, in batches."""
-        return ((x,) for x, _ in self.prepared.data.eval_loader("train", device=self.accelerator.device))
+        loader = self.prepared.data.eval_loader("train", device=self.accelerator.device)
+        return (as_arguments(inputs) for inputs, _ in loader)
 
-    def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
+    def batches(self) -> Iterator[Batch]:
         """The first training batches."""
         return (self.loader.batch(step) for step in range(min(SCORED_BATCHES, len(self.loader))))
 
-    def loss(self, module: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+    def loss(self, module: nn.Module, batch: Batch) -> Tensor:
         """The task's loss of a batch: ()."""
-        return self.task(prediction(module(batch[0])), batch[1])
+        return self.task.loss(self.task.forward(module, batch), batch[1])
 
     def context(self, weights: Weights, cycle: int = 1) -> StrategyContext:
         """What a strategy from these weights is made from; each cycle draws other new units."""
@@ -109,7 +113,7 @@ class Stalled:
             strategy.module,
             self.loader,
             spec,
-            objective=self.task,
+            objective=objective(self.task),
             accelerator=self.accelerator,
             penalty=strategy.penalty,
         )
@@ -146,16 +150,15 @@ def stalled_model(
     module = prepared.module.to(accelerator.device)
     if prepared.recipe.bypass.start == "initialisation":
         _initialise(module, seed)
-    example, _ = data.example(2, device=accelerator.device)
     return Stalled(
         prepared,
         accelerator,
         emit,
         stop or Stop(),
         theta=copy.deepcopy(module.state_dict()),
-        example=(example,),
+        example=prepared.example_on(accelerator.device),
         loader=data.train_loader(device=accelerator.device, seed=seed),
-        task=objective(prepared.recipe.task),
+        task=prepared.task,
     )
 
 

@@ -74,7 +74,7 @@ def _fit(run: Run) -> Outcome:
         module,
         run.prepared.data.train_loader(device=run.device, seed=run.recipe.seed),
         spec,
-        objective=objective(run.recipe.task, label_smoothing=spec.label_smoothing, distill=spec.distill),
+        objective=objective(run.prepared.task, label_smoothing=spec.label_smoothing, distill=spec.distill),
         accelerator=run.accelerator,
         teacher=_teacher(run),
     )

@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from torch import Tensor
-
 from extcon_cli import channels
 from extcon_cli.channels import weights_hash
-from extcon_cli.channels.compare import EXACT
+from extcon_cli.channels.compare import EXACT, Inputs
 from extcon_cli.checkpoint.metadata import Metadata
 from extcon_cli.checkpoint.trust import UNTRUSTED, Trust
 from extcon_cli.errors import GateError
@@ -19,6 +17,7 @@ from extcon_cli.pipelines.open import open_model
 from extcon_cli.pipelines.prepare import prepare
 from extcon_cli.recipe.schema import Recipe
 from extcon_cli.report.results import VerifyResult
+from extcon_cli.tasks.base import as_arguments
 
 
 def verify(
@@ -45,10 +44,10 @@ def verify(
     shape = one.arch.input_shape or ()
     if shape != (two.arch.input_shape or ()):
         raise GateError(f"{first} takes inputs of {list(shape)}, {second} of {list(two.arch.input_shape or ())}")
-    real: Iterable[tuple[Tensor, ...]] = ()
+    real: Iterable[Inputs] = ()
     if split is not None:
         data = prepare(recipes[0], first, trust=trust).data
-        real = ((x,) for x, _ in data.eval_loader(split, device="cpu"))
+        real = (as_arguments(inputs) for inputs, _ in data.eval_loader(split, device="cpu"))
     found = channels.verify(one.module, two.module, one.examples, evaluation=real)
     gaps = {"random": found.random, "double": found.double}
     if split is not None:

@@ -138,17 +138,21 @@ def _name_from_here(document: Document, folder: Path) -> None:
         match = _FUNCTION_IN_FILE.fullmatch(value)
         return f"{folder / os.path.expanduser(match['file'])}:{match['function']}" if match else value
 
-    _change_text(document, "model", "arch", moved)
-    _change_text(document, "data", "dataset", moved)
+    _change_text(document, ("model", "arch"), moved)
+    _change_text(document, ("data", "dataset"), moved)
+    _change_text(document, ("task",), moved)
 
 
 def _at_home(document: Document) -> Document:
     """Let `~` in `data.root` mean the home folder."""
-    _change_text(document, "data", "root", os.path.expanduser)
+    _change_text(document, ("data", "root"), os.path.expanduser)
     return document
 
 
-def _change_text(document: Document, section: str, key: str, change: Callable[[str], str]) -> None:
-    values = document.values.get(section) if isinstance(document.values, dict) else None
+def _change_text(document: Document, place: tuple[str, ...], change: Callable[[str], str]) -> None:
+    *above, key = place
+    values = document.values
+    for section in above:
+        values = values.get(section) if isinstance(values, dict) else None
     if isinstance(values, dict) and isinstance(values.get(key), str):
         values[key] = change(values[key])

@@ -67,7 +67,8 @@ class Recipe(Section):
     """What the model learns from and is measured on. null: none is known."""
 
     task: Task = "classification"
-    """`classification`: cross entropy, accuracy. `regression`: mean squared error, R2."""
+    """`classification`: cross entropy, accuracy. `multi_label`: binary cross entropy, F1. `regression`: mean squared
+    error, R2. `segmentation`: cross entropy of pixels, mIoU. Or `file.py:MyTask`; it stands beside the recipe."""
 
     train: TrainSpec = TrainSpec()
     """What `extcon train` does."""

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
+    AfterValidator,
     Field,
     JsonValue,
     NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
+    WithJsonSchema,
     field_validator,
     model_validator,
 )
+from pydantic_core import PydanticCustomError
 
 from extcon_cli.recipe.base import (
     Decays,
@@ -29,7 +32,24 @@ from extcon_cli.recipe.base import (
     SharesInside,
 )
 
-Task = Literal["classification", "regression"]
+TASKS = ("classification", "multi_label", "regression", "segmentation")
+"""The built-in tasks; extcon_cli.tasks holds them."""
+
+
+def _known(task: str) -> str:
+    file, _, name = task.rpartition(":")
+    if task not in TASKS and not (file.endswith(".py") and name):
+        expected = ", ".join(map(repr, TASKS)) + " or 'file.py:MyTask'"
+        raise PydanticCustomError("literal_error", "should be {expected}", {"expected": expected})
+    return task
+
+
+Task = Annotated[
+    str,
+    AfterValidator(_known),
+    WithJsonSchema({"anyOf": [{"enum": [*TASKS]}, {"type": "string", "pattern": r"^.+\.py:.+$"}]}),
+]
+"""The name of a task."""
 
 
 class ModelSpec(Section):

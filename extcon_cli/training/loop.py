@@ -1,6 +1,6 @@
 """The training loop: an iterator over optimizer steps. It measures nothing, saves nothing, prints nothing.
 
-    trainer = Trainer(model, loader, spec, objective=objective(task), accelerator=create_accelerator("cpu"))
+    trainer = Trainer(model, loader, spec, objective=objective(Classification()), accelerator=create_accelerator("cpu"))
     for step in trainer:
         ...  # the parameters have moved; act on them, look at step.loss, save trainer.state_dict()
 
@@ -12,16 +12,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
 from extcon_cli.errors import DivergedError, GateError
 from extcon_cli.recipe.schema import OptimizerSpec, ScheduleSpec
+from extcon_cli.tasks import Batch
 from extcon_cli.training.device import Accelerator
-from extcon_cli.training.objective import Objective, prediction
+from extcon_cli.training.objective import Objective
 from extcon_cli.training.optim import Length, lr_factor, optimizer, total_steps
 
 CHECK_EVERY = 50
@@ -33,7 +35,7 @@ class Batches(Protocol):
 
     def __len__(self) -> int: ...
 
-    def batch(self, step: int) -> tuple[Tensor, Tensor]: ...
+    def batch(self, step: int) -> Batch: ...
 
 
 class Phase(Length, Protocol):
@@ -58,8 +60,8 @@ class Step:
     epoch: float  # epochs done after this step
     lr: float
     loss: Tensor  # () on the device, detached
-    output: Tensor  # (B, ...) of the model before the step, detached
-    target: Tensor  # (B,) or (B, K)
+    figures: Callable[[], Mapping[str, Tensor]]
+    """Of this batch, by the task; before the step."""
 
     @property
     def last(self) -> bool:
@@ -67,11 +69,9 @@ class Step:
 
     @cached_property
     def metrics(self) -> dict[str, float]:
-        """Loss, learning rate and, for classes, the accuracy (0..1) of this batch."""
-        found = {"loss": float(self.loss), "lr": self.lr}
-        if not self.target.is_floating_point():
-            found["accuracy"] = float((self.output.argmax(1) == self.target).float().mean())
-        return found
+        """Loss, learning rate and what the task shows of a batch, such as its accuracy (0..1)."""
+        figures = {name: float(value) for name, value in self.figures().items()}
+        return {"loss": float(self.loss), "lr": self.lr, **figures}
 
 
 class Trainer:
@@ -81,7 +81,7 @@ class Trainer:
         model: on the accelerator's device; changed in place.
         loader: of training batches.
         spec: length, optimizer, schedule, clip_grad.
-        objective: the loss of (outputs, targets, teacher's outputs).
+        objective: the task, and the loss of (outputs, targets, teacher's outputs).
         accelerator: of training.device.
         teacher: its outputs guide the objective's distillation; kept in eval mode. None: no teacher.
         penalty: a term added to each step's loss, such as a regulariser. None: nothing.
@@ -102,7 +102,8 @@ class Trainer:
     ) -> None:
         self.model, self.loader, self.spec = model, loader, spec
         self.objective, self.accelerator, self.penalty = objective, accelerator, penalty
-        self.teacher = teacher.eval() if teacher is not None and objective.distill else None
+        taught = objective.distill is not None and objective.task.teachable
+        self.teacher = teacher.eval() if teacher is not None and taught else None
         self.optimizer = optimizer(spec.optimizer, (p for p in model.parameters() if p.requires_grad))
         self.lr = spec.optimizer.lr
         """At the top of the schedule."""
@@ -131,11 +132,11 @@ class Trainer:
         lr = self.lr * lr_factor(self.spec.schedule, self.done, self.total)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
-        x, y = self.loader.batch(self.done)
+        batch, task = self.loader.batch(self.done), self.objective.task
         with self.accelerator.autocast():
-            z = prediction(self.model(x))
-            t = self._guide(x)
-        loss = self.objective(z, y, t)
+            outputs = task.forward(self.model, batch)
+            guide = self._guide(batch)
+        loss = self.objective(outputs, batch[1], guide)
         if self.penalty is not None and (added := self.penalty()) is not None:
             loss = loss + added
         self.accelerator.backward(loss)
@@ -143,13 +144,21 @@ class Trainer:
         self.done += 1
         loss = loss.detach()
         self._watch(loss)
-        return Step(self.done - 1, self.total, self.done / len(self.loader), lr, loss, z.detach(), y)
+        return Step(
+            self.done - 1,
+            self.total,
+            self.done / len(self.loader),
+            lr,
+            loss,
+            partial(task.progress, tree_map(_detached, outputs), batch[1]),
+        )
 
-    def _guide(self, x: Tensor) -> Tensor | None:
+    def _guide(self, batch: Batch) -> Any:
+        """The teacher's outputs; None: nobody teaches."""
         if self.teacher is None:
             return None
         with torch.no_grad():
-            return prediction(self.teacher(x))
+            return self.objective.task.forward(self.teacher, batch)
 
     def _move(self) -> None:
         scaler = self.accelerator.scaler
@@ -205,3 +214,7 @@ class Trainer:
         torch.set_rng_state(state["random"].cpu())
         if self.accelerator.device.type == "cuda" and state["random_cuda"] is not None:
             torch.cuda.set_rng_state(state["random_cuda"].cpu(), self.accelerator.device)
+
+
+def _detached(value: Any) -> Any:
+    return value.detach() if isinstance(value, Tensor) else value

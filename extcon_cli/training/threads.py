@@ -14,9 +14,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from extcon_cli.tasks.base import raw_outputs, samples_in
 
 SMALL = 10**9
 """Multiplications in a forward pass of a batch below which a second thread is not worth its waiting."""
@@ -50,7 +53,7 @@ def available() -> int:
 
 
 @torch.no_grad()
-def multiplications(module: nn.Module, inputs: Tensor, batch: int) -> float:
+def multiplications(module: nn.Module, inputs: Any, batch: int) -> float:
     """Of the linear maps in a forward pass of `batch` samples, measured on these inputs, in the mode that it is in."""
     counted = 0
 
@@ -62,11 +65,11 @@ def multiplications(module: nn.Module, inputs: Tensor, batch: int) -> float:
 
     handles = [layer.register_forward_hook(count) for layer in module.modules()]
     try:
-        module(inputs)
+        raw_outputs(module, inputs)
     finally:
         for handle in handles:
             handle.remove()
-    return counted * batch / len(inputs)
+    return counted * batch / samples_in(inputs)
 
 
 def fastest(step: Callable[[], object], most: int) -> int:
@@ -160,11 +163,11 @@ class Threads:
         return f"{_threads(self.number)}: {self.reason}"
 
 
-def choose(module: nn.Module, inputs: Tensor, batch: int, step: Callable[[], object]) -> Threads:
+def choose(module: nn.Module, inputs: Any, batch: int, step: Callable[[], object]) -> Threads:
     """The number of threads for training a module on the CPU, where the user has set none.
 
     Args:
-        inputs: a few samples; the module is run on them once.
+        inputs: of a few samples, as a batch has them; the module is run on them once.
         batch: samples of a training batch.
         step: as much work as a training step, without any effect.
     """

@@ -178,7 +178,7 @@ def test_dead_units_are_counted_and_those_that_hardly_fire() -> None:
     extended = extend(model, (torch.randn(2, 6),))
     x = torch.randn(500, 6)
     x[0, 0] = 10.0  # the one input at which unit 3 fires
-    found = dead_units(extended, lambda: [x])
+    found = dead_units(extended, lambda: [(x,)])
     assert found["_1"] == UnitCounts(dead=3, nearly=1, units=8)
     assert found["_3"].dead == 0
 

@@ -63,20 +63,6 @@ def test_shape_against_the_model(tmp_path):
     assert "an input is [5, 5], the model takes [3, 5, 5]" in message
 
 
-def test_more_classes_than_outputs():
-    data = open_data(DataSpec(dataset="digits"), "classification")
-    with pytest.raises(DataError, match=r"labels run up to 9, but the model has 4 outputs"):
-        data.check_outputs((4,))
-    with pytest.raises(DataError, match="one number a class"):
-        data.check_outputs((10, 8, 8))
-
-
-def test_more_targets_than_outputs():
-    data = open_data(DataSpec(dataset="eggholder"), "regression")
-    with pytest.raises(DataError, match="a target has 1 numbers"):
-        data.check_outputs((2,))
-
-
 def test_normalisation_of_other_channels():
     spec = DataSpec(dataset="digits", normalize=NormalizeSpec(mean=(0.5,) * 3, std=(1.0,) * 3))
     assert "has 3 channels, the data have 1" in refused(spec)

@@ -13,6 +13,7 @@ from torch.nn import functional
 from extcon_cli.data.loader import InMemoryLoader
 from extcon_cli.errors import GateError, UsageError
 from extcon_cli.recipe.schema import AugmentSpec, DistillSpec, OptimizerSpec, ScheduleSpec, TrainSpec
+from extcon_cli.tasks import Classification
 from extcon_cli.training.device import create_accelerator
 from extcon_cli.training.loop import Trainer
 from extcon_cli.training.objective import objective
@@ -40,7 +41,7 @@ def loader() -> InMemoryLoader:
 
 
 def trainer(net: nn.Module, spec: TrainSpec, **others) -> Trainer:
-    goal = objective("classification", label_smoothing=spec.label_smoothing, distill=spec.distill)
+    goal = objective(Classification(), label_smoothing=spec.label_smoothing, distill=spec.distill)
     return Trainer(net, loader(), spec, objective=goal, accelerator=create_accelerator("cpu"), **others)
 
 
@@ -172,7 +173,7 @@ def test_a_state_of_another_length_is_refused():
 
 def test_bf16_on_the_cpu_trains_and_keeps_fp32_parameters():
     net = model()
-    goal = objective("classification")
+    goal = objective(Classification())
     run = Trainer(net, loader(), spec(steps=3), objective=goal, accelerator=create_accelerator("cpu", "bf16"))
     assert all(torch.isfinite(step.loss) for step in run)
     assert all(p.dtype == torch.float32 for p in net.parameters())

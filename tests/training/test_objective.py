@@ -12,7 +12,9 @@ from torch.nn import functional
 
 from extcon_cli.errors import GateError
 from extcon_cli.recipe.schema import DistillSpec
-from extcon_cli.training.objective import better, evaluate, objective, prediction
+from extcon_cli.tasks import Classification, Regression
+from extcon_cli.tasks.base import prediction
+from extcon_cli.training.objective import evaluate, objective
 
 Z, T = torch.randn(2, 6, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 Y = torch.tensor([0, 1, 2, 3, 0, 1])
@@ -28,26 +30,26 @@ class Stored(nn.Module):
 def test_cross_entropy_with_smoothing():
     logs = Z.log_softmax(1)
     expected = -(0.9 * logs[range(6), Y] + 0.1 * logs.mean(1)).mean()
-    assert objective("classification", label_smoothing=0.1)(Z, Y) == pytest.approx(float(expected))
+    assert objective(Classification(), label_smoothing=0.1)(Z, Y) == pytest.approx(float(expected))
 
 
 def test_distillation_is_its_formula():
-    loss = objective("classification", distill=DistillSpec(weight=0.3, temperature=2.0))(Z, Y, T)
+    loss = objective(Classification(), distill=DistillSpec(weight=0.3, temperature=2.0))(Z, Y, T)
     p, q = (T / 2).softmax(1), (Z / 2).softmax(1)
     kl = (p * (p / q).log()).sum(1).mean()
     assert loss == pytest.approx(float(0.7 * functional.cross_entropy(Z, Y) + 0.3 * 4 * kl))
 
 
 def test_distillation_from_itself_adds_nothing():
-    whole = objective("classification", distill=DistillSpec(weight=1.0))
+    whole = objective(Classification(), distill=DistillSpec(weight=1.0))
     assert whole(Z, Y, Z) == pytest.approx(0.0, abs=1e-12)
 
 
 def test_regression_and_its_distillation():
     y = torch.arange(6.0)[:, None]
     z, t = torch.zeros(6), torch.ones(6, 1)
-    assert objective("regression")(z, y) == pytest.approx(float((y**2).mean()))
-    distilled = objective("regression", distill=DistillSpec(weight=0.25))
+    assert objective(Regression())(z, y) == pytest.approx(float((y**2).mean()))
+    distilled = objective(Regression(), distill=DistillSpec(weight=0.25))
     assert distilled(z, y, t) == pytest.approx(float(0.75 * (y**2).mean() + 0.25))
 
 
@@ -60,7 +62,7 @@ def test_classification_on_known_numbers(size):
     logits[4, :5], logits[5, 5] = torch.tensor([9.0, 8, 7, 6, 5]).double(), 1.0  # 6 is not in the top five
     batches = list(zip(logits.split(size), labels.split(size), strict=True))
 
-    found = evaluate(Stored(), batches, "classification")
+    found = evaluate(Stored(), batches, Classification())
 
     assert found["accuracy"] == 0.5
     assert found["top5"] == pytest.approx(5 / 6)
@@ -68,7 +70,7 @@ def test_classification_on_known_numbers(size):
 
 
 def test_no_top5_where_it_says_nothing():
-    assert set(evaluate(Stored(), [(torch.zeros(2, 5), torch.tensor([0, 1]))], "classification")) == {
+    assert set(evaluate(Stored(), [(torch.zeros(2, 5), torch.tensor([0, 1]))], Classification())) == {
         "loss",
         "accuracy",
     }
@@ -78,26 +80,26 @@ def test_no_top5_where_it_says_nothing():
 def test_r2_on_known_numbers(size):
     y = torch.tensor([[1.0], [2.0], [3.0], [6.0]]) + 1000
     z = y + torch.tensor([[1.0], [-1.0], [0.0], [0.0]])
-    found = evaluate(Stored(), list(zip(z.split(size), y.split(size), strict=True)), "regression")
+    found = evaluate(Stored(), list(zip(z.split(size), y.split(size), strict=True)), Regression())
     assert found == {"loss": pytest.approx(0.5), "r2": pytest.approx(1 - 2 / 14)}
 
 
 def test_r2_of_a_constant_target():
     y = torch.ones(3, 1)
-    assert evaluate(Stored(), [(y, y)], "regression")["r2"] == 1.0
-    assert evaluate(Stored(), [(y + 1, y)], "regression")["r2"] == 0.0
+    assert evaluate(Stored(), [(y, y)], Regression())["r2"] == 1.0
+    assert evaluate(Stored(), [(y + 1, y)], Regression())["r2"] == 0.0
 
 
 @pytest.mark.parametrize("training", [True, False])
 def test_measures_in_eval_mode_and_restores_the_mode(training):
     model = Stored().train(training)
-    assert evaluate(model, [(torch.eye(3), torch.arange(3))], "classification")["accuracy"] == 1.0
+    assert evaluate(model, [(torch.eye(3), torch.arange(3))], Classification())["accuracy"] == 1.0
     assert model.training is training
 
 
 def test_nothing_to_measure():
     with pytest.raises(GateError, match="nothing was measured"):
-        evaluate(Stored(), [], "classification")
+        evaluate(Stored(), [], Classification())
 
 
 def test_predictions_in_the_usual_containers():
@@ -110,9 +112,9 @@ def test_predictions_in_the_usual_containers():
 
 def test_better_is_accuracy_then_loss():
     good, worse = {"accuracy": 0.9, "loss": 0.5}, {"accuracy": 0.8, "loss": 0.1}
-    assert better("classification", good, None)
-    assert better("classification", good, worse)
-    assert not better("classification", worse, good)
-    assert better("classification", {"accuracy": 0.9, "loss": 0.4}, good)
-    assert not better("classification", good, good)
-    assert not better("regression", {"loss": math.nan}, {"loss": 9.0})
+    assert Classification().better(good, None)
+    assert Classification().better(good, worse)
+    assert not Classification().better(worse, good)
+    assert Classification().better({"accuracy": 0.9, "loss": 0.4}, good)
+    assert not Classification().better(good, good)
+    assert not Regression().better({"loss": math.nan, "r2": math.nan}, {"loss": 9.0, "r2": 0.0})

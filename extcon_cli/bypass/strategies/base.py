@@ -16,10 +16,9 @@ from torch import Tensor, nn
 from extcon_cli.bypass.contraction import ContractionSettings
 from extcon_cli.bypass.extension import Form
 from extcon_cli.channels import Channels, difference
-from extcon_cli.channels.compare import EXACT, random_batches
+from extcon_cli.channels.compare import EXACT, Inputs, random_batches
 from extcon_cli.errors import GateError
 
-Inputs = tuple[Any, ...]
 """Positional arguments of a forward pass."""
 State = Mapping[str, Any]
 """Tensors, numbers and text in dicts and lists, as `torch.load` reads them with `weights_only`."""

@@ -13,12 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from extcon_cli.bypass.strategies.base import ContractionReport, Inputs, State, StepInfo, Strategy, StrategyContext
+from extcon_cli.bypass.strategies.base import ContractionReport, State, StepInfo, Strategy, StrategyContext
 from extcon_cli.bypass.units import by_name, slots
 from extcon_cli.catalyst.bifurcation import Flow
 from extcon_cli.catalyst.filters import Filters
 from extcon_cli.catalyst.scores import energy, taylor_terms
 from extcon_cli.channels import ChannelGroup, Removal, channel_groups, remove_zeros
+from extcon_cli.channels.compare import Inputs
 from extcon_cli.errors import GateError, UsageError
 
 SCORED = 4

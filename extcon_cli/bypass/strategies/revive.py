@@ -15,9 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from extcon_cli.bypass.plateau import UnitCounts
-from extcon_cli.bypass.strategies.base import ContractionReport, Inputs, Strategy, StrategyContext
+from extcon_cli.bypass.strategies.base import ContractionReport, Strategy, StrategyContext
 from extcon_cli.bypass.units import Units, by_name, draw, neutral, positions, taken, units
 from extcon_cli.channels import ChannelGroup, Consumer, difference
+from extcon_cli.channels.compare import Inputs, call
 from extcon_cli.channels.modules import evaluating, named_tensors
 from extcon_cli.errors import UsageError
 
@@ -29,7 +30,7 @@ def constants_on(module: nn.Module, found: list[Units], batches: Iterable[Inputs
     """Of each group's units, for every map that reads them: the constant that it reads on all data, else NaN: (n,).
 
     Args:
-        batches: positional arguments of a forward pass in eval mode.
+        batches: arguments of a forward pass in eval mode.
     """
     low: dict[str, Tensor] = {}
     high: dict[str, Tensor] = {}
@@ -54,7 +55,7 @@ def constants_on(module: nn.Module, found: list[Units], batches: Iterable[Inputs
     try:
         with evaluating(module):
             for batch in batches:
-                module(*batch)
+                call(module, batch)
     finally:
         for handle in handles:
             handle.remove()
