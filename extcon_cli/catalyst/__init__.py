@@ -5,7 +5,9 @@ scores.py      what each filter is worth
 target.py      which filters go: smallest first, until the target is met
 bifurcation.py how they reach exactly zero: along the flow of |d| ||F||, by proximal steps, under the penalty
 regulariser.py the paper's R(F, d), its race, and Group Lasso
-compensate.py  least squares: what stays takes over from what goes
+compensate.py  least squares: what stays takes over from what goes, map by map while it shrinks
+hand_over.py   the same front to back, so that the smaller model's stream is the original's
+least_squares.py ridge regression from normal equations
 attach.py      `Catalyst`, for people with their own training loop
 
 Knows modules and tensors; never a path, a recipe or a data set.

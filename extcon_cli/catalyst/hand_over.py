@@ -24,13 +24,12 @@ from torch import Tensor, fx, nn
 
 from extcon_cli.catalyst.filters import Filters
 from extcon_cli.catalyst.least_squares import NormalEquations
-from extcon_cli.catalyst.maps import StoredMap
-from extcon_cli.catalyst.replay import SideBySide
-from extcon_cli.channels import Channels
-from extcon_cli.channels.analysis.operator import Operator
+from extcon_cli.channels import Channels, Operator
 from extcon_cli.channels.compare import Inputs
+from extcon_cli.channels.maps import StoredMap
 from extcon_cli.channels.modules import evaluating
 from extcon_cli.channels.preserving import preserving
+from extcon_cli.channels.replay import SideBySide
 
 POSITIONS = 1 << 15  # of one map that enter its normal equations, all batches together, where it has few columns
 PER_COLUMN = 8  # positions at the least

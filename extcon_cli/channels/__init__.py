@@ -7,6 +7,8 @@ analysis/        which channels go together: trace, rules, groups, constants
 removal/         what is dead, the plan of its removal, carrying it out, comparing the graphs, the certificate
 dry_run.py       the analysis tried out: what cannot be removed from this module is frozen
 compare.py       how far the outputs of two modules differ
+maps.py          a linear map of the graph as a matrix
+replay.py        traced forward passes run again, operator by operator
 verification.py  the same on several kinds of inputs, as a certificate has it
 
 Knows modules and tensors; never a path, a recipe or a data set.
@@ -16,6 +18,7 @@ import warnings
 
 from extcon_cli.channels.analysis.axes import Consumer
 from extcon_cli.channels.analysis.groups import ChannelGroup, Channels, Slice, coverage
+from extcon_cli.channels.analysis.operator import Operator
 from extcon_cli.channels.compare import Difference, difference
 from extcon_cli.channels.dry_run import channel_groups, prunable_groups
 from extcon_cli.channels.modules import evaluating, named_tensor, named_tensors
@@ -35,6 +38,7 @@ __all__ = [
     "Difference",
     "GroupStatus",
     "Masks",
+    "Operator",
     "Removal",
     "RemovalPlan",
     "Rewrite",

@@ -1,0 +1,34 @@
+"""Ridge regression from normal equations is what a solver of least squares finds."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from extcon_cli.catalyst.least_squares import NormalEquations
+
+
+@pytest.mark.parametrize("centred", [True, False])
+def test_the_solution_is_the_least_squares_one(centred: bool) -> None:
+    torch.manual_seed(0)
+    x, r = torch.randn(300, 2, 5).double() + 2, torch.randn(300, 2, 3).double() - 1
+    x[:, 1, 2] = 0  # a column that says nothing
+    equations = NormalEquations()
+    for part, lack in zip(x.split(70), r.split(70), strict=True):
+        equations.add(part, lack)
+    change, shift = equations.solve(1e-12, centred=centred)
+    for group in range(2):
+        said = torch.cat([x[:, group], torch.ones(300, 1).double() * centred], 1)
+        wanted = torch.linalg.lstsq(said, r[:, group], driver="gelsd").solution.T
+        torch.testing.assert_close(change[group], wanted[:, :5], rtol=1e-7, atol=1e-9)
+        torch.testing.assert_close(shift[group], wanted[:, 5], rtol=1e-7, atol=1e-9)
+    assert not change[1, :, 2].any()
+
+
+def test_ridge_pulls_to_no_change() -> None:
+    torch.manual_seed(0)
+    equations = NormalEquations()
+    x = torch.randn(50, 1, 4)
+    equations.add(x, x @ torch.randn(4, 2))
+    sizes = [float(equations.solve(ridge, centred=True)[0].norm()) for ridge in (1e-6, 1.0, 1e6)]
+    assert sizes[0] > sizes[1] > 1000 * sizes[2]
