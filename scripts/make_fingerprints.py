@@ -110,6 +110,8 @@ def _without_numbers(name: str, **kwargs: Any) -> nn.Module:
     except NotImplementedError:  # it copies between numbers that are there and some that are not
         with torch.device("meta"):
             return timm.create_model(name, **kwargs)
+    except RuntimeError:  # it runs a part of itself while it is built, to know the shape of what that gives
+        return timm.create_model(name, **kwargs)
 
 
 def _places(value: Any) -> tuple[str, ...]:

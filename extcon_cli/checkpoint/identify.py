@@ -6,7 +6,7 @@ channels of the input may differ.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from extcon_cli.checkpoint.fingerprints import Shapes, lookup
 from extcon_cli.checkpoint.fit import peeled
+from extcon_cli.checkpoint.said import told
 from extcon_cli.checkpoint.state import COUNTER
 from extcon_cli.checkpoint.zoo import ZOO
 
@@ -31,34 +32,49 @@ class Candidate:
     score: float = 1.0
     """Tensors that agree in name and shape, as a share of all in either. 1: fits."""
     rivals: tuple[str, ...] = ()
-    """Architectures of other libraries with the same names and shapes, which may compute something else."""
+    """Architectures of other libraries with the same names and shapes, which compute something else."""
+    said: bool = False
+    """Several have the same names and shapes, and the file says that it is this one."""
+
+    @property
+    def name(self) -> str:
+        """Without the library."""
+        return self.arch.partition(":")[2]
 
     def __str__(self) -> str:
         given = "".join(f", {key}={value}" for key, value in self.kwargs.items())
         return f"{self.arch}{given} ({int(100 * self.score)} % of its tensors)"
 
 
-def identify(state: Mapping[str, Tensor]) -> list[Candidate]:
+def identify(state: Mapping[str, Tensor], said: Sequence[str] = ()) -> list[Candidate]:
     """The architectures that share tensors with the state, the nearest first; those with score 1 fit.
 
     What is foreign by its name is set aside, and prefixes that all names have in common are taken off. Of the zoo,
-    torchvision and timm, the first that knows a fitting architecture is asked alone.
+    torchvision and timm, the first that knows a fitting architecture is asked alone; but of several that fit, the one
+    counts that `said`, texts in and around the file, names.
     """
     inner: Shapes = {}
     for part in peeled(state):
         inner = {name: tuple(tensor.shape) for name, tensor in part.items() if not name.endswith(COUNTER)}
         zoo = [_compare(f"zoo:{name}", inner) for name, entry in ZOO.items() if entry.identifiable]
-        if fitting := [candidate for candidate in zoo if candidate.score == 1] or _known(inner):
+        if fitting := [candidate for candidate in zoo if candidate.score == 1] or _known(inner, said):
             return fitting
     near = [_compare(f"torchvision:{name}", inner) for name in _torchvision_names(inner)]
     return sorted((c for c in (*zoo, *near) if c.score > 0), key=lambda c: (-c.score, c.arch))
 
 
-def _known(shapes: Shapes) -> list[Candidate]:
-    """The architectures of torchvision that have these tensors; else those of timm."""
+def _known(shapes: Shapes, said: Sequence[str]) -> list[Candidate]:
+    """The one that the file says; else the architectures of torchvision that have these tensors; else those of timm.
+
+    What has one name in both libraries computes the same in both.
+    """
     found = [Candidate(arch, dict(kwargs)) for arch, kwargs in lookup(shapes)]
+    found.sort(key=lambda candidate: not candidate.arch.startswith("torchvision:"))
+    if (name := told([candidate.name for candidate in found], said)) and len({c.name for c in found}) > 1:
+        return [replace(next(candidate for candidate in found if candidate.name == name), said=True)]
     first = [candidate for candidate in found if candidate.arch.startswith("torchvision:")]
-    rivals = tuple(candidate.arch for candidate in found if candidate not in first)
+    names = {candidate.name for candidate in first}
+    rivals = tuple(candidate.arch for candidate in found if candidate.name not in names)
     return [replace(candidate, rivals=rivals) for candidate in first] or found
 
 

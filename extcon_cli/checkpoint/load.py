@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from extcon_cli.checkpoint.architectures import build
 from extcon_cli.checkpoint.fit import Fit, averaged, fit
 from extcon_cli.checkpoint.identify import Candidate, identify
+from extcon_cli.checkpoint.precision import Precision, stored_precision
 from extcon_cli.checkpoint.read import Checkpoint, read
 from extcon_cli.checkpoint.state import Versions, rebased, shown, strip, versions_of
 from extcon_cli.errors import CheckpointError, UsageError
@@ -34,7 +35,11 @@ def load(path: str | Path, *, model: nn.Module | None = None, trust_code: bool =
             it, the architecture that the checkpoint names or that its tensors tell is built.
         trust_code: allow an architecture that is the user's own code.
 
-    A UserWarning names tensors that are left out, because they are no part of the network.
+    Half precision is how numbers are stored: what is in float16 or bfloat16 comes as float32, with the same numbers,
+    and `save(..., like=path)` writes it in half precision again. To run it in half precision: `.to(torch.bfloat16)`.
+
+    A UserWarning names tensors that are left out, because they are no part of the network, and other architectures
+    whose tensors have the same names and shapes.
 
     Raises:
         CheckpointError: it cannot be read, or its architecture cannot be told or built, or does not fit.
@@ -58,7 +63,7 @@ def _load(checkpoint: Checkpoint, model: nn.Module | None, trust_code: bool, emi
         return _put_in(checkpoint, model, type(model).__name__, emit, narrow=not narrowed)
     metadata = checkpoint.metadata
     if metadata is None:
-        found = recognise(checkpoint)
+        found = recognise(checkpoint, emit)
         return restore(checkpoint, found.arch, found.kwargs, trust_code=trust_code, emit=emit)
     if metadata.arch is None:
         raise CheckpointError(
@@ -70,11 +75,16 @@ def _load(checkpoint: Checkpoint, model: nn.Module | None, trust_code: bool, emi
         raise CheckpointError(f"{checkpoint.path}: {error}") from error
 
 
-def recognise(checkpoint: Checkpoint) -> Candidate:
-    """The one architecture that the tensors fit by names and shapes. CheckpointError if there is none, or several."""
-    candidates = identify(checkpoint.state)
+def recognise(checkpoint: Checkpoint, emit: Emit = ignore) -> Candidate:
+    """The one architecture that the tensors fit by names and shapes. CheckpointError if there is none, or several.
+
+    Where others of another library fit as well, and compute something else, that is emitted as a warning.
+    """
+    candidates = identify(checkpoint.state, checkpoint.said)
     fitting = [candidate for candidate in candidates if candidate.score == 1]
     if len(fitting) == 1:
+        if fitting[0].rivals:
+            emit(Noted(f"{checkpoint.path}: {doubt(fitting[0])}", warning=True))
         return fitting[0]
     if fitting:
         raise CheckpointError(
@@ -84,6 +94,15 @@ def recognise(checkpoint: Checkpoint) -> Candidate:
     raise CheckpointError(
         f"{checkpoint.path} fits no architecture of the zoo, torchvision or timm{_nearest(candidates)}. Name its "
         "own in a recipe, as model.arch"
+    )
+
+
+def doubt(found: Candidate) -> str:
+    """That a candidate with rivals may be another one."""
+    others = ", ".join(found.rivals)
+    return (
+        f"taken for {found.arch}, whose tensors have the same names and shapes as those of {others}; these compute "
+        "something else: if it is one of them, name it in a recipe, as model.arch"
     )
 
 
@@ -148,6 +167,13 @@ def fill(
     except (RuntimeError, ValueError, TypeError, KeyError) as error:  # a module's own way of taking its tensors
         raise CheckpointError(f"{source} does not fit {arch}: {str(error).strip()[:200]}") from error
     return best
+
+
+def half_precision(module: nn.Module, checkpoint: Checkpoint) -> Precision:
+    """Which of the module's tensors the checkpoint stores in half precision, by the module's names."""
+    own, wrapper = _own(module)
+    stored = stored_precision(fit(own, checkpoint.state)[0].state)
+    return {wrapper + name: dtype for name, dtype in stored.items()}
 
 
 def _own(module: nn.Module) -> tuple[dict[str, Tensor], str]:

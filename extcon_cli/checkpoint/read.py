@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from extcon_cli.checkpoint.contents import kind
 from extcon_cli.checkpoint.folder import checkpoint_file
 from extcon_cli.checkpoint.metadata import Metadata, from_header
+from extcon_cli.checkpoint.said import said
 from extcon_cli.checkpoint.state import Versions, find_state
 from extcon_cli.checkpoint.user_code import importable
 from extcon_cli.errors import CheckpointError
@@ -43,6 +44,8 @@ class Checkpoint:
     """What was taken off all names."""
     versions: Versions = field(default_factory=dict)
     """Of the submodules, as torch.save kept them; empty where the file does not say."""
+    said: tuple[str, ...] = ()
+    """Texts in and around the file that may name its architecture."""
 
 
 def read(path: str | Path, *, trust_pickle: bool = False) -> Checkpoint:
@@ -59,7 +62,9 @@ def read(path: str | Path, *, trust_pickle: bool = False) -> Checkpoint:
     else:
         content = _read_torch(path, trust_pickle)
     found = find_state(content, str(path))
-    return Checkpoint(path, found.state, metadata, _sha256(path), found.module, found.prefix, found.versions)
+    return Checkpoint(
+        path, found.state, metadata, _sha256(path), found.module, found.prefix, found.versions, said(content, path)
+    )
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], Metadata | None]:

@@ -10,9 +10,9 @@ from torch import nn
 
 from extcon_cli import __version__
 from extcon_cli.checkpoint.architectures import default_input_shape
-from extcon_cli.checkpoint.load import fill, recognise, replay, restore
+from extcon_cli.checkpoint.load import fill, half_precision, recognise, replay, restore
 from extcon_cli.checkpoint.metadata import Metadata
-from extcon_cli.checkpoint.precision import stored_precision
+from extcon_cli.checkpoint.precision import round_to, stored_precision
 from extcon_cli.checkpoint.read import Checkpoint, read
 from extcon_cli.checkpoint.state import find_state
 from extcon_cli.checkpoint.write import check_writable, write
@@ -40,11 +40,11 @@ def save(
         >>> model = extcon_cli.load("tuned.safetensors")
 
     Args:
-        model: on any device, in a wrapper or not. What is in half precision, in
-            it or in `like`, is stored so where no number is lost.
+        model: on any device, in a wrapper or not. It stays as it is.
         path: ends in `.safetensors`.
         like: the checkpoint that the model came from. Its architecture, removal plans, input shape, classes,
-            normalisation, recipe and history are taken over.
+            normalisation, recipe and history are taken over, and its precision: what it stores in half precision is
+            rounded to that and stored so. So is what the model has in half precision itself.
         plans: removals since then, in their order: `plan` of what `remove_zeros` or `Catalyst.contract` gave.
         force: overwrite a file.
         trust_code: allow an architecture of `like` that is the user's own code.
@@ -69,7 +69,8 @@ def save(
             "version": __version__,
         }
     )
-    precision = {**stored_precision(checkpoint.state), **stored_precision(state)}
+    precision = {**half_precision(twin, checkpoint), **stored_precision(state)}
+    round_to(twin, precision)
     write(path, twin, described, force=force, precision=precision)
 
 

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from extcon_cli.channels import RemovalPlan, channel_groups, difference, remove_zeros
 from extcon_cli.channels.compare import EXACT, random_batches
-from extcon_cli.checkpoint.precision import stored_precision
 from extcon_cli.checkpoint.trust import UNTRUSTED, Trust
 from extcon_cli.checkpoint.write import Metadata, check_writable, write
 from extcon_cli.errors import GateError
@@ -64,7 +63,7 @@ def already_zero(
     if moved.relative > EXACT:
         raise GateError(f"outputs would change by {moved.relative:.1e} of the largest: lower --tolerance")
     emit(PhaseEnded("remove", time.monotonic() - began))
-    precision = stored_precision(opened.checkpoint.state)
+    precision = opened.precision
     record = PruneRecord(
         before=ModelStats({}, measure(original, shape, precision)),
         after=ModelStats({}, measure(small, shape, precision)),

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from extcon_cli.checkpoint.habits import Habit, habit
 from extcon_cli.checkpoint.identify import Candidate, identify
+from extcon_cli.checkpoint.load import doubt
 from extcon_cli.checkpoint.pickled import architecture
 from extcon_cli.checkpoint.read import Checkpoint, read
 from extcon_cli.checkpoint.trust import UNTRUSTED, Trust
@@ -35,6 +36,8 @@ class Finding:
     key: str
     value: object
     why: str
+    doubtful: bool = False
+    """It may be another: said as a warning."""
 
 
 @dataclass(frozen=True)
@@ -140,7 +143,7 @@ def complete(
             )
         )
     for finding in look.findings:
-        emit(Noted(f"{finding.key}: {_shown(finding.value)} ({finding.why})"))
+        emit(Noted(f"{finding.key}: {_shown(finding.value)} ({finding.why})", warning=finding.doubtful))
     return look.recipe
 
 
@@ -155,11 +158,16 @@ def _architecture(content: Checkpoint, wanted: ModelSpec) -> Finding:
     if content.module is not None:
         built = architecture(content.module, content.state, content.path.parent)
         return Finding(key, built, "the class of the pickled module")
-    candidates = identify(content.state)
+    candidates = identify(content.state, content.said)
     fitting = [candidate for candidate in candidates if candidate.score == 1]
     if len(fitting) == 1:
-        also = f"; so do those of {', '.join(fitting[0].rivals[:3])}" if fitting[0].rivals else ""
-        return Finding(key, fitting[0], f"score 100 %: all {len(content.state)} tensors agree in name and shape{also}")
+        [found] = fitting
+        why = f"score 100 %: all {len(content.state)} tensors agree in name and shape"
+        if found.said:
+            why += ", and the file says so"
+        if found.rivals:
+            why += f"; {doubt(found)}"
+        return Finding(key, found, why, doubtful=bool(found.rivals))
     if fitting:
         return Finding(key, None, f"one of {', '.join(c.arch for c in fitting)}: all have its names and shapes")
     near = [str(candidate) for candidate in candidates if candidate.score >= 0.1][:3]

@@ -7,7 +7,6 @@ from pathlib import Path
 import torch
 
 from extcon_cli.channels import ChannelGroup, channel_groups, classify, coverage
-from extcon_cli.checkpoint.precision import stored_precision
 from extcon_cli.checkpoint.trust import UNTRUSTED, Trust
 from extcon_cli.events import Emit, ignore
 from extcon_cli.pipelines.diagnosis import diagnose
@@ -37,7 +36,7 @@ def inspect(
     prepared = prepare(recipe, checkpoint, trust=trust, emit=emit) if data else None
     opened = (prepared and prepared.opened) or open_model(checkpoint, recipe, trust=trust, emit=emit)
     shape = opened.arch.input_shape or ()
-    size = measure(opened.module, shape, stored_precision(opened.checkpoint.state))
+    size = measure(opened.module, shape, opened.precision)
     channels = channel_groups(opened.module, opened.examples, ignore_unreached=recipe.model.ignore_unreached)
     statuses = {status.group: status for status in classify(opened.module, channels)}
     sizes = {name: tuple(tensor.shape) for name, tensor in opened.module.named_parameters(remove_duplicate=False)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,9 @@ from torch import Tensor, nn
 
 from extcon_cli.channels.compare import Inputs
 from extcon_cli.checkpoint.architectures import default_input_shape
-from extcon_cli.checkpoint.load import recognise, restore
+from extcon_cli.checkpoint.load import half_precision, recognise, restore
 from extcon_cli.checkpoint.pickled import architecture
+from extcon_cli.checkpoint.precision import Precision
 from extcon_cli.checkpoint.read import Checkpoint, read
 from extcon_cli.checkpoint.trust import UNTRUSTED, Trust
 from extcon_cli.errors import CheckpointError, RecipeError, UsageError
@@ -31,6 +33,11 @@ class Opened:
     """All fields filled in; only `arch` is None for a pickled module of an unknown class."""
     recipe: Recipe
     """The recipe with `model` replaced by `arch`."""
+
+    @cached_property
+    def precision(self) -> Precision:
+        """Which of the module's tensors are stored in half precision, and will be."""
+        return half_precision(self.module, self.checkpoint)
 
     @property
     def example(self) -> tuple[Tensor, ...]:
@@ -98,7 +105,7 @@ def _module(
     metadata = checkpoint.metadata
     if metadata is not None and metadata.arch is None:
         raise CheckpointError(f"{checkpoint.path} does not name its architecture: name it in a recipe, as model.arch")
-    told = recognise(checkpoint) if metadata is None else metadata
+    told = recognise(checkpoint, emit) if metadata is None else metadata
     arch, kwargs = str(told.arch), {**told.kwargs, **wanted.kwargs}
     try:
         return restore(checkpoint, arch, kwargs, trust_code=trust.code, emit=emit), arch, kwargs

@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from extcon_cli.channels.compare import Inputs
 from extcon_cli.checkpoint.architectures import build, default_input_shape
-from extcon_cli.checkpoint.precision import Precision, stored_precision
+from extcon_cli.checkpoint.precision import Precision
 from extcon_cli.checkpoint.trust import UNTRUSTED, Trust
 from extcon_cli.data.datasets import Data, open_data
 from extcon_cli.errors import CheckpointError, DataError, ExtconError, RecipeError
@@ -47,7 +47,7 @@ class Prepared:
     @property
     def precision(self) -> Precision:
         """Which tensors were stored in half precision, and will be."""
-        return stored_precision(self.opened.checkpoint.state) if self.opened is not None else {}
+        return self.opened.precision if self.opened is not None else {}
 
 
 def prepare(

@@ -161,3 +161,11 @@ def test_versions_that_are_none(tmp_path: Path, noted: dict[object, object]) -> 
     state = OrderedDict(DigitsResNet().state_dict())
     state._metadata = noted  # type: ignore[attr-defined]
     assert isinstance(extcon_cli.load(saved(tmp_path, state)), DigitsResNet)
+
+
+def test_half_precision_is_known_behind_a_prefix(tmp_path: Path) -> None:
+    module = DigitsResNet().bfloat16()
+    path = saved(tmp_path, {"net." + name: tensor for name, tensor in module.state_dict().items()})
+    found = open_model(path, Recipe())
+    floating = {name for name, tensor in module.state_dict().items() if tensor.is_floating_point()}
+    assert found.precision == dict.fromkeys(floating, torch.bfloat16)

@@ -133,3 +133,18 @@ def test_the_header_is_json_that_others_can_read(checkpoint: Path, tmp_path: Pat
     metadata = read(tmp_path / "out.safetensors").metadata
     assert metadata is not None
     assert metadata.plans == (json.loads(json.dumps(removal.plan.to_json())),)
+
+
+def test_what_was_half_precision_is_saved_so_after_training_in_float32(checkpoint: Path, tmp_path: Path) -> None:
+    write(tmp_path / "half.safetensors", extcon_cli.load(checkpoint).bfloat16(), METADATA)
+    model = extcon_cli.load(tmp_path / "half.safetensors")
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(1e-3)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    extcon_cli.save(model, tmp_path / "out.safetensors", like=tmp_path / "half.safetensors")
+    stored = read(tmp_path / "out.safetensors").state
+    assert {t.dtype for t in stored.values() if t.is_floating_point()} == {torch.bfloat16}
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+    assert (tmp_path / "out.safetensors").stat().st_size < 1.2 * (tmp_path / "half.safetensors").stat().st_size
