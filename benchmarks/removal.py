@@ -24,7 +24,6 @@ they are installed, are asked for the same in removal_others.py.
 from __future__ import annotations
 
 import argparse
-import copy
 import fnmatch
 import json
 import multiprocessing
@@ -55,6 +54,7 @@ from extcon_cli.channels.analysis.groups import analyse
 from extcon_cli.channels.analysis.trace import trace
 from extcon_cli.channels.compare import Inputs
 from extcon_cli.channels.dry_run import dry_run
+from extcon_cli.channels.preserving import duplicate
 from extcon_cli.channels.removal.certificate import certify
 from extcon_cli.errors import GateError, TraceError
 
@@ -115,9 +115,9 @@ def removed(
     module: nn.Module, channels: Channels, example: Inputs, silence: Callable[[nn.Module, Channels], None]
 ) -> dict[str, Any]:
     """Silence, remove, and say by how much outputs moved; `independent` is not measured with the product's own code."""
-    before = copy.deepcopy(module)
+    before = duplicate(module)
     silence(before, channels)
-    after = copy.deepcopy(before)
+    after = duplicate(before)
     begin = time.perf_counter()
     removal = plan_removal(after, channels)
     remove(after, removal)

@@ -194,19 +194,25 @@ def random_batches(
     seed: int = 0,
     dtype: torch.dtype | None = None,
 ) -> Iterator[Inputs]:
-    """Normal random inputs shaped like the example, at several batch sizes; integers are taken as they are."""
+    """Normal random inputs shaped like the example, at several batch sizes; integers are taken as they are.
+
+    So are masks of floating numbers, infinite or so large that they stand for it. What has another first length than
+    the batch of the example keeps it.
+    """
     generator = torch.Generator().manual_seed(seed)
+    batch = batch_size(example)
     for size in sizes:
-        yield tree_map(partial(_random, size=size, generator=generator, dtype=dtype), example)
+        yield tree_map(partial(_random, batch=batch, size=size, generator=generator, dtype=dtype), example)
 
 
-def _random(value: Any, *, size: int, generator: torch.Generator, dtype: torch.dtype | None) -> Any:
+def _random(value: Any, *, batch: int, size: int, generator: torch.Generator, dtype: torch.dtype | None) -> Any:
     if not isinstance(value, Tensor) or value.dim() == 0:
         return value
-    if not value.is_floating_point():
-        return value[:1].expand(size, *value.shape[1:])
-    drawn = torch.randn((size, *value.shape[1:]), generator=generator)
-    return drawn.to(value.device, dtype or value.dtype)
+    shape = (size if len(value) == batch else len(value), *value.shape[1:])
+    wanted = dtype if dtype is not None and value.is_floating_point() else value.dtype
+    if not value.is_floating_point() or bool((value.abs() >= EXTREME).any()):
+        return value.to(wanted) if len(value) == shape[0] else value[:1].to(wanted).expand(shape)
+    return torch.randn(shape, generator=generator).to(value.device, wanted)
 
 
 def in_double(module: nn.Module) -> nn.Module:

@@ -87,28 +87,27 @@ def prunable_groups(model: nn.Module, example_inputs: Examples) -> tuple[Channel
 
 def dry_run(module: nn.Module, channels: Channels, examples: Examples, seed: int = 0) -> Channels:
     """Freeze the groups whose removal does not work out on this module, with the reason."""
-    tried = [group for group in channels.groups if group.prunable and group.size > 1]
-    parts = _parts({group: max(1, group.size - channels.least(group)) for group in tried}, seed)
+    counts = {group: channels.removable_counts(group) for group in channels.groups if group.prunable}
+    tried = [group for group, possible in counts.items() if possible]
+    parts = _parts({group: counts[group] for group in tried}, seed)
     reasons = culprits(tried, lambda groups: _attempt(module, channels, groups, parts, examples))
     sound = [group for group in tried if id(group) not in reasons]
     if reasons and sound:  # each goes by itself, or in the company it was tried in: do they all together?
         reasons |= _attempt(module, channels, sound, parts, examples)
-    frozen = tuple(
-        replace(group, reason=reasons.get(id(group), group.reason)) if group.size > 1 or group.reason
-        else replace(group, reason="a single channel")
-        for group in channels.groups
-    )  # fmt: skip
+    for group in counts.keys() - set(tried):
+        reasons[id(group)] = "a single channel" if group.size == 1 else "as few channels as what reads them takes"
+    frozen = tuple(replace(group, reason=reasons.get(id(group), group.reason)) for group in channels.groups)
     return replace(channels, groups=frozen)
 
 
-def _parts(most: Mapping[ChannelGroup, int], seed: int) -> dict[int, Index]:
-    """A random part of every group, up to so many: another share of each, as far as shares go, since ties hide else."""
+def _parts(counts: Mapping[ChannelGroup, range], seed: int) -> dict[int, Index]:
+    """A random part of every group, of one of these sizes: another share of each, as far as they go: ties hide else."""
     generator = np.random.default_rng(seed)
     taken: Counter[Fraction] = Counter()
     parts = {}
-    for group, limit in most.items():
+    for group, possible in counts.items():
         wanted = group.size * generator.uniform(0.25, 0.75)
-        shares = {Fraction(count, group.size): count for count in range(1, limit + 1)}
+        shares = {Fraction(count, group.size): count for count in possible}
         share = min(shares, key=lambda one: (taken[one], abs(shares[one] - wanted)))
         taken[share] += 1
         parts[id(group)] = np.sort(generator.permutation(group.size)[: shares[share]])

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import random
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -24,6 +24,8 @@ LARGE = 10_000
 """Containers of more entries are noted, not walked through: data, not state."""
 
 Container = dict[Any, Any] | list[Any] | set[Any] | deque[Any]
+
+KINDS = (OrderedDict, dict, list, set, deque)
 
 OWN = ("torch.", "numpy.", "logging", "threading", "builtins")
 """Modules of Python whose objects (generators, locks, loggers) are left alone."""
@@ -68,7 +70,7 @@ def duplicate(module: nn.Module) -> nn.Module:
 def _reachable(module: nn.Module) -> Iterator[Container]:
     """Everything that can be changed in place and be reached from a module: containers, and objects' attributes."""
     seen: set[int] = set()
-    waiting: list[Any] = [module]
+    waiting: list[Any] = list(module.modules())
     while waiting:
         value = waiting.pop()
         if id(value) in seen or isinstance(value, (Tensor, type, str, int, float, bytes)):
@@ -106,10 +108,20 @@ def _content(held: Container) -> dict[Any, Any] | list[Any]:
 
 
 def _restore(held: Container, content: dict[Any, Any] | list[Any]) -> None:
-    """Put a container's content back; one that is as it was is left alone, since some watch what is done to them."""
+    """Put a container's content back; one that is as it was is left alone.
+
+    By the methods of Python's own kinds: some containers refuse changes, or watch what is done to them.
+    """
     same = list(map(id, _values(held))) == list(map(id, _values(content)))
     if isinstance(held, dict):
         same = same and list(held) == list(content)
-    if not same:
-        held.clear()
-        held.extend(content) if isinstance(held, (list, deque)) else held.update(content)
+    if same:
+        return
+    kind: Any = next(kind for kind in KINDS if isinstance(held, kind))
+    kind.clear(held)
+    if isinstance(content, dict):
+        for key, value in content.items():
+            kind.__setitem__(held, key, value)
+    else:
+        put: Any = kind.update if kind is set else kind.extend
+        put(held, content)

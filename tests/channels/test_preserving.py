@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import copy
 import random
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -84,6 +84,26 @@ def state(module: Any) -> Any:
         random.getstate(),
         np.random.get_state()[1].tolist(),
     )
+
+
+class Frozen(OrderedDict[str, Any]):
+    """As diffusers' configurations: it refuses changes."""
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        raise TypeError("frozen")
+
+    def update(self, *_: Any, **__: Any) -> None:
+        raise TypeError("frozen")
+
+
+def test_a_container_that_refuses_changes_is_as_before() -> None:
+    module = Keeps(lambda m, y: OrderedDict.__setitem__(m.config, "last", y))
+    module.config = Frozen()
+    OrderedDict.__setitem__(module.config, "width", 8)
+    with preserving(module):
+        module(*EXAMPLE)
+        assert "last" in module.config
+    assert list(module.config.items()) == [("width", 8)]
 
 
 @pytest.mark.parametrize("exported", [False, True])

@@ -76,6 +76,20 @@ def exported(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., tracing.
     return export
 
 
+def inverse(net: Net, y: Tensor) -> Tensor:
+    """Rows in another order and back, by a table that is made like another and filled."""
+    order = y.mean((1, 2, 3)).argsort()
+    back = torch.empty_like(order)
+    back[order] = torch.arange(order.shape[0])
+    return y[order][back]
+
+
+def topped(y: Tensor) -> Tensor:
+    largest, places = y.mean((2, 3), keepdim=True).topk(2, 0)
+    largest /= 2.0
+    return largest.sum(0, keepdim=True) * (places >= 0).all()
+
+
 SAME = {
     "resnet18": (lambda: torchvision.models.resnet18(), X),
     "mobilenet": (lambda: torchvision.models.mobilenet_v3_small(), X),
@@ -87,6 +101,8 @@ SAME = {
     "a tensor made on the way": (lambda: Net(lambda net, y: y * torch.tensor(2.0) + torch.zeros(4, 1, 1)), X),
     "what it cannot follow": (lambda: Net(lambda net, y: y.cumsum(1)), X),
     "memory written to through views": (lambda: Net(masked), X),
+    "a table like another": (lambda: Net(inverse), X),
+    "one of several results in place": (lambda: Net(lambda net, y: y * topped(y)), X),
     "an operator in place": (lambda: Net(lambda net, y: y.mul_(2).add_(y)), X),
 }
 

@@ -37,15 +37,16 @@ class Axis:
     sources: tuple[tuple[ZeroSource, Index], ...] = ()  # (source, rows)
     laid_out_by: fx.Node | None = None  # the view that laid longer channels out along this dimension, and had a choice
     zero: bool = True  # the sources at zero make it zero; False: a constant, such as sigmoid(0)
+    free: bool = False  # one value repeated by `expand`: it has no channels of its own, and takes those that it meets
 
     def take(self, picked: Index) -> Axis:
         """The axis after an operator has picked, repeated or reordered its indices."""
         sources = tuple((source, rows[picked]) for source, rows in self.sources)
-        return Axis(self.positions[picked], sources, self.laid_out_by, self.zero)
+        return Axis(self.positions[picked], sources, self.laid_out_by, self.zero, self.free)
 
     def without_sources(self) -> Axis:
         """The same channels, which no parameters make zero here."""
-        return Axis(self.positions, (), self.laid_out_by)
+        return Axis(self.positions, (), self.laid_out_by, free=self.free)
 
 
 Value = tuple["Axis | None", ...]  # one entry a dimension; None: it carries no channels
@@ -109,6 +110,7 @@ class Analysis:
     sized_views: list[SizedView] = field(default_factory=list)
     inline_norms: list[InlineNorm] = field(default_factory=list)
     never_single: list[Index] = field(default_factory=list)  # a dimension of length one would be squeezed away
+    in_steps: list[tuple[Index, int]] = field(default_factory=list)  # a kernel takes multiples of so many only
     refused_views: set[fx.Node] = field(default_factory=set)
     computed: set[fx.Node] = field(default_factory=set)  # values that depend on the model's inputs
     size: int = 0

@@ -79,6 +79,17 @@ class Channels:
         pairs = self.analysis.never_single
         return 1 + bool(pairs and np.isin(self.ids_of(group), self.channel_ids[np.concatenate(pairs)]).any())
 
+    def step(self, group: ChannelGroup) -> int:
+        """How many channels of a group can go at a time, where a kernel takes certain multiples only."""
+        steps = (step for held, step in self.analysis.in_steps
+                 if np.isin(self.ids_of(group), self.channel_ids[held]).any())  # fmt: skip
+        return math.lcm(*steps)
+
+    def removable_counts(self, group: ChannelGroup) -> range:
+        """How many channels of a group can go together."""
+        step = self.step(group)
+        return range(step, group.size - self.least(group) + 1, step)
+
 
 def coverage(module: nn.Module, channels: Channels) -> float:
     """The share of parameters that lie in a slice of a group that can be removed."""

@@ -187,17 +187,18 @@ class FlowOperator(Operator):
 
     analysis: Analysis
 
-    def axes(self, argument: Argument) -> Value:
+    def axes(self, argument: Argument, *, free: bool = False) -> Value:
         """The channels of an argument, an entry a dimension; a number, a list or None has none."""
-        return self.axes_of(self.value(argument))
+        return self.axes_of(self.value(argument), free=free)
 
-    def axes_of(self, value: object) -> Value:
-        """The channels of a value of the graph, an entry a dimension."""
+    def axes_of(self, value: object, *, free: bool = False) -> Value:
+        """The channels of a value of the graph, an entry a dimension; with `free` those that it would take as well."""
         if not holds_tensor(value):
             return ()
         found = self.analysis.values.get(value)
         assert not isinstance(found, list)  # several tensors, of which `getitem` takes one
-        return (None,) * len(shape(value)) if found is None else found
+        axes = (None,) * len(shape(value)) if found is None else found
+        return axes if free else tuple(None if axis is None or axis.free else axis for axis in axes)
 
     def parameter(self, argument: Argument) -> str | None:
         """The name of the parameter or buffer that an argument is; None: it is computed, or there is none."""

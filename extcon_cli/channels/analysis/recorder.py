@@ -27,7 +27,8 @@ from torch._subclasses.schema_check_mode import SchemaCheckMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
-from extcon_cli.channels.modules import open_dataclasses
+from extcon_cli.channels.modules import named_tensors, open_dataclasses
+from extcon_cli.channels.preserving import preserving
 
 TORCH = str(Path(torch.__file__).parent) + "/"
 LAYERS = f"{TORCH}nn/"
@@ -61,7 +62,8 @@ def record(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) 
     _check(module)
     try:
         recorder = _Recorder(module)
-        with recorder.as_meta(module), recorder.calls_watched(), _exporting(), torch.no_grad():
+        with preserving(module), recorder.calls_watched(), _exporting(), torch.no_grad():
+            recorder.put_meta(module)
             inputs = tree_map(recorder.input, (args, dict(kwargs)))
             with torch._C._EnablePythonDispatcher(), recorder:
                 output = module(*inputs[0], **inputs[1])
@@ -117,7 +119,7 @@ class _Recorder(SchemaCheckMode):
         self.calls: list[tuple[str, type]] = []  # the modules whose forward pass is running
         self.seen: dict[int, _Watched] = {}  # by the id of a meta tensor
         self.made: set[int] = set()  # storages that take no values from elsewhere, such as that of torch.zeros
-        self.fresh: dict[int, fx.Node] = {}  # by storage: of torch.zeros and the like, Python gets a shallow copy
+        self.fresh: dict[int, fx.Node] = {}  # of these the newest, by storage: Python gets a shallow copy
         self.metas: dict[int, Tensor] = {}  # of each real tensor, by its id
         self.reals: list[Tensor] = []  # kept, so that their ids stay their own
         self.constants: dict[str, Tensor] = {}
@@ -132,29 +134,16 @@ class _Recorder(SchemaCheckMode):
 
     # before and after the pass
 
-    @contextmanager
-    def as_meta(self, module: nn.Module) -> Iterator[None]:
-        """Meta tensors in the place of all parameters and buffers; afterwards all attributes are as before."""
-        attributes = [(child, dict(vars(child)), _held(child)) for child in module.modules()]
-        try:
-            for name, tensor in (
-                *module.named_parameters(remove_duplicate=False),
-                *module.named_buffers(remove_duplicate=False),
-            ):
-                if id(tensor) not in self.metas:
-                    self._store(name, tensor)
-            for child in module.modules():
-                for store in (child._parameters, child._buffers):
-                    for key, held in store.items():
-                        if held is not None:
-                            store[key] = self.metas[id(held)]  # type: ignore[assignment]
-            yield
-        finally:
-            for child, before, containers in attributes:
-                vars(child).clear()
-                vars(child).update(before)
-                for container, content in containers:
-                    _restore(container, content)
+    def put_meta(self, module: nn.Module) -> None:
+        """Meta tensors in the place of all parameters and buffers."""
+        for name, tensor in named_tensors(module).items():
+            if id(tensor) not in self.metas:
+                self._store(name, tensor)
+        for child in module.modules():
+            for store in (child._parameters, child._buffers):
+                for key, held in store.items():
+                    if held is not None:
+                        store[key] = self.metas[id(held)]  # type: ignore[assignment]
 
     def _store(self, name: str, tensor: Tensor) -> None:
         meta = torch.empty_like(tensor, device="meta")
@@ -233,7 +222,6 @@ class _Recorder(SchemaCheckMode):
             node = self._note(func, args, kwargs, result)
             if isinstance(result, Tensor) and (not tensors or func._opname in LIKE):
                 self.made.add(_storage(result))
-            if isinstance(result, Tensor) and not tensors:
                 self.fresh[_storage(result)] = node
             if func._schema.is_mutable:
                 self._overwrite(results[0], node)
@@ -292,16 +280,6 @@ class _Recorder(SchemaCheckMode):
 def overwritten(before: Tensor, written: Tensor) -> Tensor:
     """Stands in a graph for a tensor, part of whose memory was written to through another one. Never called."""
     raise NotImplementedError
-
-
-def _held(module: nn.Module) -> list[tuple[Any, Any]]:
-    """Each list, dict and set among a module's attributes, with its content."""
-    return [(value, value.copy()) for value in vars(module).values() if isinstance(value, (dict, list, set))]
-
-
-def _restore(container: Any, content: Any) -> None:
-    container.clear()
-    container.extend(content) if isinstance(container, list) else container.update(content)
 
 
 LIKE = ("new_zeros", "new_ones", "new_full", "new_empty", "zeros_like", "ones_like", "full_like", "empty_like")

@@ -21,6 +21,7 @@ from torch import Tensor, fx, nn
 from torch.export.graph_signature import InputKind
 
 from extcon_cli.channels.analysis.operator import Operator
+from extcon_cli.channels.analysis.shown import shown
 from extcon_cli.channels.modules import evaluating, named_tensors, open_dataclasses
 from extcon_cli.channels.preserving import preserving
 from extcon_cli.errors import TraceError
@@ -57,7 +58,7 @@ def trace(module: nn.Module, inputs: tuple[Any, ...] | Mapping[str, Any], *, exp
     Raises:
         TraceError: torch.export cannot follow the forward pass, for example data-dependent control flow.
     """
-    with preserving(module), evaluating(module):
+    with evaluating(module), shown(module):
         graph = _traced(module, inputs, exported)
         if graph.unread:
             for child in module.modules():  # layers stay in eval mode, so that nothing is drawn or averaged
@@ -139,7 +140,13 @@ def _exported(module: nn.Module, inputs: tuple[Any, ...] | Mapping[str, Any]) ->
     try:
         args, named = ((), dict(inputs)) if isinstance(inputs, Mapping) else (inputs, {})
         # on a refusal torch prints its whole graph to stderr
-        with _opened_outputs(module), torch.no_grad(), redirect_stderr(StringIO()), warnings.catch_warnings():
+        with (
+            preserving(module),
+            _opened_outputs(module),
+            torch.no_grad(),
+            redirect_stderr(StringIO()),
+            warnings.catch_warnings(),
+        ):
             warnings.filterwarnings("ignore", "The tensor attribute", UserWarning)  # they are put back: preserving.py
             program = torch.export.export(module, args, named, strict=False)
         seen_later, written = _mutations(program.graph)
@@ -246,8 +253,8 @@ def _mutations(graph: fx.Graph) -> tuple[bool, set[str]]:
 def _aliases(node: fx.Node) -> tuple[Sequence[fx.Node], Sequence[fx.Node]]:
     """The arguments that a node writes to, and those whose memory its result may share."""
     schema = getattr(node.target, "_schema", None)
-    if schema is None:  # operator.getitem: an element shares the memory of what it is taken from
-        return (), node.all_input_nodes
+    if schema is None:  # operator.getitem: an element shares the memory of the list that it is taken from
+        return (), [read for read in node.all_input_nodes if not _gives_several(read)]
     changed: list[fx.Node] = []
     aliased: list[fx.Node] = []
     for position, parameter in enumerate(schema.arguments):
@@ -259,6 +266,12 @@ def _aliases(node: fx.Node) -> tuple[Sequence[fx.Node], Sequence[fx.Node]]:
             value for value in nodes if isinstance(value, fx.Node)
         )
     return changed, aliased
+
+
+def _gives_several(node: fx.Node) -> bool:
+    """Whether it returns several tensors of their own, as topk does."""
+    returns = node.target._schema.returns if isinstance(node.target, torch._ops.OpOverload) else ()
+    return len(returns) > 1 and all(each.alias_info is None for each in returns)
 
 
 def _first_line(error: Exception) -> str:

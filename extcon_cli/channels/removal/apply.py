@@ -13,12 +13,15 @@ from torch import Tensor, nn
 from extcon_cli.channels.analysis.axes import Index
 from extcon_cli.channels.analysis.groups import ChannelGroup
 from extcon_cli.channels.modules import evaluating, is_norm, named_tensor, named_tensors
-from extcon_cli.channels.removal.narrow import exchanged, narrow_attention, narrow_norm
+from extcon_cli.channels.removal.narrow import narrow_attention, narrow_norm
+from extcon_cli.channels.removal.narrow_encoder import narrow_encoder
 from extcon_cli.channels.removal.rewrites import Fold, Merge, RemovalPlan, Renorm
 from extcon_cli.errors import CheckpointError
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+
+TRANSFORMER_LAYERS = (nn.TransformerEncoderLayer, nn.TransformerDecoderLayer)
 
 
 @torch.no_grad()
@@ -45,8 +48,7 @@ def remove(module: nn.Module, plan: RemovalPlan) -> None:
         setattr(module.get_submodule(size.module), size.attribute, size.after)
     sync_attributes(module)
     for child in module.modules():
-        if isinstance(child, nn.TransformerEncoder) and exchanged(child):
-            child.use_nested_tensor = False  # the narrow forms do not take nested tensors of padded tokens
+        narrow_encoder(child)
 
 
 @torch.no_grad()
@@ -89,6 +91,9 @@ def _sync_sizes(module: nn.Module) -> None:
         module._flat_weights = [module._parameters.get(name) for name in module._flat_weights_names]
     elif isinstance(module, nn.Embedding):
         module.embedding_dim = module.weight.shape[1]
+    elif isinstance(module, nn.Transformer):  # which refuses inputs of another width
+        first = next((child for child in module.modules() if isinstance(child, TRANSFORMER_LAYERS)), None)
+        module.d_model = module.d_model if first is None else first.linear1.weight.shape[1]
     elif is_norm(module):
         narrow_norm(module)
     elif type(module).__name__ == "Conv1D" and hasattr(module, "nf"):  # transformers: a linear map stored as (in, out)

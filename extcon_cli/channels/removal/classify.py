@@ -36,7 +36,7 @@ def classify(module: nn.Module, channels: Channels, inputs: Sequence[ConsumerInp
 
     A constant other than zero can be folded where it is read by a map without zero padding that has a bias or can
     get one; elsewhere, one dead channel of the group carries those of the others. At least one channel stays, two
-    where a dimension of length one would be squeezed away.
+    where a dimension of length one would be squeezed away, and as many more as a kernel asks for.
     """
     inputs = consumer_inputs(module, channels) if inputs is None else inputs
     alive, carried, stays, seen = (np.zeros(len(channels.channel_ids), bool) for _ in range(4))
@@ -62,8 +62,9 @@ def classify(module: nn.Module, channels: Channels, inputs: Sequence[ConsumerInp
             if carrier >= 0:
                 removable = free.copy()
                 removable[carrier] = False
-        missing = channels.least(group) - int((~removable).sum())
-        removable[np.flatnonzero(removable)[: max(0, missing)]] = False
+        missing = max(0, channels.least(group) - int((~removable).sum()))
+        missing += (int(removable.sum()) - missing) % channels.step(group)
+        removable[np.flatnonzero(removable)[:missing]] = False
         statuses.append(GroupStatus(group, dead, removable, carrier))
     return statuses
 

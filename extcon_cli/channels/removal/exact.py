@@ -153,7 +153,9 @@ def _check_decided(
         stays = (decided or {}).get(status.group, np.zeros(status.group.size, bool)) & ~status.removable
         if others and status.carrier >= 0:
             stays[status.carrier] = False
-        if 1 < channels.least(status.group) == int((~status.removable).sum()):
+        if 1 < channels.least(status.group) == int((~status.removable).sum()) or stays.sum() < channels.step(
+            status.group
+        ):
             stays[:] = False  # all others go, and these have to stay
         if stays.any():
             why = f" ({reasons[id(status.group)]})" if id(status.group) in reasons else ""

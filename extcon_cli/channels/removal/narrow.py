@@ -2,6 +2,9 @@
 
 A removal turns an instance into one of these by its class alone, so that parameters keep their names and places and
 the state dict its keys. Each is an ordinary module: it trains, compiles and exports.
+
+The tracer sees `shown_forward` (analysis/shown.py): the one operator that a norm stands for, through which it can
+follow channels. So what was removed once can be removed further.
 """
 
 from __future__ import annotations
@@ -34,6 +37,10 @@ class NarrowLayerNorm(nn.LayerNorm):
         y = centred * torch.rsqrt(variance + self.eps) * self.weight
         return (y if self.bias is None else y + self.bias).movedim(-1, self.dim).to(input.dtype)
 
+    def shown_forward(self, input: Tensor) -> Tensor:
+        x = input.movedim(self.dim, -1)
+        return F.layer_norm(x, self.normalized_shape, self.weight, self.bias, self.eps).movedim(-1, self.dim)
+
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, missing={self.missing}"
 
@@ -48,6 +55,9 @@ class NarrowRMSNorm(nn.RMSNorm):
         wide = _wide(x)
         power = wide.square().sum(-1, keepdim=True) / (x.shape[-1] + self.missing)
         return (wide * torch.rsqrt(power + eps) * self.weight).to(x.dtype)
+
+    def shown_forward(self, x: Tensor) -> Tensor:
+        return F.rms_norm(x, self.normalized_shape, self.weight, self.eps)
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, missing={self.missing}"
@@ -67,6 +77,9 @@ class NarrowGroupNorm(nn.GroupNorm):
         variance = ((x - mean).square().sum(rest, keepdim=True) + zeros * mean.square()) / width
         scale, offset = (v.view(-1, *(1,) * (x.dim() - 2)) for v in (self.weight, self.bias))
         return ((x - mean) * torch.rsqrt(variance + self.eps) * scale + offset).to(input.dtype)
+
+    def shown_forward(self, input: Tensor) -> Tensor:
+        return F.group_norm(input, self.num_groups, self.weight, self.bias, self.eps)
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, missing={self.missing}"

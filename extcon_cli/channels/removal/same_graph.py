@@ -19,14 +19,18 @@ from torch import Tensor, fx
 
 from extcon_cli.channels.analysis.axes import Axis, Index, Mask
 from extcon_cli.channels.analysis.groups import Channels
-from extcon_cli.channels.analysis.operator import Operator, shape
+from extcon_cli.channels.analysis.operator import Operator, dtype, shape
+from extcon_cli.channels.analysis.rules.inline_norms import CASTS
 from extcon_cli.channels.analysis.rules.joins import CUTS
 from extcon_cli.channels.analysis.rules.linear import CONVOLUTIONS
 from extcon_cli.channels.analysis.trace import Graph
 from extcon_cli.channels.removal.rewrites import RemovalPlan
 
+LAYOUTS = ("view", "_unsafe_view", "reshape")
+"""Operators that give another shape: torch takes one or another of them by how the numbers lie in memory."""
+
 SIZES = {
-    **dict.fromkeys(("view", "_unsafe_view", "reshape", "expand", "unflatten"), ("size", "shape", "sizes")),
+    **dict.fromkeys((*LAYOUTS, "expand", "unflatten"), ("size", "shape", "sizes")),
     **dict.fromkeys(CUTS, ("split_size", "split_sizes")),
     **dict.fromkeys(("pad", "constant_pad_nd"), ("pad",)),
     "affine_grid_generator": ("size",),
@@ -40,8 +44,9 @@ PICKS = {
 }
 """Operators that pick positions of one dimension by number: which they pick is checked, not how they say it."""
 
-PASSING = ("contiguous", "_assert_tensor_metadata")
-"""Operators that change no value: torch leaves the first out where memory is in order, tracers put the other in."""
+PASSING = ("contiguous", "clone", "_assert_tensor_metadata")
+"""Operators that change no value: torch leaves the first two out where memory is in order, tracers put the last in.
+CASTS change none where the type is the same."""
 
 
 @dataclass(frozen=True)
@@ -247,16 +252,22 @@ def _units(graph: Graph, exchanged: Collection[str]) -> Iterator[fx.Node | _Call
 
     for path, run in groupby((node for node in graph.nodes if node.op != "placeholder"), inside):
         if path is None:
-            yield from (node for node in run if Operator(node).name not in PASSING)
+            yield from (node for node in run if not _passes(node))
         else:
             yield _Call(path, tuple(run))
 
 
 def _value(node: fx.Node) -> fx.Node:
     """The node that a value comes from, past what changes nothing."""
-    while node.op == "call_function" and Operator(node).name in PASSING:
+    while _passes(node):
         node = node.all_input_nodes[0]
     return node
+
+
+def _passes(node: fx.Node) -> bool:
+    """Whether it changes no value."""
+    name = Operator(node).name if node.op == "call_function" else ""
+    return name in PASSING or (name in CASTS and dtype(node) == dtype(Operator(node).input(0)))
 
 
 def _node(unit: fx.Node | _Call) -> fx.Node:
@@ -264,7 +275,9 @@ def _node(unit: fx.Node | _Call) -> fx.Node:
 
 
 def _what(unit: fx.Node | _Call) -> str:
-    return unit.path if isinstance(unit, _Call) else str(unit.target)
+    if isinstance(unit, _Call):
+        return unit.path
+    return "view" if Operator(unit).name in LAYOUTS else str(unit.target)
 
 
 def _arguments(first: fx.Node, second: fx.Node) -> Iterator[tuple[str, Any, Any]]:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, fx
 
 from extcon_cli.channels.analysis.axes import Axis, Value, join_axes
-from extcon_cli.channels.analysis.operator import FlowOperator, KnownOperator, Operator, holds_tensor, shape
+from extcon_cli.channels.analysis.operator import FlowOperator, KnownOperator, Operator, dtype, holds_tensor, shape
 from extcon_cli.channels.analysis.rules.linear import linear_output, stored_matrix, times_stored
 from extcon_cli.channels.analysis.rules.pointwise import easiest, tie_all
 from extcon_cli.channels.analysis.rules.registry import constants, flow
@@ -99,13 +99,30 @@ def _sum_over(op: FlowOperator, factors: list[tuple[fx.Node, int]]) -> None:
         op.read_zeros(*(others or factors)[0])
 
 
+@flow("_grouped_mm", "grouped_mm_fallback")
+def by_runs(op: FlowOperator) -> Value:
+    """Rows (T, K) in runs, each run times the matrix of its expert (E, K, N): stacked weights, as in a product."""
+    rows, weights = op.input(0), op.input(1)
+    if (len(shape(rows)), len(shape(weights))) != (2, 3) or op.value("bias") is not None:
+        op.freeze((axis for read in op.tensors for axis in op.axes_of(read)), f"{op.name} is not followed")
+        return (None,) * op.rank
+    op.refuse((op.axes(0)[0], op.axes(1)[0]), f"{op.name} shares rows out among experts")
+    step = 16 // dtype(rows).itemsize  # torch's kernel takes rows of a multiple of 16 bytes
+    op.analysis.in_steps += [(axis.positions, step) for axis in (*op.axes(0)[1:], *op.axes(1)[1:]) if axis is not None]
+    _sum_over(op, [(rows, 1), (weights, 1)])
+    written = op.axes(1)[2]
+    if written is not None and weights not in op.analysis.computed:
+        op.analysis.produced.append(written.positions)
+    return (None, written)
+
+
 @flow("baddbmm")
 def contract_and_add(op: FlowOperator) -> Value:
     """input + batch1 @ batch2."""
     read = [op.axes(position) for position in range(3)]
     added = [value[-1] for value in read] + [value[-2] for value in read if len(value) > 1]
     op.refuse(added, "baddbmm sums over these channels")
-    heads = tie_all(op, [value[0] for value in read if len(value) == 3])
+    heads = tie_all(op, [op.axes(position, free=True)[0] for position in range(3) if len(read[position]) == 3])
     return (join_axes(heads) if heads else None, None, None)
 
 
@@ -132,7 +149,7 @@ def _heads(op: FlowOperator, dim: int) -> Axis | None:
         meeting = [heads, query]
     mask, back = op.optional_input("attn_mask"), dim - len(op.axes("value"))
     if mask is not None and -back <= len(shape(mask)) and shape(mask)[back] == op.shape[dim] > 1:
-        meeting.append(op.axes("attn_mask")[back])
+        meeting.append(op.axes("attn_mask", free=True)[back])
     return heads if tie_all(op, meeting) else None
 
 
@@ -159,6 +176,16 @@ def product(op: KnownOperator) -> Tensor:
         alive = torch.einsum(f"{term}->{kept}", (op.constant_of(factor) != 0).double())  # unknown counts as alive
         zero = zero | (alive == 0)[tuple(slice(None) if letter in kept else None for letter in einsum.result)]
     return torch.where(zero, 0.0, torch.nan).double()
+
+
+@constants("_grouped_mm", "grouped_mm_fallback")
+def run_by_run(op: KnownOperator) -> Tensor:
+    """Zero where no expert's matrix takes anything to it."""
+    if (len(shape(op.input(0))), len(shape(op.input(1)))) != (2, 3) or op.value("bias") is not None:
+        return op.unknown()
+    alive = (op.full(0) != 0).any(0), (op.full(1) != 0)  # unknown counts as alive
+    reached = torch.einsum("k,ekn->n", alive[0].double(), alive[1].double()) > 0
+    return torch.where(reached, torch.nan, 0.0).double()[None]
 
 
 @constants("scaled_dot_product_attention")

@@ -8,14 +8,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from extcon_cli.channels.analysis.axes import Axis, Index, Value
+from extcon_cli.channels.analysis.axes import Axis, Index, SizedView, Value
 from extcon_cli.channels.analysis.known import along, compact
 from extcon_cli.channels.analysis.operator import FlowOperator, KnownOperator, Operator, dtype, shape
 from extcon_cli.channels.analysis.rules.registry import constants, flow
 
 REPEATS = ("repeat", "tile", "repeat_interleave")
-MOVES = ("permute", "transpose", "t", "swapaxes", "swapdims", "movedim", "numpy_T", "mT", "expand", "expand_as",
-         "slice", "select", "flip", "roll", "narrow", *REPEATS)  # fmt: skip
+ORDERS = ("permute", "transpose", "t", "swapaxes", "swapdims", "movedim", "numpy_T", "mT", "expand", "expand_as")
+MOVES = (*ORDERS, "slice", "select", "flip", "roll", "narrow", *REPEATS)
 
 
 @flow(*MOVES)
@@ -23,7 +23,7 @@ def move(op: FlowOperator) -> Value:
     """Ask the operator itself: run it on the numbers of the positions along each dimension."""
     sizes = shape(op.input(0))
     result: list[Axis | None] = [None] * op.rank
-    for dim, axis in enumerate(op.axes(0)):
+    for dim, axis in enumerate(op.axes(0, free=op.name in ORDERS)):
         if axis is None or sizes[dim] == 1:
             continue
         numbers = _moved(op, along(torch.arange(sizes[dim]), dim, len(sizes)).expand(sizes))
@@ -40,6 +40,11 @@ def move(op: FlowOperator) -> Value:
             op.freeze([axis], f"{op.name} picks positions by number")
         if target is not None:
             result[target] = axis.take(places)
+    if op.name == "expand":
+        for back in range(-op.rank, 0):
+            if (-back > len(sizes) or sizes[back] == 1) and op.shape[back] > 1:
+                repeated = result[back] = Axis(op.analysis.new_positions(op.shape[back]), zero=False, free=True)
+                op.analysis.sized_views.append(SizedView(op.node, repeated))
     if op.name == "expand_as":  # what is broadcast is as wide as the other, whatever goes
         for back, other in zip(range(-1, -op.rank - 1, -1), reversed(op.axes(1)), strict=True):
             if -back > len(sizes) or sizes[back] < op.shape[back]:

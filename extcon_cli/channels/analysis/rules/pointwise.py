@@ -34,7 +34,7 @@ def keep(op: FlowOperator) -> Value:
     """One input, the same shape: the channels pass."""
     if len(op.tensors) > 1:  # clamp with tensors as bounds
         return meet(op)
-    value = op.axes(0)
+    value = op.axes(0, free=True)
     if _draws(op):
         op.freeze(value, f"{op.name} draws a random number for each position")
     if op.name in UNARY and not _keeps_zero(op):
@@ -69,7 +69,7 @@ def meet(op: FlowOperator) -> Value:
     result: list[Axis | None] = []
     for back in range(-op.rank, 0):
         meeting = [t for t in op.tensors if -back <= len(shape(t)) and shape(t)[back] == op.shape[back]]
-        axes = [op.axes_of(t)[back] for t in meeting]
+        axes = [op.axes_of(t, free=True)[back] for t in meeting]
         result.append(_quotient(op, back, axes) if op.name == "div" else _join(op, axes))
     if len(op.tensors) == 1 and not _keeps_zero(op):  # beside a number, such as 1 + weight
         return tuple(axis and replace(axis, zero=False) for axis in result)
@@ -118,9 +118,12 @@ def prelu(op: FlowOperator) -> Value:
 def _join(op: FlowOperator, axes: list[Axis | None]) -> Axis | None:
     """The axis of the result where these meet: of a product, one at zero is enough; of a sum, all have to be."""
     carrying = tie_all(op, axes)
-    if len(carrying) < 2:
-        return carrying[0] if carrying else None
-    return easiest(carrying) if op.name in PRODUCTS else join_axes(carrying)
+    if not carrying:
+        return None
+    if op.name in PRODUCTS:
+        return easiest(carrying)
+    joined = join_axes(carrying)
+    return joined if len(carrying) == len(axes) else joined.without_sources()  # something is added to each
 
 
 def _quotient(op: FlowOperator, back: int, axes: list[Axis | None]) -> Axis | None:
@@ -135,13 +138,19 @@ def _quotient(op: FlowOperator, back: int, axes: list[Axis | None]) -> Axis | No
 
 
 def tie_all(op: FlowOperator, axes: Sequence[Axis | None]) -> list[Axis]:
-    """Tie dimensions that meet position by position, and freeze them if one of them carries no channels."""
-    carrying = [axis for axis in axes if axis is not None]
-    if carrying and len(carrying) < len(axes):
+    """Tie dimensions that meet position by position, and freeze them if one of them carries no channels.
+
+    One value repeated takes the channels that it meets, and none where another carries none.
+    """
+    carrying = [axis for axis in axes if axis is not None and not axis.free]
+    repeated = [axis for axis in axes if axis is not None and axis.free]
+    if len(carrying) + len(repeated) < len(axes):
         op.freeze(carrying, "meets a value without channels of its own")
-    for other in carrying[1:]:
-        op.tie(carrying[0], other)
-    return carrying
+        repeated = []
+    both = carrying + repeated
+    for other in both[1:]:
+        op.tie(both[0], other)
+    return carrying or repeated
 
 
 def easiest(factors: Sequence[Axis]) -> Axis:

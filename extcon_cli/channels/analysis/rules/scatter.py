@@ -67,7 +67,7 @@ def gather(op: FlowOperator) -> Value:
 
 def _numbers(op: FlowOperator, value: Value, dim: int) -> Value:
     """The channels of the numbers, which have a dimension for each of the value's, or one for that looked up."""
-    numbers = op.axes("index")
+    numbers = op.axes("index", free=True)
     if len(numbers) == len(value):
         return numbers
     return tuple(numbers[0] if place == dim and numbers else None for place in range(len(value)))

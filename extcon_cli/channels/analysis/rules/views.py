@@ -20,7 +20,7 @@ def view(op: FlowOperator) -> Value:
     Where a dimension that carries channels is split, its channels run along the last part, the same in each of
     the first (a channel shuffle, for example).
     """
-    value, sizes = op.axes(0), shape(op.input(0))
+    value, sizes = op.axes(0, free=True), shape(op.input(0))
     if op.dtype != dtype(op.input(0)):
         op.freeze(value, "is read as another type")
         return (None,) * op.rank
@@ -37,7 +37,9 @@ def view(op: FlowOperator) -> Value:
 
 def _merge(op: FlowOperator, axes: list[Axis | None], sizes: list[int]) -> Axis | None:
     """The axis of several dimensions laid behind each other, if one of them alone carries channels."""
-    carrying = [place for place, axis in enumerate(axes) if axis is not None and sizes[place] > 1]
+    carrying = [place for place, axis in enumerate(axes) if axis is not None and sizes[place] > 1 and not axis.free]
+    repeated = [place for place, axis in enumerate(axes) if axis is not None and sizes[place] > 1 and axis.free]
+    carrying = carrying or repeated[:1] * (len(repeated) == 1)
     if len(carrying) > 1:
         op.freeze(axes, f"two kinds of channels are mixed by {op.name}")
     if len(carrying) != 1:
@@ -80,7 +82,7 @@ def tie_rows(op: FlowOperator, axis: Axis, layout: Index, laid_out_by: fx.Node |
     for row in positions[1:]:
         op.analysis.tie(positions[0], row)
     sources = tuple((zero_source, row) for zero_source, rows in axis.sources for row in _distinct(rows[layout]))
-    return Axis(positions[0], sources, laid_out_by, axis.zero)
+    return Axis(positions[0], sources, laid_out_by, axis.zero, axis.free)
 
 
 def _distinct(rows: Index) -> Index:
