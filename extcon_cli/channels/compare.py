@@ -196,8 +196,8 @@ def random_batches(
 ) -> Iterator[Inputs]:
     """Normal random inputs shaped like the example, at several batch sizes; integers are taken as they are.
 
-    So are masks of floating numbers, infinite or so large that they stand for it. What has another first length than
-    the batch of the example keeps it.
+    So are masks of floating numbers, infinite or so large that they stand for it. A first length that is neither one
+    nor the batch of the example stays.
     """
     generator = torch.Generator().manual_seed(seed)
     batch = batch_size(example)
@@ -208,7 +208,7 @@ def random_batches(
 def _random(value: Any, *, batch: int, size: int, generator: torch.Generator, dtype: torch.dtype | None) -> Any:
     if not isinstance(value, Tensor) or value.dim() == 0:
         return value
-    shape = (size if len(value) == batch else len(value), *value.shape[1:])
+    shape = (size if len(value) in (1, batch) else len(value), *value.shape[1:])
     wanted = dtype if dtype is not None and value.is_floating_point() else value.dtype
     if not value.is_floating_point() or bool((value.abs() >= EXTREME).any()):
         return value.to(wanted) if len(value) == shape[0] else value[:1].to(wanted).expand(shape)

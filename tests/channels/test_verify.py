@@ -197,6 +197,15 @@ def test_random_inputs_do_not_touch_the_users_generator() -> None:
     assert batches[1][2:] == (torch.tensor(2.0), "text")
 
 
+def test_masks_keep_their_numbers_and_what_is_no_batch_keeps_its_length() -> None:
+    causal = torch.zeros(5, 5).masked_fill(torch.ones(5, 5).triu(1).bool(), -torch.inf)
+    padding = torch.tensor([[True, False], [False, False]])
+    batches = list(random_batches((torch.zeros(2, 3), causal, padding, torch.zeros(5, 5)), sizes=(1, 2, 3)))
+    assert all(torch.equal(batch[1], causal) and len(batch[3]) == 5 for batch in batches)
+    assert [len(batch[2]) for batch in batches] == [1, 2, 3]
+    assert torch.equal(batches[1][2], padding)
+
+
 def test_a_certificate_holds_where_constants_were_folded() -> None:
     before = nn.Sequential(nn.Conv2d(3, 6, 3), nn.Sigmoid(), nn.Conv2d(6, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 1)).eval()
     before[0].weight.data[:3] = 0.0  # type: ignore[index]
