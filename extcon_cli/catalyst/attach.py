@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from extcon_cli.catalyst.bifurcation import Flow
 from extcon_cli.catalyst.filters import Filters
 from extcon_cli.catalyst.scores import energy, normalised, taylor_terms
+from extcon_cli.catalyst.limits import Limits
 from extcon_cli.catalyst.target import decide
 from extcon_cli.channels import Certificate, Difference, Masks, RemovalPlan, channel_groups, remove, remove_zeros
 from extcon_cli.channels.compare import Examples
@@ -146,7 +147,6 @@ class Catalyst:
     def _decide(self) -> None:
         if float(self.scores.sum()) == 0.0:
             raise UsageError("no gradient reached any filter: call .step() after backward() and before zero_grad()")
-        chosen = decide(
-            normalised(self.scores, self.filters), self.filters, self.ratio, floor=self.floor, keep=self.keep
-        )
+        limits = Limits(floor=self.floor, keep=self.keep)
+        chosen = decide(normalised(self.scores, self.filters), self.filters, self.ratio, limits)
         self.flow = Flow(self.model, self.filters, chosen, self.chi, steps=self.shrink_steps)

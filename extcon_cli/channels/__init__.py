@@ -5,6 +5,7 @@
 
 analysis/        which channels go together: trace, rules, groups, constants
 removal/         what is dead, the plan of its removal, carrying it out, comparing the graphs, the certificate
+costs.py         what a module costs as its groups lose channels
 dry_run.py       the analysis tried out: what cannot be removed from this module is frozen
 compare.py       how far the outputs of two modules differ
 maps.py          a linear map of the graph as a matrix
@@ -20,6 +21,7 @@ from extcon_cli.channels.analysis.axes import Consumer
 from extcon_cli.channels.analysis.groups import ChannelGroup, Channels, Slice, coverage
 from extcon_cli.channels.analysis.operator import Operator
 from extcon_cli.channels.compare import Difference, difference
+from extcon_cli.channels.costs import Cost, bytes_cost, macs_cost, params_cost
 from extcon_cli.channels.dry_run import channel_groups, prunable_groups
 from extcon_cli.channels.modules import evaluating, named_tensor, named_tensors
 from extcon_cli.channels.removal.apply import remove, sync_attributes, zero_channels
@@ -35,6 +37,7 @@ __all__ = [
     "ChannelGroup",
     "Channels",
     "Consumer",
+    "Cost",
     "Difference",
     "GroupStatus",
     "Masks",
@@ -44,14 +47,17 @@ __all__ = [
     "Rewrite",
     "Slice",
     "Verification",
+    "bytes_cost",
     "certify",
     "channel_groups",
     "classify",
     "coverage",
     "difference",
     "evaluating",
+    "macs_cost",
     "named_tensor",
     "named_tensors",
+    "params_cost",
     "plan_removal",
     "prunable_groups",
     "remove",

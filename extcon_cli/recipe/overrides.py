@@ -52,6 +52,7 @@ def _put(document: Document, parts: Sequence[str], given: Document) -> None:
     document.places |= {(*key, *at): place for at in given.places}
     document.problems += [Problem(place, (*key, *problem.key), problem.text) for problem in given.problems]
     _keep_one_length(holder, key, given.values)
+    _keep_one_aim(document.values, key, given.values)
 
 
 def _name(holder: Any, part: str, key: Key) -> str | int:
@@ -88,3 +89,10 @@ def _keep_one_length(holder: Any, key: Key, value: Any) -> None:
     if value is not None and section is not None and issubclass(section, Duration):
         rival = {"epochs": "steps", "steps": "epochs"}.get(str(key[-1]))
         holder.pop(rival, None)
+
+
+def _keep_one_aim(values: Any, key: Key, value: Any) -> None:
+    """A ratio replaces a target, and the other way round."""
+    rival = {"ratio": "target", "target": "ratio"}.get(str(key[1])) if len(key) > 1 and key[0] == "prune" else None
+    if value is not None and rival is not None:
+        values["prune"].pop(rival, None)

@@ -5,12 +5,16 @@ F_i: the gamma and beta of a channel's batch norm, else its row and bias. d_i: i
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+import re
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Strict, field_validator, model_validator
 
-from extcon_cli.recipe.base import Duration, Names, Section, ShareAboveZero, ShareBelowOne, ShareInside
+from extcon_cli.recipe.base import Duration, Name, Names, Section, ShareAboveZero, ShareBelowOne, ShareInside
 from extcon_cli.recipe.train_schema import DistillSpec, OptimizerSpec, ScheduleSpec, TrainSpec
+
+SIZE = r"(\d+|\d*\.\d+) ?([kKMG]i?)?B"
+"""A number of bytes: 10MB, 512KiB."""
 
 
 class ScoreSpec(Section):
@@ -37,8 +41,27 @@ class ScoreSpec(Section):
     """Start of each |d_i| as a multiple of ||F_i|| (race)."""
 
 
+class LayerSpec(Section):
+    """What holds for the groups whose names match a pattern. The first entry that matches counts."""
+
+    match: Name
+    """Name pattern of groups, such as "layer4.*"."""
+
+    keep: bool = False
+    """Nothing of them goes."""
+
+    ratio: ShareInside | None = None
+    """Exactly this share of their channels goes, whatever they are worth. null: as many as pay."""
+
+    floor: ShareBelowOne | None = None
+    """Share of their channels that always stays. null: `prune.decide.floor`."""
+
+    least: PositiveInt = 1
+    """Channels that stay at least."""
+
+
 class DecideSpec(Section):
-    """Which channels go: the smallest scores first, until the ratio is met."""
+    """Which channels go: the smallest scores first until the ratio is met, or the least score for the target."""
 
     normalize: bool = True
     """Divide each score by the mean of its group before comparing across groups."""
@@ -48,6 +71,39 @@ class DecideSpec(Section):
 
     keep: Names = ()
     """Name patterns of groups that are never pruned, such as ["layer1.*"]."""
+
+    layers: Annotated[tuple[LayerSpec, ...], Strict(False)] = ()
+    """Limits of some groups, such as [{match: "layer4.*", ratio: 0.3}]."""
+
+    round_to: PositiveInt = 1
+    """Widths that change become multiples of this; 8 suits many devices."""
+
+
+class TargetSpec(Section):
+    """The budget of the smaller model: the share, of what the model had, that may be left. Exactly one key."""
+
+    macs: ShareInside | None = None
+    """Share of the multiply-accumulates that may be left."""
+
+    params: ShareInside | None = None
+    """Share of the parameters that may be left."""
+
+    size: float | str | None = None
+    """Bytes of all parameters and buffers as stored, such as 10MB or 512KiB, or the share that may be left."""
+
+    @field_validator("size", mode="before")
+    @classmethod
+    def _bytes_or_share(cls, given: Any) -> Any:
+        shares = type(given) is float and 0 < given < 1
+        if given is not None and not shares and not (isinstance(given, str) and re.fullmatch(SIZE, given)):
+            raise ValueError(f"should be bytes such as 10MB or 512KiB, or a share between 0 and 1, not {given!r}")
+        return given
+
+    @model_validator(mode="after")
+    def _one_budget(self) -> TargetSpec:
+        if len(self.model_dump(exclude_none=True)) != 1:
+            raise ValueError("give exactly one of `macs`, `params` and `size`")
+        return self
 
 
 class BifurcateOptimizer(OptimizerSpec):
@@ -154,8 +210,11 @@ class FinetuneSpec(TrainSpec):
 class PruneSpec(Section):
     """From a model to a smaller one, in five steps."""
 
-    ratio: ShareInside = 0.5
-    """Share of the prunable channels that goes; between 0 and 1."""
+    ratio: ShareInside | None = 0.5
+    """Share of the prunable channels that goes; between 0 and 1. Or give `target`."""
+
+    target: TargetSpec | None = None
+    """What the smaller model may cost. Or give `ratio`."""
 
     score: ScoreSpec = ScoreSpec()
     """What each channel is worth."""
@@ -171,3 +230,16 @@ class PruneSpec(Section):
 
     finetune: FinetuneSpec = FinetuneSpec()
     """Training of the smaller model."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _target_replaces_the_default(cls, given: Any) -> Any:
+        if isinstance(given, dict) and "ratio" not in given and given.get("target") is not None:
+            return {**given, "ratio": None}
+        return given
+
+    @model_validator(mode="after")
+    def _one_aim(self) -> PruneSpec:
+        if (self.ratio is None) == (self.target is None):
+            raise ValueError(f"give `ratio` or `target`, not {'neither' if self.ratio is None else 'both'}")
+        return self

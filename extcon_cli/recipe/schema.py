@@ -16,8 +16,10 @@ from extcon_cli.recipe.prune_schema import (
     CompensateSpec,
     DecideSpec,
     FinetuneSpec,
+    LayerSpec,
     PruneSpec,
     ScoreSpec,
+    TargetSpec,
 )
 from extcon_cli.recipe.train_schema import (
     AugmentSpec,
@@ -41,6 +43,7 @@ __all__ = [
     "DistillSpec",
     "Duration",
     "FinetuneSpec",
+    "LayerSpec",
     "ModelSpec",
     "NormalizeSpec",
     "Opt1Spec",
@@ -52,6 +55,7 @@ __all__ = [
     "ScheduleSpec",
     "ScoreSpec",
     "Section",
+    "TargetSpec",
     "Task",
     "TrainSpec",
 ]

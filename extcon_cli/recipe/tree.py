@@ -29,19 +29,22 @@ def section_at(key: Key) -> type[Section] | None:
     """Return the section that stands at `key`, or None where there is none (a value, or an unknown key)."""
     section: type[Section] | None = Recipe
     for part in key:
+        if isinstance(part, int):  # an entry of a list of sections
+            continue
         if section is None or part not in section.model_fields:
             return None
-        section = section_of(section.model_fields[str(part)].annotation)
+        section = section_of(section.model_fields[part].annotation)
     return section
 
 
 def fields(section: type[Section] = Recipe, above: Key = ()) -> Iterator[tuple[Key, FieldInfo]]:
-    """Walk over every field below `section`, sections included, in the order of the schema."""
+    """Walk over every field below `section`, sections included (of a list the first), in the order of the schema."""
     for name, field in section.model_fields.items():
         yield (*above, name), field
         inner = section_of(field.annotation)
         if inner is not None:
-            yield from fields(inner, (*above, name))
+            listed = isinstance(field.get_default(call_default_factory=True), tuple)
+            yield from fields(inner, (*above, name, 0) if listed else (*above, name))
 
 
 @cache

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from extcon_cli.catalyst.filters import Filters
+from extcon_cli.catalyst.limits import Limits
 from extcon_cli.catalyst.target import decide
 from extcon_cli.channels import ChannelGroup, Slice
 from extcon_cli.errors import GateError
@@ -38,9 +39,9 @@ def test_the_ratio_is_met_to_within_one_filter_and_floors_stay(
     room = sum(size - max(1, math.ceil(floor * size)) for size in sizes)
     if round(ratio * len(filters)) > room:
         with pytest.raises(GateError, match="floor"):
-            decide(scores, filters, ratio, floor=floor)
+            decide(scores, filters, ratio, Limits(floor=floor))
         return
-    mask = decide(scores, filters, ratio, floor=floor)
+    mask = decide(scores, filters, ratio, Limits(floor=floor))
     assert abs(int(mask.sum()) - ratio * len(filters)) <= 0.5
     for chosen, size in zip(filters.chosen(mask), sizes, strict=True):
         assert size - len(chosen) >= max(1, math.ceil(floor * size))
@@ -50,13 +51,13 @@ def test_the_smallest_go_first(  # over all groups alike
 ) -> None:
     filters = made_up([4, 4])
     scores = torch.tensor([0.1, 0.9, 0.2, 0.8, 0.3, 0.7, 0.4, 0.6])
-    assert decide(scores, filters, 0.5, floor=0.0).tolist() == [True, False, True, False, True, False, True, False]
+    assert decide(scores, filters, 0.5, Limits(floor=0.0)).tolist() == [True, False, True, False, True, False, True, False]
 
 
 def test_kept_groups_are_not_touched() -> None:
     filters = made_up([6, 6])
-    mask = decide(torch.zeros(12), filters, 0.25, keep=["layer0*"])
+    mask = decide(torch.zeros(12), filters, 0.25, Limits(keep=["layer0*"]))
     assert not mask[:6].any()
     assert mask[6:].sum() == 3
     with pytest.raises(GateError, match="kept groups"):
-        decide(torch.zeros(12), filters, 0.9, keep=["*"])
+        decide(torch.zeros(12), filters, 0.9, Limits(keep=["*"]))

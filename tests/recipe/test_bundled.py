@@ -54,7 +54,7 @@ def test_the_default_recipe_says_what_the_schema_says() -> None:
 def test_the_reference_names_every_key_with_its_meaning() -> None:
     sections = dict(re.findall(r"^## (\S+)\n(.*?)(?=^## |\Z)", reference(), re.MULTILINE | re.DOTALL))
     for key, field in fields():
-        *above, name = key
+        *above, name = (part for part in key if part != 0)
         where = sections[dotted(tuple(above))] if above else reference()
         row = next(line for line in where.splitlines() if line.startswith("|") and f"`{name}`" in line.split(" | ")[0])
         assert field.description is not None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -153,8 +155,9 @@ def test_a_dropped_letter_leads_back_to_the_key(key: tuple[str, ...], data: st.D
         return
     i = data.draw(st.integers(1, len(name) - 2))
     typo = name[:i] + name[i + 1 :]
-    values: dict[str, object] = {typo: 1}
+    values: Any = {typo: 1}
     for part in reversed(above):
-        values = {part: values | ({"dataset": "digits"} if part == "data" else {})}
+        beside = {"dataset": "digits"} if part == "data" else {}
+        values = [values] if part == 0 else {part: {**values, **beside} if beside else values}
     with pytest.raises(RecipeError, match=rf"{typo}: unknown key \(did you mean '{name}'\?\)"):
         check(Document("r", values))
