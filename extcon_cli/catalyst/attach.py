@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from extcon_cli.catalyst.bifurcation import Flow
 from extcon_cli.catalyst.filters import Filters
-from extcon_cli.catalyst.scores import energy, normalised, taylor_terms
 from extcon_cli.catalyst.limits import Limits
+from extcon_cli.catalyst.scores import energy, normalised, taylor_terms
 from extcon_cli.catalyst.target import decide
 from extcon_cli.channels import Certificate, Difference, Masks, RemovalPlan, channel_groups, remove, remove_zeros
 from extcon_cli.channels.compare import Examples

@@ -61,7 +61,7 @@ class _Walk:
     def dearest_within(self, budget: float) -> int | None:
         """The group whose last step lost the most among those that the budget has room for. None: it has for none."""
         best, found = -np.inf, None
-        for group, at in enumerate(self.at):
+        for group, at in enumerate(self.at.tolist()):
             if at and self.total - self._saving(group, -1) <= budget and (loss := self._loss(group, at - 1)) > best:
                 best, found = loss, group
         return found
@@ -70,12 +70,12 @@ class _Walk:
         self.at[group] += by
         self.removed[group] = self.stops[group][self.at[group]]
         self.total = self.cost.total(self.removed)
-        for other in self.neighbours[group]:
+        for other in self.neighbours[group].tolist():
             self.prices[other] = self._price(other)
 
     def _price(self, group: int) -> float:
         """Loss for each unit of cost that the next step saves. Infinite: there is no step, or it saves nothing."""
-        at = self.at[group]
+        at = int(self.at[group])
         if at + 1 >= len(self.stops[group]) or (saving := self._saving(group, 1)) <= 0:
             return float("inf")
         return self._loss(group, at) / saving

@@ -1,4 +1,4 @@
-"""How many channels of a group may go: floors, rounded widths, groups that stay, shares of their own. Knows no score."""
+"""How many channels of a group may go: floors, rounded widths, groups that stay, own shares. Scores nothing."""
 
 from __future__ import annotations
 

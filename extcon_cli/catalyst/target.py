@@ -19,7 +19,7 @@ def decide(
     scores: Tensor,  # (n,) what each filter is worth
     filters: Filters,
     ratio: float,  # share of the filters that goes, 0 < ratio < 1
-    limits: Limits = Limits(),
+    limits: Limits = Limits(),  # noqa: B008
 ) -> Tensor:
     """The filters that go, as a mask (n,): the nearest whole number to ratio * n.
 
@@ -47,7 +47,7 @@ def decide_within(
     filters: Filters,
     cost: Cost,  # of the same groups
     budget: float,
-    limits: Limits = Limits(),
+    limits: Limits = Limits(),  # noqa: B008
 ) -> Tensor:
     """The filters that go, as a mask (n,): the least loss for which the cost is within the budget.
 

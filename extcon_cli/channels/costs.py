@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import fx, nn
 
-from extcon_cli.channels.analysis.axes import Axis, Index
+from extcon_cli.channels.analysis.axes import Axis, Index, Mask
 from extcon_cli.channels.analysis.groups import ChannelGroup, Channels
 from extcon_cli.channels.analysis.operator import Operator, holds_tensor, shape
 from extcon_cli.channels.analysis.rules.linear import CONVOLUTIONS, TRANSPOSED, LinearMap
@@ -65,8 +65,8 @@ class Cost:
     @cached_property
     def touched(self) -> list[Index]:
         """The terms that each group's channels are factors of."""
-        touches = (self.held[:, self.factors] > 0).any(2)  # (groups, terms)
-        return [np.flatnonzero(row) for row in touches]
+        holds: Mask = self.held > 0
+        return [np.flatnonzero(row[self.factors].any(1)) for row in holds]
 
     def anchored(self, measured: float) -> Cost:
         """The same with a constant by which the whole module costs what was measured."""
@@ -82,9 +82,7 @@ def params_cost(module: nn.Module, channels: Channels) -> Cost:
     return _assemble(channels, ((1.0, _stored(channels, name, p)) for name, p in module.named_parameters()))
 
 
-def bytes_cost(
-    module: nn.Module, channels: Channels, stored: Mapping[str, torch.dtype] = MappingProxyType({})
-) -> Cost:
+def bytes_cost(module: nn.Module, channels: Channels, stored: Mapping[str, torch.dtype] = MappingProxyType({})) -> Cost:
     """Bytes of all parameters and buffers in the state dict; `stored` names those of another type than they have."""
     names = _first_names(module)
     return _assemble(

@@ -66,6 +66,24 @@ SeedOption = Annotated[
     int | None,
     typer.Option("--seed", metavar="N", parser=whole, help="Seed of all random numbers.", rich_help_panel=RECIPE),
 ]
+RatioOption = Annotated[
+    float | None,
+    typer.Option(
+        "--ratio", metavar="SHARE", parser=number, help="Share of the prunable filters to remove: 0.5 for half."
+    ),
+]
+MacsOption = Annotated[
+    float | None,
+    typer.Option("--macs", metavar="SHARE", parser=number, help="Share of the MACs that may be left: 0.5 for half."),
+]
+ParamsOption = Annotated[
+    float | None,
+    typer.Option("--params", metavar="SHARE", parser=number, help="Share of the parameters that may be left."),
+]
+SizeOption = Annotated[
+    str | None,
+    typer.Option("--size", metavar="SIZE", help="Bytes of the tensors that may be left: 10MB, 512KiB, or a share."),
+]
 DeviceOption = Annotated[
     str | None,
     typer.Option(
@@ -151,6 +169,34 @@ def find_recipe(
         embedded=metadata.recipe if metadata is not None and metadata.recipe else None,
         overrides=[*_data_keys(data), *(overrides or ()), *put],
     )
+
+
+def aim(
+    ratio: float | None = None, macs: float | None = None, params: float | None = None, size: str | None = None
+) -> dict[str, object]:
+    """How much is to go, as keys for `find_recipe`. UsageError where it is said twice, or is no share."""
+    given = {"ratio": ratio, "macs": macs, "params": params, "size": size}
+    named = [name for name, value in given.items() if value is not None]
+    if len(named) > 1:
+        raise UsageError(
+            f"--{named[0]} and --{named[1]} are two targets: give one of --ratio, --macs, --params, --size"
+        )
+    whats = {"ratio": "of the filters", "macs": "of the MACs", "params": "of the parameters"}
+    for name, what in whats.items():
+        value = given[name]
+        if isinstance(value, float) and not 0 < value < 1:
+            raise UsageError(f"--{name} {value:g}: should lie between 0 and 1, such as 0.5 for half {what}")
+    if ratio is not None:
+        return {"prune__ratio": ratio}
+    return {"prune__target": json.dumps({name: _scalar(given[name]) for name in named})} if named else {}
+
+
+def _scalar(value: object) -> object:
+    """A share given as text as a number; other text as it is."""
+    try:
+        return float(str(value))
+    except ValueError:
+        return value
 
 
 def bundled_recipe(method: str, overrides: Sequence[str] | None, data: Kind | None) -> Resolved:

@@ -12,10 +12,10 @@ from extcon_cli.errors import UsageError
 
 def prune(
     checkpoint: o.Checkpoint,
-    ratio: Annotated[
-        float | None,
-        typer.Option(metavar="SHARE", parser=o.number, help="Share of the prunable filters to remove: 0.5 for half."),
-    ] = None,
+    ratio: o.RatioOption = None,
+    macs: o.MacsOption = None,
+    params: o.ParamsOption = None,
+    size: o.SizeOption = None,
     max_drop: Annotated[
         float | None,
         typer.Option(metavar="POINTS", parser=o.number, help="Fail (exit 4) where more accuracy is lost than this."),
@@ -53,15 +53,18 @@ def prune(
 
     Example: `extcon prune model.pt --ratio 0.3 --max-drop 1.0 --json > result.json`
 
+    Example: `extcon prune model.pt --macs 0.5 --set prune.decide.round_to=8`
+
     Example: `extcon prune masked.pt --already-zero`
     """
     o.set_threads(threads)
-    if ratio is not None and not 0 < ratio < 1:
-        raise UsageError(f"--ratio {ratio:g}: should lie between 0 and 1, such as 0.5 for half of the filters")
+    aim = o.aim(ratio, macs, params, size)
     if max_drop is not None and not max_drop >= 0:
         raise UsageError(f"--max-drop {max_drop:g}: should be 0 or more points of accuracy")
-    if already_zero and (ratio is not None or max_drop is not None or resume):
-        raise UsageError("--already-zero only cuts what is dead: it goes without --ratio, --max-drop and --resume")
+    if already_zero and (aim or max_drop is not None or resume):
+        raise UsageError(
+            "--already-zero only cuts what is dead: it goes without --ratio and other targets, --max-drop and --resume"
+        )
     if not tolerance >= 0 or (tolerance and not already_zero):
         raise UsageError(f"--tolerance {tolerance:g}: should be 0 or more, and goes with --already-zero")
     checkpoint = o.checkpoint_file(checkpoint)
@@ -69,7 +72,7 @@ def prune(
     force = o.check_output(output, force=force, resume=resume, suffixes=[".safetensors"])
     o.check_reports(report)
     kind = o.data_kind(data)
-    resolved = o.find_recipe("prune", recipe, checkpoint, overrides, kind, prune__ratio=ratio, seed=seed)
+    resolved = o.find_recipe("prune", recipe, checkpoint, overrides, kind, **aim, seed=seed)
     if not already_zero:
         o.check_data(resolved, checkpoint)
 

@@ -14,7 +14,7 @@ from extcon_cli.errors import GateError
 from extcon_cli.events import Emit, ignore
 from extcon_cli.pipelines.bifurcate import bifurcate
 from extcon_cli.pipelines.finetune import finetune
-from extcon_cli.pipelines.keep import check_keep
+from extcon_cli.pipelines.keep import check_patterns
 from extcon_cli.pipelines.measure import timed
 from extcon_cli.pipelines.output import frozen, widths
 from extcon_cli.pipelines.prune_run import PruneState, analyse
@@ -54,13 +54,13 @@ def prune(
         force=force, trust=trust, emit=emit,
     ) as run:  # fmt: skip
         pruning = analyse(run)
-        check_keep(recipe.prune.decide.keep, [group.name for group in pruning.channels.groups])
+        check_patterns(recipe.prune.decide, [group.name for group in pruning.channels.groups])
         state = PruneState.of(run.resume_state)
         if state.removal is None:
             before = run.stats(pruning.original)
             if (selected := state.selected) is None:
                 scores = score(pruning)
-                selected = select(pruning, scores)
+                selected = select(pruning, scores, before.size)
             shrunk = bifurcate(pruning, selected, state.bifurcation)
             removal = remove(pruning, shrunk, before)
         else:

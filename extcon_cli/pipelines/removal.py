@@ -9,10 +9,12 @@ from torch import nn
 from extcon_cli import channels
 from extcon_cli.channels import Certificate, Difference, Removal, RemovalPlan
 from extcon_cli.pipelines.bifurcate import Shrunk
+from extcon_cli.pipelines.budget import Budget
 from extcon_cli.pipelines.phase import interruptible
 from extcon_cli.pipelines.prune_run import PruneRun, RemovalRecord
+from extcon_cli.report.measure import measure
 from extcon_cli.report.records import CertificateRecord, Metrics, ModelStats
-from extcon_cli.report.results import RemovalFigures
+from extcon_cli.report.results import RemovalFigures, TargetFigures
 from extcon_cli.report.serialise import from_json
 from extcon_cli.tasks.base import as_arguments
 
@@ -28,6 +30,7 @@ class Removed:
 def remove(pruning: PruneRun, shrunk: Shrunk, before: ModelStats) -> Removed:
     """Remove every selected filter, and what else is dead; GateError where one cannot go or an output would change."""
     run, zeroed = pruning.run, pruning.module.eval()
+    wanted = pruning.spec.target
     with run.phase("remove", "Removing") as closing:
         test = run.prepared.data.eval_loader("test", device=run.device)
         real = (as_arguments(inputs) for inputs, _ in interruptible(iter(test), run.stop))
@@ -38,6 +41,8 @@ def remove(pruning: PruneRun, shrunk: Shrunk, before: ModelStats) -> Removed:
             decided=pruning.filters.masks(shrunk.selected),
             evaluation=real,
         )
+        size = measure(removal.module, run.input_shape, run.prepared.precision)
+        target = Budget.of(wanted, before.size).figures(size) if wanted is not None else None
         metrics = run.metrics(zeroed), run.metrics(removal.module)
         closing.update(metrics[1])
     certificate = removal.certificate
@@ -49,6 +54,7 @@ def remove(pruning: PruneRun, shrunk: Shrunk, before: ModelStats) -> Removed:
             requested=pruning.spec.ratio,
             before=metrics[0],
             after=metrics[1],
+            target=target,
         ),
         certificate=certificate_record(certificate),
         plan=removal.plan.to_json(),
@@ -71,6 +77,7 @@ def figures(
     requested: float | None = None,
     before: Metrics | None = None,
     after: Metrics | None = None,
+    target: TargetFigures | None = None,
 ) -> RemovalFigures:
     """What the result says of a removal; `before` and `after` are figures around it."""
     return RemovalFigures(
@@ -85,6 +92,7 @@ def figures(
         largest_output=moved.scale,
         relative_difference=max(moved.relative, removal.certificate.random.relative),
         argmax_agreement=moved.agreement,
+        target=target,
     )
 
 

@@ -9,15 +9,23 @@ from torch import Tensor, nn
 
 from extcon_cli.catalyst import scores
 from extcon_cli.catalyst.filters import by_group
+from extcon_cli.catalyst.limits import LayerRule, Limits
 from extcon_cli.catalyst.regulariser import Race, group_lasso
 from extcon_cli.catalyst.scores import normalised
 from extcon_cli.catalyst.target import decide
+from extcon_cli.channels import Masks
 from extcon_cli.events import Noted, Progress
+from extcon_cli.pipelines.budget import Budget, keep_to, without
 from extcon_cli.pipelines.phase import run_phase
 from extcon_cli.pipelines.prune_run import PruneRun
-from extcon_cli.recipe.schema import BifurcateSpec
+from extcon_cli.recipe.schema import BifurcateSpec, DecideSpec
+from extcon_cli.report.measure import measure
+from extcon_cli.report.records import Size
 from extcon_cli.tasks import Batch
 from extcon_cli.training.loop import Step
+
+LOSSES = ("energy", "taylor")
+"""Scores that say what a filter's removal does to the loss, in whichever group it is."""
 
 
 def score(pruning: PruneRun) -> Tensor:
@@ -32,15 +40,37 @@ def score(pruning: PruneRun) -> Tensor:
     return _trained(pruning)
 
 
-def select(pruning: PruneRun, scores: Tensor) -> Tensor:
-    """Which filters go, the lowest scores first: a mask (n,)."""
-    spec, filters = pruning.spec.decide, pruning.filters
-    values = normalised(scores, filters) if spec.normalize else scores
-    selected = decide(values, filters, pruning.spec.ratio, floor=spec.floor, keep=spec.keep)
+def select(pruning: PruneRun, scores: Tensor, before: Size) -> Tensor:
+    """Which filters go, the lowest scores first: a mask (n,). `before` is what the model costs."""
+    spec, filters = pruning.spec, pruning.filters
+    comparable = spec.target is not None and spec.score.method in LOSSES
+    normalize = not comparable if spec.decide.normalize is None else spec.decide.normalize
+    values = normalised(scores, filters) if normalize else scores
+    if spec.ratio is not None:
+        selected = decide(values, filters, spec.ratio, limits(spec.decide))
+    else:
+        assert spec.target is not None, "the recipe was checked"
+        selected = _select_within(pruning, values, Budget.of(spec.target, before))
     parts = by_group(filters, selected)
     shown = ", ".join(f"{name} {int(part.sum())}/{len(part)}" for name, part in parts.items())
     pruning.run.emit(Noted(f"{int(selected.sum())} of {len(filters)} filters go: {shown}"))
     return selected
+
+
+def limits(spec: DecideSpec) -> Limits:
+    """What the recipe wants respected."""
+    return Limits(spec.floor, spec.keep, [LayerRule(**layer.model_dump()) for layer in spec.layers], spec.round_to)
+
+
+def _select_within(pruning: PruneRun, values: Tensor, budget: Budget) -> Tensor:
+    """The decision for a budget, tried out on a copy."""
+    run, module, channels = pruning.run, pruning.original, pruning.channels
+
+    def cut(masks: Masks) -> Size:
+        return measure(without(module, channels, masks), run.input_shape, run.prepared.precision)
+
+    cost = budget.cost(module, channels, run.prepared.precision)
+    return keep_to(budget, cost, values, pruning.filters, limits(pruning.spec.decide), cut)
 
 
 def _summed(pruning: PruneRun, method: Callable[..., Tensor]) -> Tensor:

@@ -8,7 +8,16 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Strict, field_validator, model_validator
+from pydantic import (
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    Strict,
+    field_validator,
+    model_validator,
+)
 
 from extcon_cli.recipe.base import Duration, Name, Names, Section, ShareAboveZero, ShareBelowOne, ShareInside
 from extcon_cli.recipe.train_schema import DistillSpec, OptimizerSpec, ScheduleSpec, TrainSpec
@@ -63,8 +72,9 @@ class LayerSpec(Section):
 class DecideSpec(Section):
     """Which channels go: the smallest scores first until the ratio is met, or the least score for the target."""
 
-    normalize: bool = True
-    """Divide each score by the mean of its group before comparing across groups."""
+    normalize: bool | None = None
+    """Divide each score by the mean of its group before comparing across groups. null: for a ratio yes; for a target
+    not where scores are losses (energy, taylor), which tell groups apart."""
 
     floor: ShareBelowOne = 0.1
     """Share of the channels of each group that always stays; one channel at the least."""

@@ -143,6 +143,10 @@ def exactness(result: PruneResult) -> list[str]:
         f"{removal.filters} of {removal.prunable} filters removed: {percent(removal.ratio)}"
         + (f", asked for {percent(removal.requested_ratio)}" if removal.requested_ratio is not None else "")
     ]
+    if removal.target is not None:
+        aim, unit = removal.target, "B" if removal.target.quantity == "size" else ""
+        reached, budget = count(aim.reached, unit), count(aim.budget, unit)
+        sentences.append(f"{aim.quantity} {aim.asked} asked for: {reached} left, {budget} may be")
     main = next((name for name in ("accuracy", "r2", "loss") if name in after), None)
     if main is not None:
         moments = (removal.metrics_before_removal, removal.metrics_after_removal, after)

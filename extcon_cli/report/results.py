@@ -24,6 +24,17 @@ from extcon_cli.report.serialise import INLINE, OPTIONAL
 
 
 @dataclass(frozen=True)
+class TargetFigures:
+    """A budget that was asked for, and what the result has."""
+
+    quantity: str
+    """`macs`, `params`, or `size` in bytes."""
+    asked: str  # a share of the original, or bytes such as 10MB
+    budget: int
+    reached: int
+
+
+@dataclass(frozen=True)
 class RemovalFigures:
     """How much went, and how far outputs moved when it went."""
 
@@ -38,6 +49,8 @@ class RemovalFigures:
     largest_output: float
     relative_difference: float
     argmax_agreement: float
+    target: TargetFigures | None = field(default=None, metadata=OPTIONAL)
+    """The budget, where one was asked for."""
 
 
 @dataclass(frozen=True)

@@ -51,7 +51,16 @@ def test_the_smallest_go_first(  # over all groups alike
 ) -> None:
     filters = made_up([4, 4])
     scores = torch.tensor([0.1, 0.9, 0.2, 0.8, 0.3, 0.7, 0.4, 0.6])
-    assert decide(scores, filters, 0.5, Limits(floor=0.0)).tolist() == [True, False, True, False, True, False, True, False]
+    assert decide(scores, filters, 0.5, Limits(floor=0.0)).tolist() == [
+        True,
+        False,
+        True,
+        False,
+        True,
+        False,
+        True,
+        False,
+    ]
 
 
 def test_kept_groups_are_not_touched() -> None:

@@ -7,7 +7,7 @@ import pytest
 from extcon_cli.errors import RecipeError
 from extcon_cli.recipe.check import check
 from extcon_cli.recipe.document import read
-from extcon_cli.recipe.load import from_dict
+from extcon_cli.recipe.load import from_dict, resolve
 from extcon_cli.recipe.overrides import override
 from extcon_cli.recipe.schema import Recipe
 
@@ -140,3 +140,9 @@ def test_an_override_of_a_wrong_value_in_the_file_mends_it() -> None:
 
 def test_plain_values_take_overrides_too() -> None:
     assert from_dict({"seed": 1}, overrides=["seed=2"]).seed == 2
+
+
+def test_a_target_and_a_ratio_replace_each_other() -> None:
+    assert resolve("prune", overrides=["prune.target.macs=0.5"]).recipe.prune.ratio is None
+    back = resolve("prune", overrides=["prune.target.macs=0.5", "prune.ratio=0.3"]).recipe.prune
+    assert (back.ratio, back.target) == (0.3, None)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
+from extcon_cli.errors import RecipeError
+from extcon_cli.recipe.load import from_dict
 from extcon_cli.recipe.schema import (
     BifurcateSpec,
     DataSpec,
@@ -137,3 +139,33 @@ def test_lists_become_tuples_and_whole_numbers_floats() -> None:
     assert recipe.model.input_shape == (1, 8, 8)
     assert isinstance(recipe.train.epochs, float)
     assert DataSpec(dataset="digits").root is None
+
+
+@pytest.mark.parametrize(
+    "target", [{"macs": 0.5}, {"params": 0.1}, {"size": "10MB"}, {"size": "1.5 GiB"}, {"size": 0.5}]
+)
+def test_a_target_replaces_the_ratio(target: dict[str, object]) -> None:
+    spec = from_dict({"prune": {"target": target}}).prune
+    assert spec.ratio is None
+    assert spec.target is not None
+    assert spec.target.model_dump(exclude_none=True) == target
+
+
+@pytest.mark.parametrize(
+    ("section", "says"),
+    [
+        ({"target": {"macs": 0.5, "params": 0.5}}, "exactly one of"),
+        ({"target": {}}, "exactly one of"),
+        ({"target": {"macs": 1.5}}, "less than 1"),
+        ({"target": {"size": "10 megabytes"}}, "bytes such as 10MB"),
+        ({"target": {"size": 10}}, "bytes such as 10MB"),
+        ({"target": {"size": 2.5}}, "a share between 0 and 1"),
+        ({"target": {"macs": 0.5}, "ratio": 0.5}, "not both"),
+        ({"ratio": None}, "not neither"),
+        ({"decide": {"layers": [{"ratio": 0.3}]}}, r"layers\.0\.match: is missing"),
+        ({"decide": {"layers": [{"match": "a", "ratoi": 0.3}]}}, "did you mean 'ratio'"),
+    ],
+)
+def test_a_target_that_cannot_be_is_refused(section: dict[str, object], says: str) -> None:
+    with pytest.raises(RecipeError, match=says):
+        from_dict({"prune": section})
