@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
+from hashlib import sha256
 from pathlib import Path
 
 import safetensors.torch
@@ -23,12 +25,14 @@ def write(
     *,
     force: bool = False,
     precision: Precision | None = None,
+    announce: Callable[[str], object] | None = None,
 ) -> None:
     """Store the module's parameters and buffers with their metadata; tied tensors once.
 
     What `precision` names is stored in half precision, where that loses nothing.
 
     Written under a temporary name beside it, synced and renamed, so that a reader sees the old file or the new one.
+    `announce` is told the SHA-256 of the file before it gets its name.
     UsageError as `check_writable`, or if the disk is full.
     """
     path = Path(path)
@@ -41,6 +45,8 @@ def write(
             file.write(body)
             file.flush()
             os.fsync(file.fileno())
+        if announce is not None:
+            announce(sha256(header + body).hexdigest())
         os.replace(temporary, path)
         _sync_folder(path.parent)
     except OSError as error:

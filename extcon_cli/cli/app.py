@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import signal
 import sys
 import warnings
 from typing import Annotated
@@ -12,7 +13,7 @@ from typing import Annotated
 import typer
 
 from extcon_cli import __version__
-from extcon_cli.cli import bypass, evaluate, init, inspect, prune, recipe, schema, train, verify
+from extcon_cli.cli import bypass, evaluate, init, inspect, prune, recipe, schema, streams, train, verify
 from extcon_cli.errors import ExtconError
 
 app = typer.Typer(
@@ -53,6 +54,8 @@ def common(
 
 def main() -> None:
     """The console script: exit codes as in docs/guide/ci.md; EXTCON_DEBUG=1 shows tracebacks and warnings."""
+    streams.prepare()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     _sleep_while_waiting()
     debugging = bool(os.environ.get("EXTCON_DEBUG"))
     if not debugging:
@@ -61,12 +64,13 @@ def main() -> None:
         logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
     try:
         code = app(standalone_mode=False)
+        if code == 130:  # the parser makes this of Ctrl-C
+            raise KeyboardInterrupt
     except BaseException as error:
         if debugging and not isinstance(error, SystemExit):
             raise
         code = _translate(error)
-    _flush()
-    sys.exit(code or 0)
+    sys.exit(_flush() or code or 0)
 
 
 def _sleep_while_waiting() -> None:
@@ -84,7 +88,8 @@ def _translate(error: BaseException) -> int | str | None:
     if isinstance(error, BrokenPipeError) or (
         isinstance(error, SystemExit) and isinstance(error.__context__, BrokenPipeError)  # by rich
     ):
-        return _nobody_reads()
+        streams.to_nowhere(1)
+        return 0
     if isinstance(error, SystemExit):
         return error.code
     if isinstance(error, ExtconError):
@@ -99,8 +104,9 @@ def _translate(error: BaseException) -> int | str | None:
         return _fail(" ".join(error.format_message().split()) + hint, 2)
     if isinstance(error, MemoryError) or name == "OutOfMemoryError":
         return _fail("out of memory: lower data.batch_size and data.eval_batch_size, or choose another --device", 2)
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
-        return _fail(f"cannot write: {error.strerror}" + (f": {error.filename}" if error.filename else ""), 2)
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG):
+        streams.to_nowhere(1)  # else it is tried once more at the end
+        return _fail(f"cannot write: {error.strerror}: {error.filename or 'stdout'}", 2)
     text = " ".join(str(error).split())[:300]
     return _fail(
         f"a defect of extcon, not of your input: {name}: {text} (EXTCON_DEBUG=1 shows where; please report it)", 1
@@ -112,14 +118,11 @@ def _fail(message: str, code: int) -> int:
     return code
 
 
-def _flush() -> None:
+def _flush() -> int:
+    """The exit code where what was printed cannot be written, else 0. A reader that went away is no error of ours."""
     try:
         sys.stdout.flush()
-    except BrokenPipeError:
-        _nobody_reads()
-
-
-def _nobody_reads() -> int:
-    """A reader of stdout that went away, such as `head`, is no error of ours."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        streams.to_nowhere(1)
+        return 0 if isinstance(error, BrokenPipeError) else _fail(f"cannot write: {error.strerror}: stdout", 2)
     return 0

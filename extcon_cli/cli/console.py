@@ -24,6 +24,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from extcon_cli.cli.streams import shows
 from extcon_cli.events import Emit, Event, Noted, PhaseEnded, PhaseStarted, RunStarted, Saved
 from extcon_cli.events import Progress as Progressed
 from extcon_cli.report.numbers import duration, figure
@@ -111,13 +112,14 @@ class Live:
 
     def __init__(self, console: Console) -> None:
         self.console = console
+        self.tick = "✓ " if shows("✓", sys.stderr) else "* "
         self.progress = Progress(
-            SpinnerColumn(style="cyan"),
-            TextColumn("[bold]{task.description:<18}"),
+            SpinnerColumn("dots" if shows("⠋✓", sys.stderr) else "line", style="cyan"),
+            TextColumn("{task.description:<18}", style="bold", markup=False),
             BarColumn(bar_width=20, complete_style="cyan", finished_style="cyan", pulse_style="cyan"),
             MofNCompleteColumn(),
             TimeRemainingColumn(compact=True),
-            TextColumn("{task.fields[figures]}", style="dim"),
+            TextColumn("{task.fields[figures]}", style="dim", markup=False),
             console=console,
             transient=True,
             refresh_per_second=8,
@@ -138,13 +140,13 @@ class Live:
         elif isinstance(event, PhaseEnded):
             title = self.phase.title if self.phase is not None else event.phase
             self._drop()
-            line = Text.assemble(("✓ ", "green"), f"{title:<18}", (f"{duration(event.seconds):>8}  ", "cyan"))
+            line = Text.assemble((self.tick, "green"), f"{title:<18}", (f"{duration(event.seconds):>8}  ", "cyan"))
             self.console.print(line.append(_figures(event.metrics), style="dim"))
         elif isinstance(event, Noted):
             mark = ("! ", "yellow") if event.warning else ("  ", "")
             self.console.print(Text.assemble(mark, (event.message, "" if event.warning else "dim")))
         elif isinstance(event, Saved):
-            self.console.print(Text.assemble(("✓ ", "green"), f"Wrote {event.path}"))
+            self.console.print(Text.assemble((self.tick, "green"), f"Wrote {event.path}"))
 
     def close(self) -> None:
         """Take the bar away."""

@@ -19,6 +19,7 @@ from extcon_cli.errors import UsageError
 from extcon_cli.events import Emit
 from extcon_cli.recipe.load import Resolved, resolve
 from extcon_cli.recipe.schema import Recipe
+from extcon_cli.training.whole import sha256
 
 RECIPE, RUN, OUTPUT, TRUST = "Recipe", "Run", "Output", "Trust"
 MOST_THREADS = 1024
@@ -273,17 +274,28 @@ def require_data(resolved: Resolved, checkpoint: Path) -> None:
 def check_output(path: Path, *, force: bool, resume: bool, suffixes: Sequence[str]) -> bool:
     """UsageError where the output could not be written; whether it may be overwritten.
 
-    A resumed run may overwrite the output that it wrote itself before it was killed.
+    A resumed run may overwrite the output that it wrote itself before it was killed, not one that came later.
     """
     if path.suffix not in suffixes:
         raise UsageError(f"{path}: give --out a name that ends in {' or '.join(suffixes)}")
     if path.is_dir():
         raise UsageError(f"{path} is a folder; choose another --out")
-    own = resume and Path(f"{path}.run", "state.pt").is_file()
+    own = resume and _written_by(Path(f"{path}.run"), path)
     if path.exists() and not (force or own):
+        if resume and Path(f"{path}.run", "state.pt").is_file():
+            raise UsageError(f"{path} is not what the run wrote: overwrite it with --force or choose another --out")
         raise UsageError(f"{path} exists already; overwrite it with --force or choose another --out")
     check_folder(path, "--out")
     return force or own
+
+
+def _written_by(run: Path, path: Path) -> bool:
+    """Is the file the one that the run in this folder wrote?"""
+    try:
+        told = json.loads((run / "output.json").read_text(encoding="utf-8"))["sha256"]
+        return bool(told == sha256(path))
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
 
 
 def check_reports(paths: Sequence[Path] | None) -> None:

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from extcon_cli.cli.streams import shows
 from extcon_cli.report.bypass_results import BypassResult, Diagnosis
 from extcon_cli.report.document import candidates, comparison, differences, exactness, moves, outcome, signs, widths
 from extcon_cli.report.numbers import count, duration, figure, percent
@@ -45,7 +46,10 @@ def deliver(result: CommandResult, *, as_json: bool, reports: Sequence[Path] | N
         print(json.dumps(to_json(result), indent=2, allow_nan=False))
     else:
         console = Console(
-            highlight=False, width=None if sys.stdout.isatty() else WIDTH, soft_wrap=not sys.stdout.isatty()
+            markup=False,
+            highlight=False,
+            width=None if sys.stdout.isatty() else WIDTH,
+            soft_wrap=not sys.stdout.isatty(),
         )
         _draw(console, result)
 
@@ -72,7 +76,7 @@ def _prune(console: Console, result: PruneResult) -> None:
     for sentence in exactness(result):
         console.print(sentence)
     console.print()
-    console.print(_widths(widths(result.layers)))
+    console.print(_widths(widths(result.layers), "█░" if shows("█░", sys.stdout) else "#."))
     console.print()
     console.print(f"written to {result.run.output}", style="bold")
 
@@ -110,13 +114,14 @@ def _comparison(before: ModelStats, after: ModelStats) -> Table:
     return table
 
 
-def _widths(layers: Sequence[LayerWidth]) -> Table:
+def _widths(layers: Sequence[LayerWidth], signs: str) -> Table:
+    """A bar of `signs[0]` for what is left of the width before, `signs[1]` for what went."""
     table = _table("layer", "", ">before", ">after", "")
     widest = max((layer.before or 0 for layer in layers), default=1)
     for layer in layers:
         full = max(1, round(24 * (layer.before or 0) / widest))
         kept = max(1, round(24 * (layer.after or 0) / widest))
-        bar = Text("█" * kept, style="cyan").append("░" * (full - kept), style="dim")
+        bar = Text(signs[0] * kept, style="cyan").append(signs[1] * (full - kept), style="dim")
         table.add_row(layer.name, Text(layer.kind, style="dim"), str(layer.before), str(layer.after), bar)
     return table
 

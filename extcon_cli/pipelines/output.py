@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -21,7 +21,7 @@ from extcon_cli.report.measure import layers
 from extcon_cli.report.records import LayerWidth, Record
 from extcon_cli.report.results import FrozenGroup
 from extcon_cli.report.serialise import to_json
-from extcon_cli.training.run_directory import write_whole
+from extcon_cli.training.whole import write_whole
 
 PLAIN = (".pt", ".pth")
 
@@ -42,18 +42,27 @@ def check_output(path: Path, *, force: bool) -> None:
 
 
 def write_output(
-    path: Path, module: nn.Module, metadata: Metadata, *, force: bool, precision: Precision | None = None
+    path: Path,
+    module: nn.Module,
+    metadata: Metadata,
+    *,
+    force: bool,
+    precision: Precision | None = None,
+    announce: Callable[[str], object] | None = None,
 ) -> None:
-    """Write the module as `path` asks; a plain state dict leaves the metadata out. Same module, same bytes."""
+    """Write the module as `path` asks; a plain state dict leaves the metadata out. Same module, same bytes.
+
+    `announce` is told the SHA-256 of the file before it gets its name.
+    """
     if path.suffix not in PLAIN:
-        write(path, module, metadata, force=force, precision=precision)
+        write(path, module, metadata, force=force, precision=precision, announce=announce)
         return
     check_output(path, force=force)
     state = module.state_dict()  # with the versions of its modules
     for name, tensor in state.items():
         state[name] = lossless(name, tensor.detach().cpu().contiguous(), precision or {})
     try:
-        write_whole(path, lambda file: torch.save(state, file))
+        write_whole(path, lambda file: torch.save(state, file), announce=announce)
     except OSError as error:
         raise UsageError(f"{path} cannot be written: {error.strerror}; choose another --out") from error
 

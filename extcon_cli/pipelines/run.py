@@ -15,6 +15,7 @@ from torch import nn
 from extcon_cli.channels.compare import Inputs
 from extcon_cli.checkpoint.trust import UNTRUSTED, Trust
 from extcon_cli.checkpoint.write import check_writable
+from extcon_cli.data.identity import identity
 from extcon_cli.errors import Interrupted
 from extcon_cli.events import Emit, Noted, PhaseEnded, PhaseStarted, RunStarted, Saved, ignore
 from extcon_cli.pipelines.measure import measured
@@ -30,7 +31,9 @@ from extcon_cli.training.device import Accelerator, create_accelerator
 from extcon_cli.training.interrupt import Stop, graceful
 from extcon_cli.training.objective import evaluate
 from extcon_cli.training.run_directory import ResumeState, RunDirectory
+from extcon_cli.training.run_lock import RunLock
 from extcon_cli.training.threads import Threads, available, choose, given
+from extcon_cli.training.whole import remove_temporaries
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,8 @@ class Run:
     force: bool
     began: float
     threads: Threads
+    lock: RunLock
+    """Nobody else writes the output as long as this value is there."""
     seconds: dict[str, float] = field(default_factory=dict)
     """Of each phase that is over."""
 
@@ -112,7 +117,14 @@ class Run:
     def write(self, module: nn.Module, record: Record, *, plan: Mapping[str, object] | None = None) -> None:
         """Write the result with all that it says about itself; `plan` is a removal that this run made."""
         described = data_metadata(self.prepared, record, plan)
-        write_output(self.output, module, described, force=self.force, precision=self.prepared.precision)
+        write_output(
+            self.output,
+            module,
+            described,
+            force=self.force,
+            precision=self.prepared.precision,
+            announce=self.directory.announce_output,
+        )
         self.emit(Saved(str(self.output)))
 
     def facts(self) -> RunFacts:
@@ -163,12 +175,18 @@ def start_run(
     else:
         check_writable(output, force)
     accelerator = create_accelerator(device, mixed_precision)
-    torch.manual_seed(recipe.seed)
-    prepared = prepare(recipe, checkpoint, trust=trust, emit=emit)
-    if check is not None:
-        check(prepared)
-    directory = RunDirectory(Path(f"{output}.run"), prepared.recipe, _inputs(command, prepared))
-    kept = directory.begin(resume=resume)
+    lock = RunLock(Path(f"{output}.run"))
+    try:
+        torch.manual_seed(recipe.seed)
+        prepared = prepare(recipe, checkpoint, trust=trust, emit=emit)
+        if check is not None:
+            check(prepared)
+        directory = RunDirectory(lock.folder, prepared.recipe, _inputs(command, prepared))
+        kept = directory.begin(resume=resume)
+    except BaseException:
+        lock.withdraw()
+        raise
+    remove_temporaries(output)
     emit = tee_events(emit, directory)
     subject = str(checkpoint or prepared.recipe.model.arch)
     emit(RunStarted(command, subject, str(output), str(accelerator.device), recipe.seed))
@@ -176,7 +194,9 @@ def start_run(
     with graceful() as stop:
         try:
             threads = _threads(prepared, accelerator.device, directory, emit)
-            yield Run(checkpoint, output, prepared, accelerator, directory, kept, emit, stop, force, began, threads)
+            yield Run(
+                checkpoint, output, prepared, accelerator, directory, kept, emit, stop, force, began, threads, lock
+            )
         except KeyboardInterrupt as error:
             raise Interrupted(
                 f"interrupted; the state is kept in {directory.path}: repeat the command with --resume to go on"
@@ -187,7 +207,11 @@ def start_run(
 
 def _inputs(command: str, prepared: Prepared) -> Mapping[str, str | None]:
     """What decides the result beside the recipe."""
-    return {"command": command, "checkpoint": prepared.opened.checkpoint.sha256 if prepared.opened else None}
+    return {
+        "command": command,
+        "checkpoint": prepared.opened.checkpoint.sha256 if prepared.opened else None,
+        "data": identity(prepared.data.spec),
+    }
 
 
 def _threads(prepared: Prepared, device: torch.device, directory: RunDirectory, emit: Emit) -> Threads:

@@ -13,6 +13,8 @@ from extcon_cli.errors import UsageError
 
 Accelerator = Any  # accelerate.Accelerator, which ships no types that mypy can follow
 
+DEVICES = ("cpu", "cuda", "mps", "xpu")
+
 
 def create_accelerator(device: str | None = None, mixed_precision: str = "no") -> Accelerator:
     """An `accelerate.Accelerator` on `device` (`cpu`, `cuda`, `cuda:1`, `mps`; None: the best there is).
@@ -45,6 +47,8 @@ def _present(device: str | None) -> str | None:
         return None
     try:
         wanted = torch.device(device)
+        if wanted.type not in DEVICES:
+            raise UsageError(f"device {device!r}: extcon computes on {', '.join(DEVICES)}")
         torch.empty(1, device=wanted)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).splitlines()[0]

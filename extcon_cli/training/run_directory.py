@@ -1,7 +1,8 @@
 """`OUT.run/`: the recipe, the events and a resumable state of one run. It knows nothing of what the state means.
 
-Files: recipe.yaml (for people), events.jsonl, state.pt (written whole or not at all, loaded with weights_only),
-threads.json (with how many threads the run began).
+Files: recipe.yaml (for people), events.jsonl, state.pt (a line with the SHA-256 of what follows, then what torch.save
+wrote; whole or not at all, loaded with weights_only), threads.json (with how many threads the run began), output.json
+(the SHA-256 of the output that the run wrote).
 """
 
 from __future__ import annotations
@@ -9,12 +10,12 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple, cast
 
 import torch
 import yaml
@@ -23,8 +24,10 @@ from extcon_cli.errors import CheckpointError, UsageError
 from extcon_cli.events import Event
 from extcon_cli.recipe.schema import Recipe
 from extcon_cli.training.threads import Threads
+from extcon_cli.training.whole import remove_temporaries, sha256, write_whole
 
-FILES = ("recipe.yaml", "events.jsonl", "state.pt", "threads.json")
+FILES = ("recipe.yaml", "events.jsonl", "state.pt", "threads.json", "output.json")
+HEADER = b"extcon state 1, SHA-256 of what follows: %b\n"
 
 SAVE_EVERY = 3.0
 """Seconds between two periodic saves, or 100 times what a save takes where that is longer."""
@@ -61,15 +64,17 @@ class RunDirectory:
     def begin(self, *, resume: bool) -> ResumeState | None:
         """Prepare the folder; the kept (phase, payload) where `resume` finds one, else start anew.
 
-        UsageError where the kept run is one of another recipe or another input.
+        UsageError where the kept run is one of another recipe or another input; CheckpointError where it is damaged.
         """
         if resume:
             self.kept_threads = self._threads_at_begin()
         kept = self.load() if resume else None
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            for name in FILES if kept is None else ():
-                (self.path / name).unlink(missing_ok=True)
+            for name in FILES:
+                remove_temporaries(self.path / name)
+                if kept is None:
+                    (self.path / name).unlink(missing_ok=True)
             text = yaml.safe_dump(self._recipe.model_dump(mode="json"), sort_keys=False)
             write_whole(self.path / "recipe.yaml", lambda file: file.write(text.encode()))
         except OSError as error:
@@ -81,7 +86,7 @@ class RunDirectory:
         self.threads = threads
         threads.apply()
         text = json.dumps({"identity": self.identity, "threads": threads.number})
-        write_whole(self.path / "threads.json", lambda file: file.write(text.encode()))
+        self._write("threads.json", lambda file: file.write(text.encode()))
 
     def save(self, phase: str, payload: Mapping[str, Any]) -> None:
         """Keep the state of this moment, atomically; payload: tensors, numbers, text, in dicts, lists, tuples."""
@@ -93,9 +98,13 @@ class RunDirectory:
             "payload": dict(payload),
             "threads": torch.get_num_threads(),
         }
-        write_whole(self.path / "state.pt", lambda file: torch.save(state, file))
+        self._write("state.pt", lambda file: _save(state, file))
         self._saved_at = time.monotonic()
         self._save_took = self._saved_at - began
+
+    def announce_output(self, sha256: str) -> None:
+        """The output gets its name now: a run that goes on may overwrite this one, and no other."""
+        self._write("output.json", lambda file: file.write(json.dumps({"sha256": sha256}).encode()))
 
     def due(self) -> bool:
         """Is it time for a periodic save?"""
@@ -107,14 +116,16 @@ class RunDirectory:
         if not path.is_file():
             return None
         try:
-            state = torch.load(path, map_location="cpu", weights_only=True)
+            state = _load(path)
             identity, inputs, phase, payload = (state[k] for k in ("identity", "inputs", "phase", "payload"))
             self.kept_threads = int(state["threads"])
         except Exception as error:  # whatever torch makes of a foreign or broken file
-            raise CheckpointError(f"{path}: cannot be read; start anew without --resume") from error
+            raise CheckpointError(
+                f"{path}: is damaged, or not as it was written; start anew without --resume"
+            ) from error
         if identity != self.identity:
             changed = [k for k in {**inputs, **self._inputs} if inputs.get(k) != self._inputs.get(k)]
-            what = f"another {changed[0]}" if changed else "another recipe"
+            what = "other data" if changed[:1] == ["data"] else f"another {changed[0] if changed else 'recipe'}"
             raise UsageError(f"{self.path}: is of a run with {what}; repeat that one, or start anew without --resume")
         return ResumeState(phase, payload)
 
@@ -130,36 +141,55 @@ class RunDirectory:
         """Append an event as one JSON line."""
         line = json.dumps({"event": type(event).__name__, **asdict(event)}, default=str)
         path = self.path / "events.jsonl"
-        with open(path, "ab+") as file:
+        with self._writing(path), open(path, "ab+") as file:
             if file.tell():
                 file.seek(-1, os.SEEK_END)
                 if file.read(1) != b"\n":  # a kill left half a line
                     file.write(b"\n")
             file.write(line.encode() + b"\n")
 
+    def _write(self, name: str, write: Callable[[BinaryIO], object]) -> None:
+        with self._writing(self.path / name):
+            write_whole(self.path / name, write)
 
-def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Write a file under a temporary name, sync and rename it: a reader sees the old one or the new one, whole."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(name, 0o666 & ~_umask())
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
-    if os.name == "posix":
-        folder = os.open(path.parent, os.O_RDONLY)
+    @contextmanager
+    def _writing(self, path: Path) -> Iterator[None]:
+        """UsageError, with what to do, where a file of the run cannot be written."""
         try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+            yield
+        except OSError as error:
+            if not self.path.is_dir():
+                raise UsageError(f"{self.path}: the run's folder is gone; start anew without --resume") from error
+            raise UsageError(f"{path}: cannot be written: {error.strerror or error}") from error
 
 
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+class _Hashed:
+    """A file that is being written in order, and the SHA-256 of it so far."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file, self.digest = file, hashlib.sha256()
+
+    def write(self, data: bytes) -> int:
+        self.digest.update(data)
+        return self._file.write(data)
+
+    def flush(self) -> None:
+        self._file.flush()
+
+
+def _save(state: Mapping[str, Any], file: BinaryIO) -> None:
+    """The state behind a line with its checksum."""
+    file.write(HEADER % (b"0" * 64))
+    hashed = _Hashed(file)
+    torch.save(state, cast(BinaryIO, hashed))
+    file.seek(0)
+    file.write(HEADER % hashed.digest.hexdigest().encode())
+
+
+def _load(path: Path) -> Mapping[str, Any]:
+    """What `_save` wrote. ValueError where it is not as it was written; else whatever torch makes of it."""
+    with path.open("rb") as file:
+        header = file.readline(len(HEADER) + 64)
+        if header != HEADER % sha256(path, file.tell()).encode():
+            raise ValueError("the checksum is not that of the content")
+        return torch.load(file, map_location="cpu", weights_only=True)

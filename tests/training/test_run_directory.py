@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import shutil
 import signal
+import subprocess
+import sys
+from hashlib import sha256
 
 import pytest
 import torch
@@ -13,8 +18,11 @@ import yaml
 from extcon_cli.errors import CheckpointError, UsageError
 from extcon_cli.events import Noted, Progress
 from extcon_cli.recipe.schema import Recipe
+from extcon_cli.training import run_directory
 from extcon_cli.training.interrupt import graceful
-from extcon_cli.training.run_directory import RunDirectory, write_whole
+from extcon_cli.training.run_directory import HEADER, RunDirectory
+from extcon_cli.training.run_lock import RunLock
+from extcon_cli.training.whole import write_whole
 
 RECIPE = Recipe(seed=3)
 INPUTS = {"command": "train", "checkpoint": "abc"}
@@ -55,6 +63,7 @@ def test_the_recipe_lies_there_to_read(tmp_path):
         (Recipe(seed=4), INPUTS, "another recipe"),
         (RECIPE, {**INPUTS, "checkpoint": "xyz"}, "another checkpoint"),
         (RECIPE, {**INPUTS, "command": "prune"}, "another command"),
+        (RECIPE, {**INPUTS, "data": "xyz"}, "other data"),
     ],
 )
 def test_a_run_of_something_else_is_refused(tmp_path, recipe, inputs, what):
@@ -76,11 +85,98 @@ def test_a_broken_or_hostile_state_is_refused(tmp_path):
 
     state = tmp_path / "out.run" / "state.pt"
     torch.save(Bomb(), state)
-    for content in (state.read_bytes(), b"", b"half"):
+    bomb = state.read_bytes()
+    for content in (HEADER % sha256(bomb).hexdigest().encode() + bomb, bomb, b"", b"half"):
         state.write_bytes(content)
         with pytest.raises(CheckpointError, match="without --resume"):
             run(tmp_path).begin(resume=True)
     assert not trace.exists()
+
+
+@pytest.mark.parametrize("place", [0.001, 0.3, 0.6, 0.9, 0.999])
+def test_one_flipped_bit_of_a_state_is_seen(tmp_path, place):
+    first = run(tmp_path)
+    first.begin(resume=False)
+    first.save("train", {"x": torch.arange(300)})
+    state = tmp_path / "out.run" / "state.pt"
+    content = bytearray(state.read_bytes())
+    content[int(place * len(content))] ^= 1
+    state.write_bytes(content)
+    with pytest.raises(CheckpointError, match="damaged"):
+        run(tmp_path).begin(resume=True)
+
+
+def test_a_full_disk_is_told_with_the_path(tmp_path, monkeypatch):
+    """torch.save hides it behind an error of its own."""
+    first = run(tmp_path)
+    first.begin(resume=False)
+    first.save("train", {"x": 1})
+    full = OSError(errno.ENOSPC, "No space left on device")
+
+    def write(self, data):
+        if len(data) > 1000:
+            raise full
+        return self._file.write(data)
+
+    monkeypatch.setattr(run_directory._Hashed, "write", write)
+    with pytest.raises(UsageError, match=r"state\.pt: cannot be written: No space left"):
+        first.save("train", {"x": torch.randn(1000)})
+    monkeypatch.undo()
+    assert run(tmp_path).begin(resume=True).payload == {"x": 1}
+    assert not list((tmp_path / "out.run").glob(".*"))
+
+
+def test_ctrl_c_while_a_state_is_saved_is_no_defect(tmp_path, monkeypatch):
+    first = run(tmp_path)
+    first.begin(resume=False)
+
+    def write(self, data):
+        if len(data) > 1000:
+            raise KeyboardInterrupt
+        return self._file.write(data)
+
+    monkeypatch.setattr(run_directory._Hashed, "write", write)
+    with pytest.raises(KeyboardInterrupt):
+        first.save("train", {"x": torch.randn(1000)})
+    assert not list((tmp_path / "out.run").glob(".*"))
+
+
+@pytest.mark.parametrize("act", ["save", "log"])
+def test_a_folder_that_vanishes_is_told(tmp_path, act):
+    first = run(tmp_path)
+    first.begin(resume=False)
+    shutil.rmtree(tmp_path / "out.run")
+    with pytest.raises(UsageError, match="folder is gone"):
+        first.save("train", {}) if act == "save" else first.log(Noted("x"))
+
+
+def test_what_killed_runs_have_left_goes(tmp_path):
+    """Temporary files of processes that are no more; not those of others that are writing."""
+    folder = tmp_path / "out.run"
+    folder.mkdir()
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    dead, alive = folder / f".state.pt.{gone.pid}.tmp", folder / ".state.pt.1.tmp"
+    for path in (dead, alive):
+        path.write_bytes(b"half")
+    run(tmp_path).begin(resume=False)
+    assert not dead.exists()
+    assert alive.exists()
+
+
+def test_a_second_process_is_refused_and_told_of_the_first(tmp_path):
+    folder = tmp_path / "out.run"
+    lock = RunLock(folder)
+    program = (
+        f"from pathlib import Path; from extcon_cli.training.run_lock import RunLock; RunLock(Path({str(folder)!r}))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert f"in use by process {os.getpid()} on " in done.stderr
+    lock.withdraw()
+    assert not folder.exists()
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    RunLock(folder)  # its process has ended, and its lock with it
 
 
 def test_events_are_lines_even_after_a_kill(tmp_path):
