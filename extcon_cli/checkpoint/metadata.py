@@ -13,6 +13,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, Strict, ValidationError, field_validator
 
 from extcon_cli.errors import CheckpointError
+from extcon_cli.recipe.inputs import InputKinds
 from extcon_cli.recipe.schema import NormalizeSpec
 
 PREFIX = "extcon."
@@ -30,6 +31,8 @@ class Metadata(BaseModel):
     kwargs: dict[str, Any] = Field(default_factory=dict)
     input_shape: Annotated[tuple[PositiveInt, ...], Strict(False)] | None = None
     """Of one input without the batch."""
+    inputs: InputKinds | None = None
+    """Of inputs other than one tensor of floats: what each is, by its argument."""
     recipe: dict[str, Any] = Field(default_factory=dict)
     """The resolved recipe."""
     plan: dict[str, Any] | Annotated[tuple[dict[str, Any], ...], Strict(False)] | None = None

@@ -147,7 +147,9 @@ def _evaluate(console: Console, result: EvaluateResult) -> None:
 
 
 def _inspect(console: Console, result: InspectResult) -> None:
-    console.print(f"{result.arch or result.checkpoint}, input {list(result.input_shape)}", style="bold")
+    console.print(
+        f"{result.arch or result.checkpoint}, input {result.inputs or list(result.input_shape)}", style="bold"
+    )
     costs = result.size
     size = f"{count(costs.params)} parameters, {count(costs.macs)} MACs, {count(costs.bytes, 'B')}"
     console.print(f"{size} ({count(result.file_bytes, 'B')} on disk)")

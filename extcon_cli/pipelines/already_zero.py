@@ -50,11 +50,10 @@ def already_zero(
     opened = open_model(checkpoint, recipe, trust=trust, emit=emit)
     emit(RunStarted("prune", str(checkpoint), str(output), "cpu", recipe.seed))
     emit(PhaseStarted("remove", "Removing", None, "channel"))
-    original, shape = opened.module, opened.arch.input_shape or ()
+    original = opened.module
     zeroed = copy.deepcopy(original)
     _round_to_zero(zeroed, tolerance)
-    random = torch.randn(2, *shape, generator=torch.Generator().manual_seed(recipe.seed))
-    example = (random.to(opened.example[0].dtype),)
+    example = next(random_batches(opened.example, sizes=(2,), seed=recipe.seed))
     examples = [example, *opened.examples[1:]]
     channels = channel_groups(zeroed, examples, ignore_unreached=recipe.model.ignore_unreached)
     removal = remove_zeros(zeroed, examples, channels=channels)
@@ -65,20 +64,20 @@ def already_zero(
     emit(PhaseEnded("remove", time.monotonic() - began))
     precision = opened.precision
     record = PruneRecord(
-        before=ModelStats({}, measure(original, shape, precision)),
-        after=ModelStats({}, measure(small, shape, precision)),
+        before=ModelStats({}, measure(original, example, precision)),
+        after=ModelStats({}, measure(small, example, precision)),
         removal=figures(removal, moved),
         certificate=certificate_record(removal.certificate),
     )
     write(output, small, _metadata(opened, record, removal.plan), force=force, precision=precision)
     emit(Saved(str(output)))
-    before, after = timed(record.before, original, shape), timed(record.after, small, shape)
+    before, after = timed(record.before, original, example), timed(record.after, small, example)
     return PruneResult(
         before=before,
         after=after,
         removal=record.removal,
         certificate=record.certificate,
-        layers=widths(original, small, shape),
+        layers=widths(original, small, example),
         frozen=frozen(channels),
         unreached=channels.unreached,
         run=RunFacts(

@@ -89,7 +89,7 @@ def bypass(
     return BypassResult(
         **vars(done),
         run=run.facts(),
-        layers=widths(original, module, run.input_shape),
+        layers=widths(original, module, run.prepared.example),
         history=BypassHistory(tuple(record.history for record in tried)),
     )
 

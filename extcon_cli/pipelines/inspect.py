@@ -35,8 +35,8 @@ def inspect(
     """
     prepared = prepare(recipe, checkpoint, trust=trust, emit=emit) if data else None
     opened = (prepared and prepared.opened) or open_model(checkpoint, recipe, trust=trust, emit=emit)
-    shape = opened.arch.input_shape or ()
-    size = measure(opened.module, shape, opened.precision)
+    example = opened.example
+    size = measure(opened.module, example, opened.precision)
     channels = channel_groups(opened.module, opened.examples, ignore_unreached=recipe.model.ignore_unreached)
     statuses = {status.group: status for status in classify(opened.module, channels)}
     sizes = {name: tuple(tensor.shape) for name, tensor in opened.module.named_parameters(remove_duplicate=False)}
@@ -44,11 +44,12 @@ def inspect(
     return InspectResult(
         checkpoint=str(checkpoint),
         arch=opened.arch.arch,
-        input_shape=shape,
+        input_shape=opened.arch.input_shape or (),
+        inputs=opened.arch.inputs,
         size=size,
         file_bytes=checkpoint.stat().st_size,
         removable_share=coverage(opened.module, channels),
-        layers=tuple(layers(opened.module, shape)),
+        layers=tuple(layers(opened.module, example)),
         groups=tuple(
             GroupSummary(
                 name=group.name,

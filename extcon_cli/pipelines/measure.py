@@ -8,6 +8,7 @@ from dataclasses import asdict, replace
 from torch import nn
 
 from extcon_cli.channels import Difference
+from extcon_cli.channels.compare import Inputs
 from extcon_cli.errors import GateError
 from extcon_cli.pipelines.phase import interruptible
 from extcon_cli.pipelines.prepare import Prepared
@@ -34,9 +35,9 @@ BATCHES = (1, 64)
 """Batch sizes at which latency is measured."""
 
 
-def timed(stats: ModelStats, module: nn.Module, input_shape: tuple[int, ...]) -> ModelStats:
+def timed(stats: ModelStats, module: nn.Module, example: Inputs) -> ModelStats:
     """The same with the latency of the module, measured where it is."""
-    return replace(stats, latency={str(batch): latency(module, input_shape, batch) for batch in BATCHES})
+    return replace(stats, latency={str(batch): latency(module, example, batch) for batch in BATCHES})
 
 
 def output_difference(gap: Difference) -> OutputDifference:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from extcon_cli.channels.compare import Inputs
 from extcon_cli.checkpoint.architectures import default_input_shape
@@ -19,6 +19,7 @@ from extcon_cli.checkpoint.read import Checkpoint, read
 from extcon_cli.checkpoint.trust import UNTRUSTED, Trust
 from extcon_cli.errors import CheckpointError, RecipeError, UsageError
 from extcon_cli.events import Emit, Noted, ignore
+from extcon_cli.pipelines.inputs import made
 from extcon_cli.recipe.schema import ModelSpec, Recipe
 
 
@@ -40,16 +41,21 @@ class Opened:
         return half_precision(self.module, self.checkpoint)
 
     @property
-    def example(self) -> tuple[Tensor, ...]:
-        """A batch of two inputs, all zeros."""
-        dtype = torch.float64 if _is_double(self.module) else torch.float32
-        return (torch.zeros(2, *(self.arch.input_shape or ()), dtype=dtype),)
+    def dtype(self) -> torch.dtype:
+        """What the module computes in."""
+        return torch.float64 if _is_double(self.module) else torch.float32
+
+    @property
+    def example(self) -> Inputs:
+        """A batch of two inputs: zeros, and whole numbers within their range."""
+        if self.arch.inputs is not None:
+            return made(self.arch.inputs, dtype=self.dtype)
+        return (torch.zeros(2, *(self.arch.input_shape or ()), dtype=self.dtype),)
 
     @property
     def examples(self) -> list[Inputs]:
         """The example, and one of each other shape that the recipe names."""
-        (first,) = self.example
-        return [self.example, *((first.new_zeros(2, *shape),) for shape in self.arch.examples)]
+        return [self.example, *((torch.zeros(2, *shape, dtype=self.dtype),) for shape in self.arch.examples)]
 
 
 def open_model(
@@ -58,29 +64,40 @@ def open_model(
     *,
     trust: Trust = UNTRUSTED,
     data_shape: tuple[int, ...] | None = None,
+    like: ModelSpec | None = None,
     emit: Emit = ignore,
 ) -> Opened:
     """Open a checkpoint as the recipe's architecture, else as its metadata say, else as its tensors fit.
 
     A factory that the recipe names needs `trust.named_code`, one that the checkpoint names `trust.code`.
-    The input's shape: recipe, metadata, `data_shape`, the architecture's custom.
+    The input's shape: recipe, metadata, `data_shape`, `like` (of a model beside it), the architecture's custom.
     CheckpointError if it cannot be read or does not fit; UsageError if the recipe's architecture cannot be built;
     RecipeError if nothing tells the input's shape.
     """
     checkpoint = read(path, trust_pickle=trust.pickle)
     module, arch, kwargs = _module(checkpoint, recipe.model, trust, emit)
-    shape = recipe.model.input_shape or (checkpoint.metadata and checkpoint.metadata.input_shape) or data_shape
-    if shape is None and arch is not None:
+    known = (recipe.model, checkpoint.metadata, like)
+    shape, inputs = next(((s.input_shape, s.inputs) for s in known if s and (s.input_shape or s.inputs)), (None, None))
+    shape = shape or data_shape
+    if shape is None and inputs is None and arch is not None:
         shape = default_input_shape(arch, kwargs)
-    if shape is None:
+    if shape is None and inputs is None:
         raise RecipeError(
             f"{path}: the shape of its input is not known; give it without the batch, such as "
-            "--set model.input_shape=[3,32,32]"
+            "--set model.input_shape=[3,32,32] (numbers of another kind: model.inputs)"
         )
+    without_cache(module)
     if not _is_double(module):
         module.float()  # half precision is how numbers are stored; one computes with more
-    spec = recipe.model.model_copy(update={"arch": arch, "kwargs": kwargs, "input_shape": shape})
+    spec = recipe.model.model_copy(update={"arch": arch, "kwargs": kwargs, "input_shape": shape, "inputs": inputs})
     return Opened(module, checkpoint, spec, recipe.model_copy(update={"model": spec}))
+
+
+def without_cache(module: nn.Module) -> None:
+    """Let a language model of transformers give its logits alone: what it keeps for the next token is not asked for."""
+    config = getattr(module, "config", None)
+    if getattr(config, "use_cache", False):
+        config.use_cache = False  # type: ignore[union-attr]
 
 
 def _is_double(module: nn.Module) -> bool:

@@ -11,6 +11,7 @@ from torch import nn
 
 from extcon_cli import __version__
 from extcon_cli.channels import Channels
+from extcon_cli.channels.compare import Inputs
 from extcon_cli.checkpoint.precision import Precision, lossless
 from extcon_cli.checkpoint.write import Metadata, check_writable, write
 from extcon_cli.errors import UsageError
@@ -88,6 +89,7 @@ def metadata(
         arch=recipe.model.arch,
         kwargs=recipe.model.kwargs,
         input_shape=recipe.model.input_shape,
+        inputs=recipe.model.inputs,
         recipe=to_dict(recipe),
         plan=plans or None,
         history=(*(before.history if before else ()), to_json(record)),
@@ -105,12 +107,12 @@ def data_metadata(prepared: Prepared, record: Record, plan: Mapping[str, object]
     return metadata(prepared.recipe, before, record, plan=plan, classes=classes, normalize=data.normalize)
 
 
-def widths(before: nn.Module, after: nn.Module, input_shape: tuple[int, ...]) -> tuple[LayerWidth, ...]:
+def widths(before: nn.Module, after: nn.Module, example: Inputs) -> tuple[LayerWidth, ...]:
     """Output widths of every layer, before and after."""
-    smaller = {layer.name: layer for layer in layers(after, input_shape)}
+    smaller = {layer.name: layer for layer in layers(after, example)}
     return tuple(
         LayerWidth(layer.name, layer.kind, before=layer.outputs, after=smaller[layer.name].outputs)
-        for layer in layers(before, input_shape)
+        for layer in layers(before, example)
     )
 
 

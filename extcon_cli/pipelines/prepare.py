@@ -17,7 +17,8 @@ from extcon_cli.checkpoint.trust import UNTRUSTED, Trust
 from extcon_cli.data.datasets import Data, open_data
 from extcon_cli.errors import CheckpointError, DataError, ExtconError, RecipeError
 from extcon_cli.events import Emit, Noted, ignore
-from extcon_cli.pipelines.open import Opened, open_model
+from extcon_cli.pipelines.inputs import described
+from extcon_cli.pipelines.open import Opened, open_model, without_cache
 from extcon_cli.pipelines.own_task import find_task
 from extcon_cli.recipe.schema import Recipe
 from extcon_cli.tasks import Batch, Task
@@ -84,7 +85,7 @@ def prepare(
         )
         module, arch = opened.module, opened.arch
         stored = opened.checkpoint.metadata.normalize if opened.checkpoint.metadata else None
-        if arch.input_shape != data.input_shape or (data.spec.normalize is None and stored is not None):
+        if arch.input_shape not in (None, data.input_shape) or (data.spec.normalize is None and stored is not None):
             known = data.spec.model_copy(update={"normalize": data.spec.normalize or stored})
             data = open_data(
                 known,
@@ -98,16 +99,19 @@ def prepare(
     for note in data.notes:
         emit(Noted(note, warning=True))
     module.float()
+    without_cache(module)
     batch = data.example(2, device="cpu")
+    example = task.example(batch[0])
+    if (inputs := described(example)) is not None:
+        arch = arch.model_copy(update={"inputs": inputs, "input_shape": None})
+        opened = opened and replace(opened, arch=arch)
     outputs = _outputs(module, task, batch)
     classes = task.check(outputs, batch[1], data.classes)
     if data.classes is not None and classes is not None and data.classes < classes:
         emit(Noted(f"the model has {classes} outputs, the data {data.classes} classes: is it theirs?", warning=True))
     data = replace(data, classes=data.classes if data.classes is not None else classes)
     filled = data.spec.model_copy(update={"normalize": data.normalize})
-    return Prepared(
-        module, data, recipe.model_copy(update={"model": arch, "data": filled}), opened, task, task.example(batch[0])
-    )
+    return Prepared(module, data, recipe.model_copy(update={"model": arch, "data": filled}), opened, task, example)
 
 
 def _resizes(recipe: Recipe) -> bool:

@@ -78,13 +78,13 @@ def prune(
     record = PruneRecord(before=known.before, after=after, removal=known.figures, certificate=known.certificate)
     original, module = pruning.original.cpu(), removal.module.cpu().eval()
     run.write(module, record, plan=known.plan)
-    shape = run.input_shape
+    example = run.prepared.example
     return PruneResult(
-        before=timed(record.before, original, shape),
-        after=timed(record.after, module, shape),
+        before=timed(record.before, original, example),
+        after=timed(record.after, module, example),
         removal=record.removal,
         certificate=record.certificate,
-        layers=widths(original, module, shape),
+        layers=widths(original, module, example),
         frozen=frozen(pruning.channels),
         unreached=pruning.channels.unreached,
         history=PruneHistory((*known.phases, final.record), known.trace),

@@ -66,11 +66,6 @@ class Run:
         return self.accelerator.device
 
     @property
-    def input_shape(self) -> tuple[int, ...]:
-        """Of one sample."""
-        return self.recipe.model.input_shape or ()
-
-    @property
     def examples(self) -> list[Inputs]:
         """Training samples on the device, and zeros of each other shape that the recipe names."""
         others = [(torch.zeros(2, *shape, device=self.device),) for shape in self.recipe.model.examples]
@@ -112,7 +107,7 @@ class Run:
 
     def stats(self, module: nn.Module) -> ModelStats:
         """Test figures and sizes of a module."""
-        return ModelStats(self.metrics(module), measure(module, self.input_shape, self.prepared.precision))
+        return ModelStats(self.metrics(module), measure(module, self.prepared.example, self.prepared.precision))
 
     def write(self, module: nn.Module, record: Record, *, plan: Mapping[str, object] | None = None) -> None:
         """Write the result with all that it says about itself; `plan` is a removal that this run made."""

@@ -12,6 +12,7 @@ from extcon_cli.checkpoint.metadata import Metadata
 from extcon_cli.checkpoint.trust import UNTRUSTED, Trust
 from extcon_cli.errors import GateError
 from extcon_cli.events import Emit, ignore
+from extcon_cli.pipelines.inputs import shapes
 from extcon_cli.pipelines.measure import output_difference
 from extcon_cli.pipelines.open import open_model
 from extcon_cli.pipelines.prepare import prepare
@@ -38,12 +39,10 @@ def verify(
 
     Raises: GateError where the two take different inputs.
     """
-    one, two = (
-        open_model(path, recipe, trust=trust, emit=emit) for path, recipe in zip((first, second), recipes, strict=True)
-    )
-    shape = one.arch.input_shape or ()
-    if shape != (two.arch.input_shape or ()):
-        raise GateError(f"{first} takes inputs of {list(shape)}, {second} of {list(two.arch.input_shape or ())}")
+    two = open_model(second, recipes[1], trust=trust, emit=emit)
+    one = open_model(first, recipes[0], trust=trust, like=two.arch, emit=emit)
+    if shapes(one.example) != shapes(two.example):
+        raise GateError(f"{first} takes inputs of {shapes(one.example)}, {second} of {shapes(two.example)}")
     real: Iterable[Inputs] = ()
     if split is not None:
         data = prepare(recipes[0], first, trust=trust).data

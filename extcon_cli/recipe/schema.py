@@ -72,7 +72,8 @@ class Recipe(Section):
 
     task: Task = "classification"
     """`classification`: cross entropy, accuracy. `multi_label`: binary cross entropy, F1. `regression`: mean squared
-    error, R2. `segmentation`: cross entropy of pixels, mIoU. Or `file.py:MyTask`; it stands beside the recipe."""
+    error, R2. `segmentation`: cross entropy of pixels, mIoU. `detection`: a torchvision detector's losses, mAP.
+    `causal_lm`, `masked_lm`: cross entropy of tokens, perplexity. Or `file.py:MyTask`; it stands beside the recipe."""
 
     train: TrainSpec = TrainSpec()
     """What `extcon train` does."""

@@ -31,8 +31,9 @@ from extcon_cli.recipe.base import (
     ShareBelowOne,
     SharesInside,
 )
+from extcon_cli.recipe.inputs import InputKinds
 
-TASKS = ("classification", "multi_label", "regression", "segmentation")
+TASKS = ("classification", "multi_label", "regression", "segmentation", "detection", "causal_lm", "masked_lm")
 """The built-in tasks; extcon_cli.tasks holds them."""
 
 
@@ -64,6 +65,10 @@ class ModelSpec(Section):
 
     input_shape: Shape | None = None
     """Shape of one input without the batch, such as [3, 32, 32]. null: the checkpoint or the data tell."""
+
+    inputs: InputKinds | None = None
+    """Inputs other than one tensor of floats, by the names of the arguments (0, 1... by position), each without the
+    batch: {input_ids: "int64[128] 0..255"}. null: `input_shape`, the checkpoint or the data tell."""
 
     examples: list[Shape] = Field(default_factory=list)
     """Shapes of more inputs, each without the batch: resolutions at which other parts of the model run."""

@@ -2,37 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from types import MappingProxyType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils import benchmark
+from torch.utils._pytree import tree_map
 from torch.utils.flop_counter import FlopCounterMode
 
+from extcon_cli.channels.compare import Inputs, call
 from extcon_cli.channels.modules import evaluating
 from extcon_cli.report.records import Layer, Size
 
 
-def measure(
-    model: nn.Module, input_shape: Sequence[int], stored: Mapping[str, torch.dtype] = MappingProxyType({})
-) -> Size:
-    """Size of a model for one input of this shape (without the batch).
+def measure(model: nn.Module, example: Inputs, stored: Mapping[str, torch.dtype] = MappingProxyType({})) -> Size:
+    """Size of a model for one sample.
 
     Args:
+        example: the arguments of a forward pass; its first sample counts.
         stored: names of tensors that are stored in another type than they compute in; `bytes` counts as stored.
     """
     state = {name: tensor for name, tensor in model.state_dict().items() if isinstance(tensor, Tensor)}
     return Size(
         params=sum(parameter.numel() for parameter in model.parameters()),
-        macs=_flops(model, input_shape)["Global"] // 2,
+        macs=_flops(model, example)["Global"] // 2,
         bytes=sum(tensor.numel() * stored.get(name, tensor.dtype).itemsize for name, tensor in state.items()),
     )
 
 
-def layers(model: nn.Module, input_shape: Sequence[int]) -> list[Layer]:
+def layers(model: nn.Module, example: Inputs) -> list[Layer]:
     """Every module with parameters of its own, in the order of the model."""
-    flops = _flops(model, input_shape)
+    flops = _flops(model, example)
     return [
         Layer(
             name=name,
@@ -47,20 +49,22 @@ def layers(model: nn.Module, input_shape: Sequence[int]) -> list[Layer]:
     ]
 
 
-def latency(model: nn.Module, input_shape: Sequence[int], batch: int, *, seconds: float = 0.2) -> float:
+def latency(model: nn.Module, example: Inputs, batch: int, *, seconds: float = 0.2) -> float:
     """Median wall time in seconds of one forward pass of a batch, measured for about `seconds`."""
-    inputs = _inputs(model, batch, input_shape)
+    inputs = _inputs(model, batch, example)
     with evaluating(model), torch.no_grad():
         timer = benchmark.Timer(
-            "model(inputs)", globals={"model": model, "inputs": inputs}, num_threads=torch.get_num_threads()
+            "call(model, inputs)",
+            globals={"call": call, "model": model, "inputs": inputs},
+            num_threads=torch.get_num_threads(),
         )
         return float(timer.blocked_autorange(min_run_time=seconds).median)
 
 
-def _flops(model: nn.Module, input_shape: Sequence[int]) -> dict[str, int]:
+def _flops(model: nn.Module, example: Inputs) -> dict[str, int]:
     """FLOPs of one sample by module name, and in all under "Global"."""
     with evaluating(model), torch.no_grad(), FlopCounterMode(display=False) as counter:
-        model(_inputs(model, 1, input_shape))
+        call(model, _inputs(model, 1, example))
     root = type(model).__name__
     counted: Mapping[str, Mapping[object, int]] = counter.get_flop_counts()
     return {
@@ -69,9 +73,18 @@ def _flops(model: nn.Module, input_shape: Sequence[int]) -> dict[str, int]:
     }
 
 
-def _inputs(model: nn.Module, batch: int, input_shape: Sequence[int]) -> Tensor:
+def _inputs(model: nn.Module, batch: int, example: Inputs) -> Inputs:
+    """The first sample of the example, `batch` times, as the model computes and where it is."""
     like = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
-    return torch.zeros(batch, *input_shape, dtype=like.dtype, device=like.device)
+
+    def repeated(value: Any) -> Any:
+        if not isinstance(value, Tensor):
+            return value
+        first = value[:1].expand(batch, *value.shape[1:]).contiguous() if value.dim() else value
+        return first.to(like) if value.is_floating_point() else first.to(like.device)
+
+    inputs: Inputs = tree_map(repeated, example)
+    return inputs
 
 
 def _first(module: nn.Module, *names: str) -> int | None:

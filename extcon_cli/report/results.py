@@ -166,6 +166,9 @@ class InspectResult(Result):
     checkpoint: str
     arch: str | None
     input_shape: tuple[int, ...]
+    """Of one sample; empty where `inputs` say more."""
+    inputs: Mapping[str, str] | None = field(default=None, metadata=OPTIONAL)
+    """Where they are not one tensor of floats: what each is, by its argument."""
     size: Size = field(metadata=INLINE)
     file_bytes: int
     removable_share: float

@@ -10,14 +10,19 @@ class Denoising(Task):
 """
 
 from extcon_cli.tasks.base import Batch, Metrics, Task
+from extcon_cli.tasks.detection import Detection
 from extcon_cli.tasks.labels import Classification, MultiLabel
+from extcon_cli.tasks.language import CausalLM, MaskedLM
 from extcon_cli.tasks.regression import Regression
 from extcon_cli.tasks.segmentation import Segmentation
 
 __all__ = [
     "TASKS",
     "Batch",
+    "CausalLM",
     "Classification",
+    "Detection",
+    "MaskedLM",
     "Metrics",
     "MultiLabel",
     "Regression",
@@ -25,5 +30,6 @@ __all__ = [
     "Task",
 ]
 
-TASKS: dict[str, type[Task]] = {task.name: task for task in (Classification, MultiLabel, Regression, Segmentation)}
+_BUILT_IN = (Classification, MultiLabel, Regression, Segmentation, Detection, CausalLM, MaskedLM)
+TASKS: dict[str, type[Task]] = {task.name: task for task in _BUILT_IN}
 """The built-in ones."""

@@ -209,13 +209,13 @@ def test_numbers_as_people_read_them(shown: str, said: str) -> None:
 
 def test_sizes_are_counted_by_hand() -> None:
     net = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1, bias=False), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(64, 5))
-    size = measure(net, (3, 4, 4))
+    size = measure(net, (torch.zeros(2, 3, 4, 4),))
     assert size.params == 3 * 4 * 9 + 8 + 64 * 5 + 5
     assert size.macs == 3 * 4 * 9 * 16 + 64 * 5
     assert size.bytes == 4 * (size.params + 8) + 8  # running statistics, and one int64
-    found = {layer.name: layer for layer in layers(net, (3, 4, 4))}
+    found = {layer.name: layer for layer in layers(net, (torch.zeros(2, 3, 4, 4),))}
     assert (found["0"].inputs, found["0"].outputs, found["0"].macs) == (3, 4, 3 * 4 * 9 * 16)
     assert (found["3"].inputs, found["3"].outputs) == (64, 5)
     assert net.training
-    assert latency(net, (3, 4, 4), 2, seconds=0.01) > 0
+    assert latency(net, (torch.zeros(2, 3, 4, 4),), 2, seconds=0.01) > 0
     assert torch.equal(net[1].running_mean, torch.zeros(4))

@@ -1,0 +1,90 @@
+"""Objects in pictures, by torchvision's detectors: they take a list of pictures and make their losses themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from extcon_cli.channels.compare import Inputs
+from extcon_cli.errors import DataError, UsageError
+from extcon_cli.tasks.base import Batch, Task
+
+DRAWS = ("dropout", "norm")
+"""What a module's class is called whose training mode is more than giving losses."""
+
+
+class Detection(Task):
+    """Boxes and their classes. Inputs: a list of (3, H, W) floats; targets: a list of {boxes (n, 4) xyxy, labels (n,)}.
+
+    The loss is the sum of the detector's own; mAP at IoU 0.5 to 0.95, and at 0.5. A teacher cannot guide: what a
+    detector gives is a list of boxes.
+    """
+
+    name, figure, higher, teachable = "detection", "map", True, False
+
+    def forward(self, model: nn.Module, batch: Batch) -> Mapping[str, Any]:
+        """`losses`, and `boxes` where no gradient is asked for. A model in eval mode keeps its norms and dropout so."""
+        pictures, targets = list(batch[0]), batch[1]
+        if model.training:
+            return {"losses": model(pictures, targets), "boxes": []}
+        with giving_losses(model):
+            losses = model(pictures, targets)
+        return {"losses": losses, "boxes": [] if torch.is_grad_enabled() else model(pictures)}
+
+    def loss(self, outputs: Mapping[str, Any], targets: Any) -> Tensor:
+        total: Tensor = sum(outputs["losses"].values(), torch.zeros(()).to(next(iter(outputs["losses"].values()))))
+        return total
+
+    def metrics(self) -> AveragePrecision:
+        return AveragePrecision()
+
+    def sample_losses(self, outputs: Any, targets: Any) -> Tensor:
+        raise UsageError("a detector gives the loss of a whole batch alone; `extcon bypass` needs those of each sample")
+
+    def example(self, inputs: list[Tensor]) -> Inputs:
+        """The first picture twice: a detector takes a stack of pictures of one size as it takes a list."""
+        return (torch.stack([inputs[0], inputs[0]]),)
+
+    def check(self, outputs: Any, targets: Any, classes: int | None) -> int | None:
+        if not isinstance(outputs["losses"], Mapping) or not outputs["losses"]:
+            raise DataError("a detector should give its losses by name in training mode, as torchvision's do")
+        return classes
+
+
+@contextmanager
+def giving_losses(model: nn.Module) -> Iterator[None]:
+    """Within, a detector in eval mode gives its losses, and draws the same random numbers each time."""
+    turned = [m for m in model.modules() if not any(word in type(m).__name__.lower() for word in DRAWS)]
+    for module in turned:
+        module.training = True
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(0)  # it samples anchors and proposals
+            yield
+    finally:
+        for module in turned:
+            module.training = False
+
+
+class AveragePrecision:
+    """COCO's mean average precision, by torchmetrics."""
+
+    def __init__(self) -> None:
+        try:
+            from torchmetrics.detection import MeanAveragePrecision
+
+            self.metric: Any = MeanAveragePrecision(backend="faster_coco_eval")
+        except (ImportError, ModuleNotFoundError) as error:
+            raise UsageError("task detection needs faster-coco-eval: pip install 'extcon[detection]'") from error
+
+    def update(self, outputs: Mapping[str, Any], targets: Any) -> None:
+        found, wanted = ([{k: v.cpu() for k, v in one.items()} for one in rows] for rows in (outputs["boxes"], targets))
+        self.metric.update(found, wanted)
+
+    def compute(self) -> Mapping[str, Tensor]:
+        found = self.metric.compute()
+        return {"map": found["map"], "map50": found["map_50"]}
