@@ -41,7 +41,7 @@ def remove(pruning: PruneRun, shrunk: Shrunk, before: ModelStats) -> Removed:
             decided=pruning.filters.masks(shrunk.selected),
             evaluation=real,
         )
-        size = measure(removal.module, run.input_shape, run.prepared.precision)
+        size = measure(removal.module, run.prepared.example, run.prepared.precision)
         target = Budget.of(wanted, before.size).figures(size) if wanted is not None else None
         metrics = run.metrics(zeroed), run.metrics(removal.module)
         closing.update(metrics[1])

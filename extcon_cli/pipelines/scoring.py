@@ -67,7 +67,7 @@ def _select_within(pruning: PruneRun, values: Tensor, budget: Budget) -> Tensor:
     run, module, channels = pruning.run, pruning.original, pruning.channels
 
     def cut(masks: Masks) -> Size:
-        return measure(without(module, channels, masks), run.input_shape, run.prepared.precision)
+        return measure(without(module, channels, masks), run.prepared.example, run.prepared.precision)
 
     cost = budget.cost(module, channels, run.prepared.precision)
     return keep_to(budget, cost, values, pruning.filters, limits(pruning.spec.decide), cut)
