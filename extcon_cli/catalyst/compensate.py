@@ -86,7 +86,7 @@ def fit_compensation(
     every: int = 1,
 ) -> Compensation:
     """Measure the Gram matrices on these batches, in eval mode, and solve for every reader of decided channels."""
-    owners = _owners(channels, filters)
+    owners = filters.owners(channels)
     chosen: dict[str, Tensor] = {}
     for consumer in channels.consumers:
         name = consumer.weight.rpartition(".")[0]
@@ -109,14 +109,6 @@ def fit_compensation(
         coefficients = torch.linalg.solve(inner, gram[kept][:, removed]).T.float()
         readers.append(Reader(name, columns, removed, kept, coefficients))
     return Compensation(model, tuple(readers), every)
-
-
-def _owners(channels: Channels, filters: Filters) -> Tensor:
-    """For every channel id the number of its filter, -1 where it is none that may go: (positions,)."""
-    owners = torch.full((len(channels.channel_ids),), -1)
-    for group, span in zip(filters.groups, filters.spans(), strict=True):
-        owners[torch.from_numpy(channels.ids_of(group))] = torch.arange(span.start, span.stop)
-    return owners
 
 
 @torch.no_grad()

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from extcon_cli.channels import ChannelGroup
+from extcon_cli.channels import ChannelGroup, Channels
 
 
 @dataclass(frozen=True)
@@ -68,6 +68,13 @@ class Filters:
     def masks(self, mask: Tensor) -> dict[ChannelGroup, np.ndarray[Any, np.dtype[np.bool_]]]:
         """A mask of all filters (n,) as one a group: (channels,)."""
         return {group: mask[span].cpu().numpy() for group, span in zip(self.groups, self.spans(), strict=True)}
+
+    def owners(self, channels: Channels) -> Tensor:
+        """For every channel id the number of its filter, -1 where it is none that may go: (positions,)."""
+        owners = torch.full((len(channels.channel_ids),), -1)
+        for group, span in zip(self.groups, self.spans(), strict=True):
+            owners[torch.from_numpy(channels.ids_of(group))] = torch.arange(span.start, span.stop)
+        return owners
 
     def sums(self, rows: Sequence[Tensor]) -> Tensor:
         """Add up one number a row of each part, into one number a filter: (n,)."""

@@ -26,7 +26,7 @@ from extcon_cli.catalyst.filters import Filters
 from extcon_cli.catalyst.least_squares import NormalEquations
 from extcon_cli.channels import Channels, Operator
 from extcon_cli.channels.compare import Inputs
-from extcon_cli.channels.maps import StoredMap
+from extcon_cli.channels.maps import StoredMap, sample_positions
 from extcon_cli.channels.modules import evaluating
 from extcon_cli.channels.preserving import preserving
 from extcon_cli.channels.replay import SideBySide
@@ -93,9 +93,8 @@ class _Decisions:
 
     def __init__(self, channels: Channels, filters: Filters, decided: Tensor) -> None:
         self.channels = channels
-        self.going = torch.zeros(len(channels.channel_ids), dtype=torch.bool)
-        for group, part in zip(filters.groups, filters.chosen(decided.cpu()), strict=True):
-            self.going[torch.from_numpy(channels.ids_of(group))[part]] = True
+        owners = filters.owners(channels)
+        self.going = (owners >= 0) & decided.cpu()[owners.clamp_min(0)]
 
     def along(self, parameter: str, dim: int, size: int) -> Tensor:
         """(size,) mask; none where nothing is known of the parameter."""
@@ -280,14 +279,6 @@ class _Walk:
 def inverse(gain: Tensor | float) -> Tensor | float:
     """1 / gain, and 0 where there is next to none."""
     return torch.where(gain.abs() > TINY, 1 / gain, 0.0) if isinstance(gain, Tensor) else 1 / gain
-
-
-def sample_positions(positions: int, share: float, device: torch.device) -> Tensor:
-    """A share of a batch's positions, or all of them: sorted numbers."""
-    if share >= 1:
-        return torch.arange(positions, device=device)
-    generator = torch.Generator().manual_seed(0)
-    return torch.randperm(positions, generator=generator)[: max(1, int(share * positions))].sort().values.to(device)
 
 
 def moments(values: list[Tensor]) -> tuple[Tensor, Tensor]:

@@ -21,16 +21,18 @@ class NormalEquations:
     def add(
         self,
         x: Tensor,  # (positions, g, c) what the map reads
-        r: Tensor,  # (positions, g, o) what its outputs lack
+        r: Tensor | None = None,  # (positions, g, o) what its outputs lack
     ) -> None:
-        """Positions more."""
+        """Take more positions in."""
         wide = torch.promote_types(x.dtype, torch.float32)
-        x, r = x.to(wide).transpose(0, 1), r.to(wide).transpose(0, 1)
+        x = x.to(wide).transpose(0, 1)
         self.count += x.shape[1]
         self.xx = self.xx + (x.transpose(1, 2) @ x).double()
-        self.xr = self.xr + (x.transpose(1, 2) @ r).double()
         self.x = self.x + x.sum(1).double()
-        self.r = self.r + r.sum(1).double()
+        if r is not None:
+            r = r.to(wide).transpose(0, 1)
+            self.xr = self.xr + (x.transpose(1, 2) @ r).double()
+            self.r = self.r + r.sum(1).double()
 
     def covariance(self, *, centred: bool = True) -> Tensor:
         """E[(x - m)(x - m)^T], m = E[x] or 0: (g, c, c)."""

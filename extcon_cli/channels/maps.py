@@ -133,6 +133,14 @@ class StoredMap:
         return x.movedim(1, 1 + rank)
 
 
+def sample_positions(positions: int, share: float, device: torch.device) -> Tensor:
+    """A share of a batch's positions, or all of them: sorted numbers."""
+    if share >= 1:
+        return torch.arange(positions, device=device)
+    generator = torch.Generator().manual_seed(0)
+    return torch.randperm(positions, generator=generator)[: max(1, int(share * positions))].sort().values.to(device)
+
+
 def _each(value: object, rank: int) -> list[int]:
     """One number for each dimension of space."""
     values = [int(v) for v in value] if isinstance(value, (list, tuple)) else [int(str(value))]

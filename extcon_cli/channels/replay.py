@@ -97,6 +97,13 @@ class SideBySide:
         for replay, same in zip(self.replays[module], self._same[node], strict=True):
             replay.run(same)
 
+    def tap(self, node: fx.Node) -> Tensor:
+        """What a node gives in the first module on the first batch, as a tensor to ask for the gradient at."""
+        values, same = self.replays[0][0].values, self._same[node][0]
+        value: Tensor = values[same] if values[same].requires_grad else values[same].detach().requires_grad_()
+        values[same] = value.clone()  # what follows may change it in place
+        return value
+
     def values(self, node: fx.Node) -> list[tuple[Any, ...]]:
         """What the node gives in each module, for each batch."""
         return [

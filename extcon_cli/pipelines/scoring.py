@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 
+import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from extcon_cli.catalyst import scores
+from extcon_cli.catalyst.compensated import compensated, drawn_labels, drawn_noise
 from extcon_cli.catalyst.filters import by_group
 from extcon_cli.catalyst.limits import LayerRule, Limits
 from extcon_cli.catalyst.regulariser import Race, group_lasso
 from extcon_cli.catalyst.scores import normalised
 from extcon_cli.catalyst.target import decide
 from extcon_cli.channels import Masks
+from extcon_cli.channels.compare import Inputs, call
+from extcon_cli.channels.modules import evaluating, open_dataclasses
 from extcon_cli.events import Noted, Progress
 from extcon_cli.pipelines.budget import Budget, keep_to, without
 from extcon_cli.pipelines.phase import run_phase
@@ -26,6 +31,8 @@ from extcon_cli.training.loop import Step
 
 LOSSES = ("energy", "taylor")
 """Scores that say what a filter's removal does to the loss, in whichever group it is."""
+SHARES = ("compensated",)
+"""Scores that are shares of what a whole group is worth."""
 
 
 def score(pruning: PruneRun) -> Tensor:
@@ -33,6 +40,8 @@ def score(pruning: PruneRun) -> Tensor:
     spec = pruning.spec.score
     if spec.method in ("energy", "taylor"):
         return _summed(pruning, scores.energy if spec.method == "energy" else scores.taylor)
+    if spec.method == "compensated":
+        return _compensated(pruning)
     if spec.method == "magnitude":
         return scores.magnitude(pruning.module, pruning.filters)
     if spec.method == "random":
@@ -43,7 +52,7 @@ def score(pruning: PruneRun) -> Tensor:
 def select(pruning: PruneRun, scores: Tensor, before: Size) -> Tensor:
     """Which filters go, the lowest scores first: a mask (n,). `before` is what the model costs."""
     spec, filters = pruning.spec, pruning.filters
-    comparable = spec.target is not None and spec.score.method in LOSSES
+    comparable = spec.score.method in SHARES or (spec.target is not None and spec.score.method in LOSSES)
     normalize = not comparable if spec.decide.normalize is None else spec.decide.normalize
     values = normalised(scores, filters) if normalize else scores
     if spec.ratio is not None:
@@ -87,6 +96,38 @@ def _summed(pruning: PruneRun, method: Callable[..., Tensor]) -> Tensor:
     batches = enumerate(pruning.batches(1, spec.batches, spec.batch_size))
     with run.phase("score", "Scoring filters", spec.batches):
         return method(pruning.module, pruning.filters, batches, loss)
+
+
+def _compensated(pruning: PruneRun) -> Tensor:
+    """What is left of the loss once others stand in: batches of the training's size, labels drawn from the outputs."""
+    run, spec = pruning.run, pruning.spec.score
+    generator = torch.Generator().manual_seed(pruning.seed(1))
+    size = min(spec.images, run.prepared.data.spec.batch_size)
+    count = -(-spec.images // size)
+    place = _prediction_place(pruning)
+
+    def drawn(outputs: Sequence[Tensor]) -> Tensor:
+        if run.recipe.task == "regression":
+            return drawn_noise(outputs[place], generator)
+        return drawn_labels(outputs[place], generator)
+
+    def numbered() -> Iterator[Inputs]:
+        for number, (inputs, _) in enumerate(pruning.batches(1, count, size)):
+            yield (inputs,)
+            run.emit(Progress("score", number + 1))
+
+    with run.phase("score", "Scoring filters", count):
+        return compensated(pruning.module, pruning.channels, pruning.filters, numbered(), drawn)
+
+
+@torch.no_grad()
+def _prediction_place(pruning: PruneRun) -> int:
+    """Which of the tensors that the model gives is the prediction."""
+    with evaluating(pruning.module):
+        output = call(pruning.module, pruning.examples[0])
+    leaves = [leaf for leaf in tree_leaves(open_dataclasses(output)) if isinstance(leaf, Tensor)]
+    wanted = prediction(output)
+    return next(place for place, leaf in enumerate(leaves) if leaf is wanted)
 
 
 def _trained(pruning: PruneRun) -> Tensor:

@@ -29,13 +29,17 @@ SIZE = r"(\d+|\d*\.\d+) ?([kKMG]i?)?B"
 class ScoreSpec(Section):
     """What each channel is worth."""
 
-    method: Literal["energy", "race", "taylor", "magnitude", "random", "group_lasso"] = "energy"
-    """`energy`: the sum over batches of (F_i . dL/dF_i)^2. `taylor`: of |F_i . dL/dF_i|.
+    method: Literal["energy", "compensated", "race", "taylor", "magnitude", "random", "group_lasso"] = "energy"
+    """`energy`: the sum over batches of (F_i . dL/dF_i)^2. `compensated`: the loss that is left once the others are
+    refitted to stand in for the channel, one channel after the other. `taylor`: the sum of |F_i . dL/dF_i|.
     `magnitude`: ||F_i||. `random`: chance. `race`: the paper's, by training with sum |d_i| ||F_i||.
     `group_lasso`: ||F_i|| after training with sum ||F_i||."""
 
     batches: PositiveInt = 100
     """Training batches that the score is summed over, weights frozen (energy, taylor)."""
+
+    images: PositiveInt = 512
+    """Training samples that it is measured on, weights frozen (compensated)."""
 
     batch_size: PositiveInt | None = None
     """Samples in such a batch. null: `data.batch_size`."""
@@ -74,7 +78,7 @@ class DecideSpec(Section):
 
     normalize: bool | None = None
     """Divide each score by the mean of its group before comparing across groups. null: for a ratio yes; for a target
-    not where scores are losses (energy, taylor), which tell groups apart."""
+    not where scores are losses (energy, taylor), which tell groups apart; `compensated`, shares already, never."""
 
     floor: ShareBelowOne = 0.1
     """Share of the channels of each group that always stays; one channel at the least."""

@@ -1,0 +1,264 @@
+"""Compensated saliency: what is lost by removing a channel when the others are refitted to stand in for it.
+
+A linear map y = W x reads channel j through its columns c. With C = cov(x), A = C^-1 and S = E[sum over positions of
+g g^T], g the gradient of the loss at y, removing j and refitting the other columns by least squares costs, to second
+order (the optimal brain surgeon's formula, a channel at a time),
+
+    e_j = tr(S W_c A_cc^-1 W_c^T),   then   W <- W - W_c A_cc^-1 A_c:,   A <- A - A_:c A_cc^-1 A_c:.
+
+The cheapest goes, and so on to the last: an order, and a curve e(k) of the loss against the channels removed, for each
+group. Channels that several maps read cost the sum. S is that of the Fisher information if the labels are drawn from
+the model's own outputs. Nothing here decides; no weight changes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from extcon_cli.catalyst.filters import Filters, norms
+from extcon_cli.catalyst.least_squares import NormalEquations
+from extcon_cli.channels import Channels
+from extcon_cli.channels.compare import Inputs, batch_size
+from extcon_cli.channels.maps import StoredMap, sample_positions
+from extcon_cli.channels.modules import evaluating, named_tensors
+from extcon_cli.channels.preserving import preserving
+from extcon_cli.channels.replay import SideBySide
+
+WIDEST = 2304  # columns of one covariance; more are treated as independent blocks
+POSITIONS = 1 << 13  # of one map and one batch
+DAMPING = 1e-3  # of the mean of C's diagonal, added to it
+
+
+@dataclass
+class Block:
+    """Columns of one map that are refitted together, and what is known of them."""
+
+    filters: Tensor  # (b,) that the first b * taps columns belong to
+    taps: int
+    columns: Tensor  # (n,) of the map's matrix
+    equations: NormalEquations = field(default_factory=NormalEquations)
+    weight: Tensor | None = None  # (o, n) S^1/2 W
+    inverse: Tensor | None = None  # (n, n) A
+
+
+@dataclass
+class _Reader:
+    """One group of a map: its part of the matrix, the S of its outputs, and its blocks."""
+
+    matrix: Tensor  # (o, columns), float64 on the CPU
+    blocks: list[Block]
+    fisher: Tensor | float = 0.0  # (o, o)
+
+
+def compensated(
+    module: nn.Module,
+    channels: Channels,
+    filters: Filters,
+    batches: Iterable[Inputs],
+    loss: Callable[[Sequence[Tensor]], Tensor],
+) -> Tensor:
+    """The marginal costs of every filter: (n,), float64. Removing them smallest first follows each group's order.
+
+    The curve of a group is (e(k) / e(all))^2, which compares groups by shares; the marginal costs are the slopes of
+    its lower convex hull. A group that no linear map reads goes by ||F||, along the straight curve.
+
+    Args:
+        module: in any mode; not changed. It runs in eval mode.
+        batches: arguments of forward passes, some hundred samples in all, of which one at a time is in memory.
+        loss: of all tensors that the model gives, a sum over samples; `drawn_labels` of those that are logits.
+
+    Raises:
+        TraceError: the forward pass cannot be traced on these inputs.
+    """
+    readers = _measure(module, channels, filters, batches, loss)
+    scores = torch.zeros(len(filters), dtype=torch.float64)
+    sizes = norms(module, filters).cpu()
+    for span in filters.spans():
+        blocks = [(reader, block) for reader in readers for block in reader.blocks if _within(block, span)]
+        for reader, block in blocks:
+            prepare(block, reader.matrix, torch.as_tensor(reader.fisher))
+        members = range(span.start, span.stop)
+        order, costs = eliminate([block for _, block in blocks], members) if blocks else _by_size(sizes[span], members)
+        scores[order] = marginal_costs(costs)
+        for _, block in blocks:
+            block.weight = block.inverse = None
+    return scores
+
+
+def drawn_labels(logits: Tensor, generator: torch.Generator, *, dim: int = 1, temperature: float = 4.0) -> Tensor:
+    """sum of CE(z / T, y) with labels y drawn from softmax(z / T): its gradients make the Fisher information."""
+    rows = (logits.float() / temperature).movedim(dim, -1).flatten(0, -2)
+    drawn = torch.multinomial(rows.detach().softmax(1).cpu(), 1, generator=generator).flatten()
+    return F.cross_entropy(rows, drawn.to(rows.device), reduction="sum")
+
+
+def drawn_noise(values: Tensor, generator: torch.Generator) -> Tensor:
+    """<z, r> with r from N(0, 1): the same for outputs that are the means of Gaussians."""
+    return (values.float() * torch.randn(values.shape, generator=generator).to(values.device)).sum()
+
+
+def _measure(
+    module: nn.Module,
+    channels: Channels,
+    filters: Filters,
+    batches: Iterable[Inputs],
+    loss: Callable[[Sequence[Tensor]], Tensor],
+) -> list[_Reader]:
+    """C and S of every map that reads filters that may go."""
+    owners, tensors = filters.owners(channels), named_tensors(module)
+    readers: dict[str, list[_Reader]] = {}
+    samples = 0
+    with preserving(module), evaluating(module), torch.enable_grad():
+        for inputs in batches:
+            samples += batch_size(inputs)
+            passing = SideBySide((module,), (inputs,))
+            outputs: dict[StoredMap, Tensor] = {}
+            leaves: Sequence[Tensor] = ()
+            for node in passing:
+                found = StoredMap.of(passing.graph, node) if node.op == "call_function" else None
+                if node.op == "output":
+                    leaves = passing.values(node)[0][0]
+                elif found is not None:
+                    if found.weight not in readers:
+                        readers[found.weight] = _readers(found, tensors[found.weight], channels, filters, owners)
+                    if readers[found.weight]:
+                        outputs[found] = passing.tap(node)
+                        _add_inputs(found, readers[found.weight], passing.values(found.input)[0][0], outputs[found])
+            gradients = torch.autograd.grad(loss(leaves), list(outputs.values()), allow_unused=True)
+            for found, gradient in zip(outputs, gradients, strict=True):
+                if gradient is not None:
+                    _add_gradients(found, readers[found.weight], gradient)
+    every = [reader for found in readers.values() for reader in found if isinstance(reader.fisher, Tensor)]
+    for reader in every:
+        reader.fisher = torch.as_tensor(reader.fisher) / samples
+    return every
+
+
+def _readers(found: StoredMap, weight: Tensor, channels: Channels, filters: Filters, owners: Tensor) -> list[_Reader]:
+    """The groups of a map, each with its columns in blocks; none where it reads no filter that may go."""
+    dim = 1 - found.output_dim
+    owner = owners[torch.from_numpy(channels.channel_ids[channels.analysis.dims[found.weight, dim]])]
+    owner = owner.reshape(found.groups, -1) if dim == 0 else owner.expand(found.groups, -1)
+    made = []
+    for part, own in zip(found.matrix(weight.detach()).double().cpu(), owner, strict=True):
+        columns = own.repeat_interleave(found.taps)
+        blocks = [block for span in filters.spans() for block in _blocks(columns, span)]
+        made.append(_Reader(part, blocks))
+    return made if any(reader.blocks for reader in made) else []
+
+
+def _blocks(columns: Tensor, span: slice) -> list[Block]:
+    """The filters of one group among the columns' owners, as many a block as are refitted together."""
+    held = {one: (columns == one).nonzero().flatten() for one in range(span.start, span.stop)}
+    blocks = []
+    for taps in sorted({len(places) for places in held.values()} - {0}):
+        same = [one for one, places in held.items() if len(places) == taps]
+        most = max(1, WIDEST // taps)
+        for some in (same[start : start + most] for start in range(0, len(same), most)):
+            blocks.append(Block(torch.tensor(some), taps, torch.cat([held[one] for one in some])))
+    return blocks
+
+
+@torch.no_grad()
+def _add_inputs(found: StoredMap, readers: list[_Reader], x: Tensor, y: Tensor) -> None:
+    """What the map reads at some of its positions."""
+    count = found.positions(y)
+    for _, rows in found.rows(x.detach(), sample_positions(count, POSITIONS / count, y.device)):
+        for group, reader in enumerate(readers):
+            for block in reader.blocks:
+                block.equations.add(rows[:, group : group + 1, block.columns.to(rows.device)])
+
+
+def _add_gradients(found: StoredMap, readers: list[_Reader], gradient: Tensor) -> None:
+    """g g^T of every position."""
+    every = torch.arange(found.positions(gradient), device=gradient.device)
+    g = found.outputs(gradient, every).reshape(len(every), found.groups, -1).transpose(0, 1)
+    for reader, square in zip(readers, (g.transpose(1, 2) @ g).double().cpu(), strict=True):
+        reader.fisher = reader.fisher + square
+
+
+def _within(block: Block, span: slice) -> bool:
+    return bool(span.start <= int(block.filters[0]) < span.stop)
+
+
+def _by_size(sizes: Tensor, members: range) -> tuple[Tensor, Tensor]:
+    """The order of the norms, and a straight curve."""
+    return sizes.argsort(stable=True) + members.start, torch.arange(1, len(members) + 1, dtype=torch.float64)
+
+
+def _slope(curve: list[float], start: int, end: int) -> float:
+    return (curve[end] - curve[start]) / (end - start)
+
+
+def eliminate(blocks: list[Block], members: range) -> tuple[Tensor, Tensor]:
+    """Remove all members one by one, the cheapest first: their order, and e(1) .. e(m). (m,) each."""
+    alive = torch.ones(len(members), dtype=torch.bool)
+    order, spent, total = [], [], 0.0
+    for _ in members:
+        costs = torch.zeros(len(members), dtype=torch.float64)
+        for block in blocks:
+            costs.index_add_(0, block.filters - members.start, _costs(block, alive[block.filters - members.start]))
+        chosen = int(torch.where(alive, costs, torch.inf).argmin())
+        alive[chosen] = False
+        total += max(0.0, float(costs[chosen]))
+        order.append(members.start + chosen)
+        spent.append(total)
+        for block in blocks:
+            _remove(block, members.start + chosen)
+    return torch.tensor(order), torch.tensor(spent, dtype=torch.float64)
+
+
+def marginal_costs(spent: Tensor) -> Tensor:
+    """Slopes of the lower convex hull of (e(k) / e(m))^2, one a step, never falling; a hair apart: (m,)."""
+    curve = [0.0, *((spent / spent[-1]).square() if spent[-1] > 0 else torch.zeros_like(spent)).tolist()]
+    hull = [0]
+    for step in range(1, len(curve)):
+        while len(hull) > 1 and _slope(curve, hull[-2], hull[-1]) >= _slope(curve, hull[-1], step):
+            hull.pop()
+        hull.append(step)
+    slopes = [_slope(curve, a, b) for a, b in pairwise(hull) for _ in range(b - a)]
+    return torch.tensor(slopes, dtype=torch.float64) * (1 + 1e-9 * torch.arange(len(slopes)))
+
+
+def prepare(block: Block, matrix: Tensor, fisher: Tensor) -> None:
+    """S^1/2 W and A of a block."""
+    values, vectors = torch.linalg.eigh(fisher)
+    root = vectors * values.clamp_min(0).sqrt()
+    block.weight = root.T @ matrix[:, block.columns]
+    covariance = block.equations.covariance()[0].cpu()
+    covariance.diagonal().add_(DAMPING * covariance.diagonal().mean().clamp_min(1e-30))
+    block.inverse = torch.linalg.inv(covariance)
+
+
+def _costs(block: Block, alive: Tensor) -> Tensor:
+    """e_j of each filter of a block, 0 for those that are gone: (b,)."""
+    assert block.weight is not None
+    assert block.inverse is not None
+    count, taps = len(block.filters), block.taps
+    columns = torch.arange(count * taps).reshape(count, taps)[alive]
+    inner = block.inverse[columns[:, :, None], columns[:, None, :]]  # (alive, t, t)
+    weights = block.weight[:, columns].transpose(0, 1)  # (alive, o, t)
+    found = torch.zeros(count, dtype=torch.float64)
+    found[alive] = (torch.linalg.solve(inner, weights.transpose(1, 2)) * weights.transpose(1, 2)).sum((1, 2))
+    return found
+
+
+def _remove(block: Block, chosen: int) -> None:
+    """Refit the other columns and downdate A, where the filter is one of the block's."""
+    place = (block.filters == chosen).nonzero().flatten()
+    if not len(place):
+        return
+    assert block.weight is not None
+    assert block.inverse is not None
+    taps = block.taps
+    columns = torch.arange(int(place) * taps, (int(place) + 1) * taps)
+    rows = block.inverse[columns]  # (t, n)
+    moved = torch.linalg.solve(rows[:, columns], rows)
+    block.weight -= block.weight[:, columns] @ moved
+    block.inverse -= rows.T @ moved
