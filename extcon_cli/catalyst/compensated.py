@@ -223,7 +223,7 @@ def marginal_costs(spent: Tensor) -> Tensor:
             hull.pop()
         hull.append(step)
     slopes = [_slope(curve, a, b) for a, b in pairwise(hull) for _ in range(b - a)]
-    return torch.tensor(slopes, dtype=torch.float64) * (1 + 1e-9 * torch.arange(len(slopes)))
+    return torch.tensor(slopes, dtype=torch.float64) * (1 + 1e-9 * torch.arange(len(slopes), dtype=torch.float64))
 
 
 def prepare(block: Block, matrix: Tensor, fisher: Tensor) -> None:

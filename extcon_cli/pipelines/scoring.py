@@ -27,6 +27,7 @@ from extcon_cli.recipe.schema import BifurcateSpec, DecideSpec
 from extcon_cli.report.measure import measure
 from extcon_cli.report.records import Size
 from extcon_cli.tasks import Batch
+from extcon_cli.tasks.base import as_arguments, prediction
 from extcon_cli.training.loop import Step
 
 LOSSES = ("energy", "taylor")
@@ -99,25 +100,24 @@ def _summed(pruning: PruneRun, method: Callable[..., Tensor]) -> Tensor:
 
 
 def _compensated(pruning: PruneRun) -> Tensor:
-    """What is left of the loss once others stand in: batches of the training's size, labels drawn from the outputs."""
+    """What is left of the loss once others stand in, on batches of the training's size; labels from the outputs."""
     run, spec = pruning.run, pruning.spec.score
     generator = torch.Generator().manual_seed(pruning.seed(1))
     size = min(spec.images, run.prepared.data.spec.batch_size)
     count = -(-spec.images // size)
     place = _prediction_place(pruning)
+    classes = run.prepared.task.name in ("classification", "segmentation")
 
     def drawn(outputs: Sequence[Tensor]) -> Tensor:
-        if run.recipe.task == "regression":
-            return drawn_noise(outputs[place], generator)
-        return drawn_labels(outputs[place], generator)
+        return (drawn_labels if classes else drawn_noise)(outputs[place], generator)
 
-    def numbered() -> Iterator[Inputs]:
+    def shown() -> Iterator[Inputs]:
         for number, (inputs, _) in enumerate(pruning.batches(1, count, size)):
-            yield (inputs,)
+            yield as_arguments(inputs)
             run.emit(Progress("score", number + 1))
 
     with run.phase("score", "Scoring filters", count):
-        return compensated(pruning.module, pruning.channels, pruning.filters, numbered(), drawn)
+        return compensated(pruning.module, pruning.channels, pruning.filters, shown(), drawn)
 
 
 @torch.no_grad()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+from collections.abc import Sequence
 
 import pytest
 import torch
@@ -44,7 +45,8 @@ def test_the_cheapest_channel_is_the_one_whose_refit_leaves_the_least_error() ->
 
 def test_copies_are_free_and_scale_does_not_matter() -> None:
     torch.manual_seed(0)
-    net = nn.Sequential(nn.Conv2d(2, 6, 3, padding=1), nn.ReLU(), nn.Conv2d(6, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(64, 3))  # fmt: skip
+    layers = nn.Conv2d(2, 6, 3, padding=1), nn.ReLU(), nn.Conv2d(6, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(64, 3)
+    net = nn.Sequential(*layers)
     with torch.no_grad():
         net[0].weight[4:], net[0].bias[4:] = net[0].weight[:2], net[0].bias[:2]
     x = torch.randn(64, 2, 6, 6)
@@ -54,11 +56,15 @@ def test_copies_are_free_and_scale_does_not_matter() -> None:
         rescaled[0].weight[::2] *= 0.1
         rescaled[0].bias[::2] *= 0.1
         rescaled[2].weight[:, ::2] *= 10
+
+    def drawn(outputs: Sequence[Tensor]) -> Tensor:
+        return drawn_labels(outputs[0], torch.Generator().manual_seed(0))
+
     found = []
     for one in (net, rescaled):
         channels = channel_groups(one, (x[:2],))
         filters = Filters.of(channels.groups)
-        scores = compensated(one, channels, filters, batches, lambda z: drawn_labels(z[0], torch.Generator().manual_seed(0)))  # fmt: skip
+        scores = compensated(one, channels, filters, batches, drawn)
         found.append(decide(scores, filters, 0.5))
         assert len(set(scores[:6].argsort()[:2].tolist()) & {0, 1, 4, 5}) == 2
         assert not {0, 4} <= set(scores[:6].argsort()[:2].tolist())
@@ -71,7 +77,8 @@ def test_groups_with_many_readers_or_none_the_model_as_before(
     net.train().requires_grad_(False)
     before = copy.deepcopy(net.state_dict())
     channels = channel_groups(net, (batches[0][0][:2],))
-    scores = compensated(net, channels, filters, [(x,) for x, _ in batches], lambda z: drawn_noise(z[0], torch.Generator()))  # fmt: skip
+    inputs: list[Inputs] = [(x,) for x, _ in batches]
+    scores = compensated(net, channels, filters, inputs, lambda outputs: drawn_noise(outputs[0], torch.Generator()))
     assert scores.isfinite().all()
     assert (scores > 0).all()
     assert net.training
