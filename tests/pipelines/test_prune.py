@@ -86,6 +86,20 @@ def test_the_result_the_file_and_evaluate_agree(dense: Path, tmp_path: Path) -> 
     assert dead[-1] == removal["filters"]
 
 
+def test_compensated_choice_and_sequential_hand_over_keep_more_right_after_removal(dense: Path, tmp_path: Path) -> None:
+    """At once, without any training between."""
+    plain = {"batches": 4}, {"enabled": False}
+    led = {"method": "compensated", "images": 200}, {"hand_over": "sequential"}
+    found = {}
+    for name, (score, over) in {"plain": plain, "led": led}.items():
+        wanted = recipe(score=score, compensate=over, bifurcate={"method": "none"}, finetune={"steps": 1})
+        found[name] = run(dense, tmp_path / f"{name}.safetensors", wanted)["removal"]
+    assert found["plain"]["filters"] == found["led"]["filters"]
+    assert found["led"]["relative_difference"] <= 1e-5
+    after = {name: removal["metrics_after_removal"]["accuracy"] for name, removal in found.items()}
+    assert after["led"] > after["plain"] + 0.1
+
+
 def test_the_bifurcation_is_recorded_for_the_report(dense: Path, tmp_path: Path) -> None:
     trace = run(dense, tmp_path / "net.safetensors", recipe())["history"]["bifurcation"]
     norm, d, decided = (torch.tensor(trace[key]) for key in ("norm", "d", "decided"))
