@@ -100,7 +100,7 @@ class Bench:
         self.channels: Channels = channel_groups(self.original, self.example)
         groups = [group for group in self.channels.groups if group.name.endswith("conv1") and "." in group.name]
         self.filters = Filters.of(groups)
-        self.size = measure(self.original, (3, 32, 32))
+        self.size = measure(self.original, (torch.zeros(1, 3, 32, 32),))
         self.chosen: dict[tuple[str, int], Tensor] = {}
 
     def batches(self, seed: int, size: int = BATCH) -> Iterator[tuple[Tensor, Tensor]]:
@@ -151,7 +151,7 @@ class Bench:
         small = remove_zeros(model, self.example, channels=self.channels, decided=self.filters.masks(decided)).module
         removal = self.accuracy(small)
         tune(small, self.original, itertools.islice(batches, steps - shrinking), steps - shrinking, self.lr)
-        size = measure(small, (3, 32, 32))
+        size = measure(small, (torch.zeros(1, 3, 32, 32),))
         return {
             "removal": removal,
             "after": self.accuracy(small) if steps else removal,

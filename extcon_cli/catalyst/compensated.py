@@ -66,7 +66,8 @@ def compensated(
     """The marginal costs of every filter: (n,), float64. Removing them smallest first follows each group's order.
 
     The curve of a group is (e(k) / e(all))^2, which compares groups by shares; the marginal costs are the slopes of
-    its lower convex hull. A group that no linear map reads goes by ||F||, along the straight curve.
+    its lower convex hull. A group that no linear map reads, or no gradient reaches, goes by ||F|| along a straight
+    line.
 
     Args:
         module: in any mode; not changed. It runs in eval mode.
@@ -84,7 +85,9 @@ def compensated(
         for reader, block in blocks:
             prepare(block, reader.matrix, torch.as_tensor(reader.fisher))
         members = range(span.start, span.stop)
-        order, costs = eliminate([block for _, block in blocks], members) if blocks else _by_size(sizes[span], members)
+        order, costs = eliminate([block for _, block in blocks], members)
+        if costs[-1] == 0:
+            order, costs = _by_size(sizes[span], members)
         scores[order] = marginal_costs(costs)
         for _, block in blocks:
             block.weight = block.inverse = None

@@ -19,6 +19,7 @@ from extcon_cli.catalyst.target import decide
 from extcon_cli.channels import Masks
 from extcon_cli.channels.compare import Inputs, call
 from extcon_cli.channels.modules import evaluating, open_dataclasses
+from extcon_cli.errors import GateError
 from extcon_cli.events import Noted, Progress
 from extcon_cli.pipelines.budget import Budget, keep_to, without
 from extcon_cli.pipelines.phase import run_phase
@@ -32,6 +33,8 @@ from extcon_cli.training.loop import Step
 
 LOSSES = ("energy", "taylor")
 """Scores that say what a filter's removal does to the loss, in whichever group it is."""
+CLASSES = {"classification": 1, "segmentation": 1, "causal_lm": -1, "masked_lm": -1}
+"""The dimension of the outputs that counts classes, of the tasks that have one."""
 SHARES = ("compensated",)
 """Scores that are shares of what a whole group is worth."""
 
@@ -106,10 +109,12 @@ def _compensated(pruning: PruneRun) -> Tensor:
     size = min(spec.images, run.prepared.data.spec.batch_size)
     count = -(-spec.images // size)
     place = _prediction_place(pruning)
-    classes = run.prepared.task.name in ("classification", "segmentation")
+    classes = CLASSES.get(run.prepared.task.name)
 
     def drawn(outputs: Sequence[Tensor]) -> Tensor:
-        return (drawn_labels if classes else drawn_noise)(outputs[place], generator)
+        if classes is None:
+            return drawn_noise(outputs[place], generator)
+        return drawn_labels(outputs[place], generator, dim=classes)
 
     def shown() -> Iterator[Inputs]:
         for number, (inputs, _) in enumerate(pruning.batches(1, count, size)):
@@ -126,7 +131,10 @@ def _prediction_place(pruning: PruneRun) -> int:
     with evaluating(pruning.module):
         output = call(pruning.module, pruning.examples[0])
     leaves = [leaf for leaf in tree_leaves(open_dataclasses(output)) if isinstance(leaf, Tensor)]
-    wanted = prediction(output)
+    try:
+        wanted = prediction(output)
+    except GateError:  # a task of its own takes what the model gives apart
+        wanted = next((leaf for leaf in leaves if leaf.is_floating_point()), leaves[0])
     return next(place for place, leaf in enumerate(leaves) if leaf is wanted)
 
 
