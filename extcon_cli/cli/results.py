@@ -15,7 +15,17 @@ from rich.text import Text
 
 from extcon_cli.cli.streams import shows
 from extcon_cli.report.bypass_results import BypassResult, Diagnosis
-from extcon_cli.report.document import candidates, comparison, differences, exactness, moves, outcome, signs, widths
+from extcon_cli.report.document import (
+    candidates,
+    caution,
+    comparison,
+    differences,
+    exactness,
+    moves,
+    outcome,
+    signs,
+    widths,
+)
 from extcon_cli.report.numbers import count, duration, figure, percent
 from extcon_cli.report.records import LayerWidth, ModelStats
 from extcon_cli.report.results import (
@@ -55,6 +65,8 @@ def deliver(result: CommandResult, *, as_json: bool, reports: Sequence[Path] | N
 
 
 def _draw(console: Console, result: CommandResult) -> None:
+    if warning := caution(result):
+        console.print(f"caution: {warning}", style="yellow")
     if isinstance(result, PruneResult):
         _prune(console, result)
     elif isinstance(result, BypassResult):

@@ -5,7 +5,6 @@ Every reader gives a `Source`; sizes, numbers and labels are checked here, so th
 
 from __future__ import annotations
 
-import csv
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,20 +14,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from extcon_cli.data.splits import Arrays, Source, held_out, one_file
+from extcon_cli.data.paths import one_file
+from extcon_cli.data.splits import TEST_SEED, Arrays, Source
 from extcon_cli.errors import DataError
-from extcon_cli.recipe.schema import DataSpec, Task
+from extcon_cli.recipe.schema import DataSpec
 
-TEST_SHARE, TEST_SEED = 0.2, 20_250_714
-"""What is cut off for the test where a file knows no split of its own; the same on every machine."""
+NUMBERS = ("regression", "multi_label")
+"""Tasks whose targets are rows of numbers."""
 
 
-def digits(spec: DataSpec, task: Task) -> Source:
+def digits(spec: DataSpec, task: str) -> Source:
     """The bundled 8x8 handwritten digits: 1,437 training and 360 test images of 10 classes."""
     return from_mapping(_npz(Path(__file__).with_name("digits.npz")), task, "digits")
 
 
-def eggholder(spec: DataSpec, task: Task) -> Source:
+def eggholder(spec: DataSpec, task: str) -> Source:
     """100 points to train on and 100 test points, uniform in (-250, 250)^2, of the Bypass paper's section V-A.
 
     What `data.validation` cuts off is drawn in addition, so that 100 remain to train on.
@@ -49,62 +49,40 @@ def eggholder_function(points: Tensor) -> Tensor:  # (N, 2) -> (N,)
     return -x1 * (x1 - x2 + 47).abs().sqrt().sin() + (-x2 + 47) * (x2 + x1 / 2 + 47).abs().sqrt().sin()
 
 
-def arrays(spec: DataSpec, task: Task) -> Source:
+def arrays(spec: DataSpec, task: str) -> Source:
     """x_train, y_train, x_test, y_test, or x, y with a fixed split, of an .npz or .safetensors file."""
     path = one_file(spec.root, (".npz", ".safetensors"), spec.dataset)
     return from_mapping(_npz(path) if path.suffix.lower() == ".npz" else _safetensors(path), task, str(path))
 
 
-def table(spec: DataSpec, task: Task) -> Source:
-    """A .csv with a header; the target is the column named `target`, else the last one; a fixed split."""
-    path = one_file(spec.root, (".csv",), spec.dataset)
-    try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            rows = [row for row in csv.reader(file) if row]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{path}: cannot be read as CSV: {error}") from error
-    if len(rows) < 3 or len(rows[0]) < 2:
-        raise DataError(f"{path}: should hold a header, two rows and two columns at the least")
-    header, body = [name.strip() for name in rows[0]], rows[1:]
-    target = header.index("target") if "target" in header else len(header) - 1
-    for number, row in enumerate(body, start=2):
-        if len(row) != len(header):
-            raise DataError(f"{path}:{number}: has {len(row)} columns, the header has {len(header)}")
-    features = [i for i in range(len(header)) if i != target]
-    x = torch.tensor([[_number(path, n, header[i], row[i]) for i in features] for n, row in enumerate(body, 2)])
-    column = [row[target].strip() for row in body]
-    if task == "regression":
-        y: Any = np.array([_number(path, n, header[target], cell) for n, cell in enumerate(column, 2)])
-    else:
-        y = np.array(column)
-        if all(cell.lstrip("+-").isdigit() for cell in column):
-            y = y.astype(np.int64)
-    return from_mapping({"x": x.numpy(), "y": y}, task, str(path))
-
-
-def from_mapping(named: Mapping[str, Any], task: Task, where: str) -> Source:
-    """A Source of arrays or tensors named x_train, y_train, x_test, y_test, or x, y (DataError: which are missing)."""
+def from_mapping(named: Mapping[str, Any], task: str, where: str) -> Source:
+    """A Source of arrays named x_train, y_train, x_test, y_test (and x_val, y_val), or x, y (DataError: which lack)."""
     keys = ("x_train", "y_train", "x_test", "y_test")
     if all(key in named for key in keys):
-        names, y_train, y_test = _labels(named["y_train"], named["y_test"], task, where)
-        train = Arrays(_inputs(named["x_train"], f"{where}: x_train"), y_train)
-        test = Arrays(_inputs(named["x_test"], f"{where}: x_test"), y_test)
-    elif "x" in named and "y" in named:
-        names, y, _ = _labels(named["y"], named["y"], task, where)
-        whole = _same_length(Arrays(_inputs(named["x"], f"{where}: x"), y), where)
-        stays, aside = held_out(len(whole), TEST_SHARE, seed=TEST_SEED)
-        train, test = whole.select(stays), whole.select(aside)
-    else:
-        found = ", ".join(sorted(named)[:6]) or "nothing"
-        raise DataError(f"{where}: should hold {', '.join(keys)} (or x and y), holds {found}")
-    for part, name in ((train, "train"), (test, "test")):
-        _same_length(part, f"{where}: {name}")
-    if train.x.shape[1:] != test.x.shape[1:] or train.x.dtype != test.x.dtype:
-        raise DataError(
-            f"{where}: x_train is {train.x.dtype} {tuple(train.x.shape)}, "
-            f"x_test is {test.x.dtype} {tuple(test.x.shape)}; they should agree but for the length"
-        )
-    return Source(train, test, names)
+        own = {"validation": (named["x_val"], named["y_val"])} if {"x_val", "y_val"} <= set(named) else {}
+        pairs = {name: (named[f"x_{name}"], named[f"y_{name}"]) for name in ("train", "test")}
+        return from_splits({**pairs, **own}, task, where)
+    if "x" in named and "y" in named:
+        return from_splits({"train": (named["x"], named["y"])}, task, where)
+    found = ", ".join(sorted(named)[:6]) or "nothing"
+    raise DataError(f"{where}: should hold {', '.join(keys)} (or x and y), holds {found}")
+
+
+def from_splits(parts: Mapping[str, tuple[Any, Any]], task: str, where: str) -> Source:
+    """(inputs, targets) of `train`, `test` and `validation`; of `train` alone a random part is the test."""
+    names, targets_of = _labels({split: y for split, (_, y) in parts.items()}, task, where)
+    splits = {}
+    for split, (x, _) in parts.items():
+        place = f"{where}: {'x' if len(parts) == 1 else f'x_{split}'}"
+        splits[split] = _same_length(Arrays(_inputs(x, place), targets_of[split]), f"{where}: {split}")
+    train = splits["train"]
+    for split, part in splits.items():
+        if train.x.shape[1:] != part.x.shape[1:] or train.x.dtype != part.x.dtype:
+            raise DataError(
+                f"{where}: x_train is {train.x.dtype} {tuple(train.x.shape)}, "
+                f"x_{split} is {part.x.dtype} {tuple(part.x.shape)}; they should agree but for the length"
+            )
+    return Source.of(splits, names)
 
 
 def _npz(path: Path) -> dict[str, Any]:
@@ -140,26 +118,31 @@ def _inputs(raw: Any, where: str) -> Tensor:
     return x
 
 
-def _labels(train: Any, test: Any, task: Task, where: str) -> tuple[tuple[str, ...] | None, Tensor, Tensor]:
-    both = [np.asarray(y) if not isinstance(y, Tensor) else y for y in (train, test)]
+def _labels(given: Mapping[str, Any], task: str, where: str) -> tuple[tuple[str, ...] | None, dict[str, Tensor]]:
+    """The names of classes that are words, and the targets of each split."""
+    raw = {split: y if isinstance(y, Tensor) else np.asarray(y) for split, y in given.items()}
     names = None
-    if task == "classification" and any(isinstance(y, np.ndarray) and y.dtype.kind in "US" for y in both):
-        words = sorted({str(word) for y in both for word in np.asarray(y).ravel()})
+    if task == "classification" and any(isinstance(y, np.ndarray) and y.dtype.kind in "US" for y in raw.values()):
+        words = sorted({str(word) for y in raw.values() for word in np.asarray(y).ravel()})
         names, number = tuple(words), {word: i for i, word in enumerate(words)}
-        both = [np.array([number[str(word)] for word in np.asarray(y).ravel()], dtype=np.int64) for y in both]
-    y_train, y_test = (targets(_tensor(y, f"{where}: y"), task, where) for y in both)
-    return names, y_train, y_test
+        raw = {
+            split: np.array([number[str(word)] for word in np.asarray(y).ravel()], dtype=np.int64)
+            for split, y in raw.items()
+        }
+    return names, {split: targets(_tensor(y, f"{where}: y"), task, where) for split, y in raw.items()}
 
 
-def targets(y: Tensor, task: Task, where: str) -> Tensor:
-    """Labels as (N,) int64 not below 0, or regression targets as (N, K) float32, finite."""
-    if task == "regression":
+def targets(y: Tensor, task: str, where: str) -> Tensor:
+    """Classes as (N,) int64 not below 0; rows of numbers as (N, K) float32, finite; others as they are."""
+    if not y.dim():
+        raise DataError(f"{where}: the targets are a single value; one for each sample is needed")
+    if task in NUMBERS:
         y = y.float().reshape(len(y), -1) if len(y) else y.float()
         if not torch.isfinite(y).all():
             raise DataError(f"{where}: the targets hold NaN or infinity; remove such samples")
         return y
     if task != "classification":
-        return y  # as the task takes them
+        return y if y.is_floating_point() else y.long()
     y = y.squeeze(1) if y.dim() == 2 and y.shape[1] == 1 else y
     if y.dim() != 1:
         raise DataError(f"{where}: the labels are {tuple(y.shape)}; one class number for each sample is needed")
@@ -188,10 +171,3 @@ def _same_length(part: Arrays, where: str) -> Arrays:
     if not len(part.x):
         raise DataError(f"{where}: holds no samples")
     return part
-
-
-def _number(path: Path, line: int, column: str, cell: str) -> float:
-    try:
-        return float(cell)
-    except ValueError as error:
-        raise DataError(f"{path}:{line}: column {column!r} holds {cell!r}, not a number") from error

@@ -1,29 +1,37 @@
 """A data section of a recipe -> `Data`: training, validation and test split, classes, input shape, normalisation.
 
-The validation split is cut from the training data by a seed of its own, whatever the run's seed: what was set
-aside in training is set aside in pruning and fine-tuning too. The test split is never cut from anything.
+The validation split is the data's own, or cut from the training data by a seed of its own, whatever the run's seed:
+what was set aside in training is set aside in pruning and fine-tuning too. The test split is the data's own; of data
+that have none a part is cut off at random, and `test_is_cut` says so.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from pathlib import Path
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from extcon_cli.data import arrays, folders, user
-from extcon_cli.data.loader import Batch, InMemoryLoader, Loader, StreamingLoader
+from extcon_cli.data import text, user
+from extcon_cli.data.arrays import NUMBERS
+from extcon_cli.data.batchwise import mask_tokens, mixup
+from extcon_cli.data.loader import InMemoryLoader, Loader, StreamingLoader
+from extcon_cli.data.plan import Batch, Change
 from extcon_cli.data.reading import Reading, Request
+from extcon_cli.data.sources import find_source
 from extcon_cli.data.splits import Arrays, Source, Split, Stream, held_out
+from extcon_cli.data.transforms import JOINT, Views
 from extcon_cli.data.trees import Tree, first_leaf, mapped
 from extcon_cli.data.workers import Reader
 from extcon_cli.errors import DataError, RecipeError
-from extcon_cli.recipe.schema import DataSpec, NormalizeSpec, Task
+from extcon_cli.recipe.schema import AugmentSpec, DataSpec, NormalizeSpec
 
 VALIDATION_SEED = 20_140_717
 STATISTICS_SAMPLES = 1000
 """Samples of a streamed set that mean and standard deviation are taken from."""
+TRIED = 64
+"""Samples of each streamed split that are read before a run begins."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +39,7 @@ class Data:
     """Everything a run knows about its data."""
 
     spec: DataSpec
-    task: Task
+    task: str
     train: Split
     validation: Split
     test: Split
@@ -45,6 +53,10 @@ class Data:
     """Reads what does not lie in memory, for all splits and for the whole run."""
     notes: tuple[str, ...] = ()
     """What the user should know of the data, a line each."""
+    test_is_cut: bool = False
+    """The test split was cut at random from data without one: a model may have been trained on its rows."""
+    scaled: bool = True
+    """May inputs be normalised? Detectors do it themselves."""
 
     def train_loader(self, *, device: torch.device | str, seed: int, batch_size: int | None = None) -> Loader:
         """Shuffled and augmented batches of the training split, a function of (seed, step)."""
@@ -58,7 +70,16 @@ class Data:
 
     def measured(self) -> Data:
         """With the normalisation measured, where the data are images and none is known."""
-        return replace(self, normalize=self.normalize or _statistics(self.train, self.reader))
+        known = self.normalize if self.normalize or not self.scaled else _statistics(self.train, self.reader)
+        return replace(self, normalize=known)
+
+    def tried(self) -> Data:
+        """DataError where a sample cannot be read, out of some that are read of each split that is not in memory."""
+        for split in (self.train, self.validation, self.test):
+            if isinstance(split, Stream) and self.reader is not None and len(split):
+                chosen = torch.linspace(0, len(split) - 1, min(len(split), TRIED)).long()
+                _head(split.select(chosen), TRIED, self.reader)
+        return self
 
     def example(self, count: int, *, device: torch.device | str) -> Batch:
         """The first `count` training samples as they are measured; they are read in this process."""
@@ -82,35 +103,49 @@ class Data:
         shuffle: bool,
         reader: Reader | None = None,
     ) -> Loader:
-        augment = self.spec.augment if shuffle else None
+        drawn = self.spec.augment if shuffle and self.task not in JOINT else None
         if isinstance(split, Arrays):
             return InMemoryLoader(
                 split.x,
                 split.y,
                 batch_size,
                 device=device,
-                augment=augment,
+                augment=drawn,
                 normalize=self.normalize,
                 seed=seed,
                 shuffle=shuffle,
+                change=self._change(shuffle),
             )
         return StreamingLoader(
             split,
             batch_size,
             reader=reader or self.reader,
             device=device,
-            augment=augment,
+            augment=drawn,
             normalize=self.normalize,
             seed=seed,
             shuffle=shuffle,
+            change=self._change(shuffle),
             labels=self.task == "classification",
-            classes=self.classes,
+            classes=self.classes if self.task == "classification" else None,
         )
+
+    def _change(self, training: bool) -> Change | None:
+        """What is done to whole batches: masks, also where a model is measured; mixup where it learns."""
+        if self.task == "masked_lm":
+            tokenizer = text.tokenizer_of(self.spec)
+            assert tokenizer.mask is not None, "the reader of text has refused a tokenizer without"
+            return partial(mask_tokens, share=self.spec.mask_share, mask=tokenizer.mask, vocabulary=tokenizer.size)
+        if not training or not self.spec.augment.mixup:
+            return None
+        if self.task != "classification" or self.classes is None:
+            raise DataError("data.augment.mixup needs a classification whose number of classes is known")
+        return partial(mixup, classes=self.classes, alpha=self.spec.augment.mixup)
 
 
 def open_data(
     spec: DataSpec | None,
-    task: Task,
+    task: str,
     *,
     seed: int = 0,
     input_shape: tuple[int, ...] | None = None,
@@ -132,17 +167,34 @@ def open_data(
     """
     if spec is None:
         raise RecipeError("the recipe has no section `data`: say which data to use, such as data.dataset=digits")
-    source = _source(spec, task, input_shape, trust_code)
-    source = replace(source, train=_shaped(source.train, input_shape), test=_shaped(source.test, input_shape))
-    stays, aside = held_out(len(source.train), spec.validation, seed=VALIDATION_SEED)
-    train, validation = source.train.select(stays[: spec.limit]), source.train.select(aside)
+    source = find_source(spec, task, trust_code=trust_code)
+    if source.pictures and task != "detection" and (input_shape is None or len(input_shape) != 3):
+        raise DataError(f"`model.input_shape` is missing: {spec.dataset} needs [channels, height, width] to resize to")
+    source = replace(
+        source,
+        train=_shaped(source.train, input_shape),
+        test=_shaped(source.test, input_shape),
+        validation=_shaped(source.validation, input_shape) if source.validation is not None else None,
+    )
+    validation = source.validation
+    train = source.train.select(torch.arange(len(source.train))[: spec.limit])
+    if validation is None:
+        stays, aside = held_out(len(source.train), spec.validation, seed=VALIDATION_SEED)
+        train, validation = source.train.select(stays[: spec.limit]), source.train.select(aside)
     for name, part in (("training", train), ("test", source.test)):
         if not len(part):
             raise DataError(f"{spec.dataset}: the {name} data hold no samples")
-    reader, notes = _reader(spec, task, (train, validation, source.test))
+    views = None
+    if source.pictures:
+        views = Views(task, input_shape or (3,), spec.augment, spec.resize)
+    elif any(_for_pictures(spec.augment)):
+        raise DataError(
+            f"{spec.dataset}: data.augment.{_for_pictures(spec.augment)[0]} is for pictures read from files"
+        )
+    reader, notes = _reader(spec, task, (train, validation, source.test), views)
     first = first_leaf(_head(train, 1, reader))
     shape = tuple(first.shape[1:])
-    if input_shape is not None and shape != tuple(input_shape):
+    if input_shape is not None and shape != tuple(input_shape) and not (views and task == "detection"):
         raise DataError(
             f"{spec.dataset}: an input is {list(shape)}, the model takes {list(input_shape)}; "
             "set model.input_shape, or take other data"
@@ -160,43 +212,21 @@ def open_data(
         input_shape=shape,
         normalize=spec.normalize,
         reader=reader,
-        notes=(*source.notes, *notes),
+        notes=notes,
+        test_is_cut=source.test_is_cut,
+        scaled=source.normalize,
     )
     return data.measured() if measure else data
 
 
-def _source(spec: DataSpec, task: Task, input_shape: tuple[int, ...] | None, trust_code: bool) -> Source:
-    name = spec.dataset
-    if ":" in name:
-        return user.user_function(spec, task, trust_code=trust_code)
-    in_memory = {
-        "digits": arrays.digits,
-        "eggholder": arrays.eggholder,
-        "arrays": arrays.arrays,
-        "csv": arrays.table,
-    }
-    plain = name.lower().replace("-", "").replace("_", "")
-    if name in in_memory:
-        return in_memory[name](spec, task)
-    if plain in ("imagefolder", "imagenet"):
-        return folders.image_folder(spec, input_shape)
-    if plain in folders.TORCHVISION:
-        return folders.torchvision_set(spec, folders.TORCHVISION[plain])
-    from difflib import get_close_matches
-
-    known = [*in_memory, "image_folder", "imagenet", *folders.TORCHVISION]
-    near = get_close_matches(name, known, n=1)
-    hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}, file.py:function"
-    looks_like_a_file = Path(name).suffix in (".npz", ".csv", ".safetensors")
-    raise DataError(
-        f"unknown dataset {name!r}: "
-        + ("set data.dataset to arrays or csv, and data.root to the file" if looks_like_a_file else hint)
-    )
+def _for_pictures(augment: AugmentSpec) -> list[str]:
+    """What is asked for that acts on one picture at a time."""
+    return [name for name in ("random_resized_crop", "policy", "erasing") if getattr(augment, name)]
 
 
 def _shaped(split: Split, wanted: tuple[int, ...] | None) -> Split:
     """Images as (N, C, H, W); anything as the model takes it, where reordering or one more axis does."""
-    if not isinstance(split, Arrays):
+    if not isinstance(split, Arrays) or not isinstance(split.x, Tensor):
         return split
     x = split.x
     if wanted is not None:
@@ -215,23 +245,31 @@ def _views(x: Tensor) -> list[Tensor]:
     return [x, *reordered, x.flatten(1)]
 
 
-def _classes(source: Source, task: Task) -> int | None:
-    if task != "classification":
-        return None
+def _classes(source: Source, task: str) -> int | None:
     if source.class_names:
         return len(source.class_names)
-    if isinstance(source.train, Arrays) and isinstance(source.test, Arrays):
-        return int(max(source.train.y.max(), source.test.y.max())) + 1
-    return None
+    if task != "classification":
+        return source.classes
+    found = [split for split in (source.train, source.test, source.validation) if isinstance(split, Arrays)]
+    return max(int(split.y.max()) for split in found if len(split)) + 1 if found else source.classes
 
 
-def _reader(spec: DataSpec, task: Task, splits: tuple[Split, ...]) -> tuple[Reader | None, tuple[str, ...]]:
+def _reader(
+    spec: DataSpec, task: str, splits: tuple[Split, ...], views: Views | None
+) -> tuple[Reader | None, tuple[str, ...]]:
     """What reads the splits that do not lie in memory (None: all do), and what the user should know of it."""
     found = {id(split.dataset): split.dataset for split in splits if isinstance(split, Stream)}
     if not found:
         return None, ()
     datasets = tuple(found.values())
-    reading = Reading(datasets, name=spec.dataset, regression=task == "regression")
+    reading = Reading(
+        datasets,
+        name=spec.dataset,
+        numbers=task in NUMBERS,
+        views=views,
+        ragged=task == "detection",
+        skip=spec.unreadable == "skip",
+    )
     why = user.unpicklable(datasets) if spec.workers and ":" in spec.dataset else None
     if why is None:
         return Reader(reading, workers=spec.workers), ()
@@ -247,7 +285,9 @@ def _head(split: Split, count: int, reader: Reader | None) -> Tree:
     part, first = reader.part(split.dataset), split.indices[:count].tolist()
     requests = [Request(part, first[i : i + 64], seed=0) for i in range(0, len(first), 64)]
     here = reader if len(requests) > 1 else Reader(reader.reading)
-    read = [x for x, _ in here.read(requests)]
+    read = [found.x for found in here.read(requests)]
+    if isinstance(read[0], list):  # samples of several sizes
+        return read[0][0][None]
     return read[0] if len(read) == 1 else torch.cat(read)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from extcon_cli.data.plan import Batch, Plan
+from extcon_cli.data.plan import Batch, Change, Plan
 from extcon_cli.data.trees import length, mapped
 from extcon_cli.errors import DataError
 from extcon_cli.recipe.schema import AugmentSpec, NormalizeSpec
@@ -25,6 +25,7 @@ class InMemoryLoader:
         normalize: (x - mean) / std along dimension 1, None: none.
         seed: of the order and the augmentation.
         shuffle: a new order for each epoch, and whole batches only; else as they lie, the last batch shorter.
+        change: of whole batches, None: none.
     """
 
     def __init__(
@@ -38,12 +39,20 @@ class InMemoryLoader:
         normalize: NormalizeSpec | None = None,
         seed: int = 0,
         shuffle: bool = False,
+        change: Change | None = None,
     ) -> None:
         if augment and (augment.crop_padding or augment.flip) and not (isinstance(x, Tensor) and x.dim() == 4):
             kind = tuple(x.shape) if isinstance(x, Tensor) else f"a {type(x).__name__}"
             raise DataError(f"data.augment needs images (N, C, H, W); these inputs are {kind}")
         self._plan = Plan(
-            length(x), batch_size, device=device, augment=augment, normalize=normalize, seed=seed, shuffle=shuffle
+            length(x),
+            batch_size,
+            device=device,
+            augment=augment,
+            normalize=normalize,
+            seed=seed,
+            shuffle=shuffle,
+            change=change,
         )
         self._x, self._y = (mapped(tree, lambda leaf: leaf.to(device)) for tree in (x, y))
 
@@ -60,7 +69,7 @@ class InMemoryLoader:
         part = slice(index * self._plan.batch_size, (index + 1) * self._plan.batch_size)
         chosen: Any = part if epoch.order is None else epoch.order[part]
         x, y = (mapped(tree, lambda leaf: leaf[chosen]) for tree in (self._x, self._y))
-        return self._plan.finish(x, y, epoch, part)
+        return self._plan.finish(x, y, epoch, part, step)
 
     def __iter__(self) -> Iterator[Batch]:
         return (self.batch(step) for step in range(len(self)))

@@ -6,12 +6,16 @@ It needs no torch, so that a command can ask before all work. Whether the data a
 from __future__ import annotations
 
 import csv
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from extcon_cli.data.paths import entries, expanded, split_files, split_folders
 from extcon_cli.errors import DataError
 from extcon_cli.recipe.schema import Task
 
+PICTURES = ("image_folder", "imagenet", "segmentation_folder", "coco", "saved")
+"""Datasets of pictures that are resized to the model's input."""
 BUNDLED: dict[str, Task] = {"digits": "classification", "eggholder": "regression"}
 MOST_CLASSES = 100
 """A column with more whole numbers than this holds quantities, not classes."""
@@ -47,38 +51,84 @@ def kind(path: str) -> Kind:
         return Kind(path, None, BUNDLED[path], "bundled with extcon")
     if ".py:" in path:
         return Kind(path, None, None, "a function of yours")
-    place = Path(path).expanduser()
+    place = expanded(path)
     try:
         if place.is_dir():
             return _folder(place)
         if not place.is_file():
             raise DataError(f"{path}: no such file or folder of data")
-        suffix = place.suffix.lower()
-        if suffix == ".csv":
-            task, why = _column(place)
-            return Kind("csv", str(place), task, why)
+        return _file(place, place)
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from error
+
+
+def _file(place: Path, root: Path) -> Kind:
+    """The kind of a file; `root` is what the recipe names."""
+    suffix = place.suffix.lower()
+    if suffix == ".csv":
+        task, why = _column(place)
+        return Kind("csv", str(root), task, why)
     if suffix in (".npz", ".safetensors"):
-        return Kind("arrays", str(place), None, "named arrays")
-    raise DataError(f"{path}: not a kind of data that is known: give an .npz, .safetensors or .csv file, or a folder")
+        return Kind("arrays", str(root), None, "named arrays")
+    if suffix == ".jsonl":
+        labelled = _labelled(place)
+        return Kind(
+            "text", str(root), "classification" if labelled else None, "lines of text" + " with labels" * labelled
+        )
+    if suffix == ".txt":
+        return Kind("text", str(root), None, "text")
+    known = ".npz, .safetensors, .csv, .txt or .jsonl file"
+    raise DataError(f"{root}: not a kind of data that is known: give an {known}, or a folder")
 
 
 def _folder(place: Path) -> Kind:
-    inside = {entry.name for entry in place.iterdir() if entry.is_dir()}
+    inside = {path.name for path in entries(place) if path.is_dir()}
+    names = {path.name for path in entries(place)}
     for name, dataset in IN_TORCHVISION_S_FOLDERS.items():
         if name in inside:
             return Kind(dataset, str(place), "classification", f"it holds {name}/")
-    test = next((name for name in ("test", "val") if name in inside), None)
-    if "train" in inside and test is not None:
-        classes = sum(entry.is_dir() for entry in (place / "train").iterdir())
-        if classes:
-            why = f"train/ and {test}/ with {classes} folders, one for each class"
-            return Kind("image_folder", str(place), "classification", why)
+    if {"dataset_dict.json", "state.json"} & names:
+        return Kind("saved", str(place), None, "saved by the library datasets")
+    if found := _files(place):
+        return found
+    splits = split_folders(place)
+    first = splits.get("train", place)
+    shown = " and ".join(f"{path.name}/" for path in splits.values())
+    held = {path.name for path in entries(first) if path.is_dir()}
+    if "annotations" in inside or any(path.suffix == ".json" for path in entries(first)):
+        return Kind("coco", str(place), "detection", "pictures with a .json of boxes")
+    if {"images", "masks"} <= held | inside:
+        return Kind("segmentation_folder", str(place), "segmentation", "images/ and masks/")
+    if held:
+        where = f"{shown} with" if splits else "it holds"
+        why = f"{where} {len(held)} folders, one for each class" + ("" if len(splits) > 1 else ", and no test part")
+        return Kind("image_folder", str(place), "classification", why)
     raise DataError(
         f"{place}: should hold train/ and test/ (or val/), each with a folder of pictures for each class"
         + (f"; it holds {', '.join(sorted(inside)[:4])}" if inside else "")
     )
+
+
+def _files(place: Path) -> Kind | None:
+    """The kind of a folder with one file of data, or with train and test files of one kind; None: it is no such."""
+    for suffixes in ((".csv",), (".txt", ".jsonl"), (".npz", ".safetensors")):
+        if any(path.suffix.lower() in suffixes for path in entries(place) if path.is_file()):
+            files = split_files(str(place), suffixes, "--data") if suffixes[0] != ".npz" else {}
+            found = files.get("train") or next(path for path in entries(place) if path.suffix.lower() in suffixes)
+            kind = _file(found, place)
+            names = " and ".join(path.name for path in files.values())
+            return Kind(kind.dataset, kind.root, kind.task, f"{names or found.name}: {kind.why}")
+    return None
+
+
+def _labelled(path: Path) -> bool:
+    """Has the first line of a .jsonl file a label?"""
+    with path.open(encoding="utf-8-sig", errors="replace") as file:
+        try:
+            first = json.loads(file.readline(1_000_000))
+        except (ValueError, RecursionError):
+            return False
+    return isinstance(first, dict) and "label" in first
 
 
 def _column(path: Path) -> tuple[Task | None, str]:
@@ -95,11 +145,17 @@ def _column(path: Path) -> tuple[Task | None, str]:
         raise DataError(f"{path}: should hold a header, two rows and two columns at the least")
     different = len(set(cells))
     about = f"the column {header[at]!r} is the target, with {different} different values"
-    if all(cell.lstrip("+-").isdigit() for cell in cells) and different > MOST_CLASSES:
+    if all(map(whole_number, cells)) and different > MOST_CLASSES:
         return "regression", about
-    if any(not cell.lstrip("+-").isdigit() and _is_number(cell) for cell in cells):
+    if any(not whole_number(cell) and _is_number(cell) for cell in cells):
         return "regression", about
     return "classification", about
+
+
+def whole_number(cell: str) -> bool:
+    """Is it a whole number, in the digits 0 to 9? (`²` is a digit to str.isdigit, and no number to int)"""
+    digits = cell[1:] if cell[:1] in ("+", "-") else cell
+    return digits.isascii() and digits.isdigit() and len(digits) <= 4000
 
 
 def _is_number(text: str) -> bool:

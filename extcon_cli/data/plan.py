@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,8 @@ from extcon_cli.recipe.schema import AugmentSpec, NormalizeSpec
 
 Batch = tuple[Any, Any]
 """Inputs and targets, each a tree of tensors (B, ...) on the device; lists of B trees where sizes differ."""
+Change = Callable[[Batch, int], Batch]
+"""A batch and the seed of its step -> the batch that is used."""
 
 
 @dataclass(frozen=True)
@@ -40,12 +43,13 @@ class Plan:
         normalize: NormalizeSpec | None,
         seed: int,
         shuffle: bool,
+        change: Change | None = None,
     ) -> None:
         self.samples = samples
         self.batch_size = min(batch_size, samples)
         self.device = torch.device(device)
         self.augment = augment if augment and (augment.crop_padding or augment.flip) else None
-        self.seed, self.shuffle = seed, shuffle
+        self.seed, self.shuffle, self.change = seed, shuffle, change
         # whole batches only where a model learns (steady steps, no batch of one for a batch norm)
         self.steps = samples // self.batch_size if shuffle else -(-samples // self.batch_size)
         self.normalize = normalize
@@ -70,11 +74,16 @@ class Plan:
         self._epoch = number
         return self._drawn
 
-    def finish(self, x: Any, y: Any, epoch: Epoch, part: slice) -> Batch:
-        """Raw inputs on the device -> augmented, scaled, normalised."""
+    def finish(self, x: Any, y: Any, epoch: Epoch, places: slice | Tensor, step: int) -> Batch:
+        """Raw inputs on the device -> augmented, scaled, normalised; `places` of these samples in the epoch."""
         if self.augment and epoch.down is not None and epoch.right is not None and epoch.mirror is not None:
-            x = crop_and_flip(x, epoch.down[part], epoch.right[part], epoch.mirror[part], self.augment.crop_padding)
-        return mapped(x, self._normalized), y
+            down, right, mirror = (part[places] for part in (epoch.down, epoch.right, epoch.mirror))
+            x = crop_and_flip(x, down, right, mirror, self.augment.crop_padding)
+        if isinstance(x, list):
+            x = [self._normalized(picture[None])[0] for picture in x]
+        else:
+            x = mapped(x, self._normalized)
+        return self.change((x, y), mix(self.seed, step)) if self.change is not None else (x, y)
 
     def _normalized(self, x: Tensor) -> Tensor:
         """Images to 0..1 and normalised, other floats normalised; whole numbers stay what they are."""

@@ -19,7 +19,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from extcon_cli.data.plan import Batch, mix
+from extcon_cli.data.plan import mix
+from extcon_cli.data.transforms import Views
 from extcon_cli.data.trees import as_tree, stacked
 from extcon_cli.errors import DataError, ExtconError
 
@@ -30,6 +31,16 @@ class Request(NamedTuple):
     part: int  # which of the datasets
     samples: list[int]  # into the dataset
     seed: int  # of the epoch
+    training: bool = False  # at random, or as it is measured
+
+
+class Found(NamedTuple):
+    """A batch that was read."""
+
+    x: Any  # inputs, a tree of (B, ...), or a list of B trees
+    y: Any  # targets
+    kept: list[int]  # which of the samples asked for, by their place in the request
+    skipped: list[str]  # why others are left out, a line each
 
 
 @dataclass(frozen=True)
@@ -39,7 +50,7 @@ class Unreadable:
     message: str
 
 
-class Reading(Dataset[Batch | Unreadable]):
+class Reading(Dataset[Found | Unreadable]):
     """Datasets of (input, target) as a dataset of batches, which are asked for by `Request`.
 
     The random numbers that reading a sample draws (from torch, numpy or random) depend on nothing but the epoch's
@@ -48,31 +59,51 @@ class Reading(Dataset[Batch | Unreadable]):
     Args:
         datasets: map-style; of several splits.
         name: what messages call them.
-        regression: a target is a row of numbers, (K,) float32; else a tree of tensors.
+        numbers: a target is a row of numbers, (K,) float32; else a tree of tensors.
+        views: what is shown of pictures of any size; None: samples are used as they are.
+        ragged: samples differ in size and are not stacked.
+        skip: leave out samples that cannot be read.
     """
 
-    def __init__(self, datasets: tuple[Any, ...], *, name: str, regression: bool = False) -> None:
-        self.datasets, self.name, self.regression = datasets, name, regression
+    def __init__(
+        self,
+        datasets: tuple[Any, ...],
+        *,
+        name: str,
+        numbers: bool = False,
+        views: Views | None = None,
+        ragged: bool = False,
+        skip: bool = False,
+    ) -> None:
+        self.datasets, self.name, self.numbers = datasets, name, numbers
+        self.views, self.ragged, self.skip = views, ragged, skip
 
-    def __getitem__(self, request: Request) -> Batch | Unreadable:
-        dataset, samples = self.datasets[request.part], []
-        for index in request.samples:
+    def __getitem__(self, request: Request) -> Found | Unreadable:
+        dataset, samples, kept, skipped = self.datasets[request.part], [], [], []
+        for place, index in enumerate(request.samples):
             try:
                 with seeded(mix(request.seed, index)):
-                    samples.append(self._sample(dataset[index]))
+                    samples.append(self._sample(dataset[index], request.training))
+                kept.append(place)
             except Exception as error:  # a dataset may fail in any way
-                return Unreadable(f"{self._name(dataset, index)}: {reason(error)}")
+                skipped.append(f"{self._name(dataset, index)}: {reason(error)}")
+                if not self.skip:
+                    return Unreadable(skipped[0])
+        if not samples:
+            return Unreadable(f"no sample of a batch can be read; the first: {skipped[0]}")
         try:
-            x, y = (stacked(column) for column in zip(*samples, strict=True))
+            x, y = (list(column) if self.ragged else stacked(column) for column in zip(*samples, strict=True))
         except ExtconError as error:
             return Unreadable(f"{self.name}: {error}")
-        return x, y
+        return Found(x, y, kept, skipped)
 
-    def _sample(self, found: Any) -> tuple[Any, Any]:
+    def _sample(self, found: Any, training: bool) -> tuple[Any, Any]:
         if not isinstance(found, tuple | list) or len(found) < 2:
             raise DataError(f"gives a {type(found).__name__}; a sample should be (input, target)")
         x, y = found[:2]
-        return as_tree(x), row(y) if self.regression else as_tree(y)
+        if self.views is not None:
+            x, y = self.views(x, y, training=training)
+        return as_tree(x), row(y) if self.numbers else as_tree(y)
 
     def _name(self, dataset: Any, index: int) -> str:
         """The sample's file, where the dataset knows it as torchvision's do."""

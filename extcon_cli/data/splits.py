@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from extcon_cli.data.trees import length, mapped
-from extcon_cli.errors import DataError
 
 
 @dataclass(frozen=True)
@@ -48,13 +47,51 @@ Split = Arrays | Stream
 
 @dataclass(frozen=True)
 class Source:
-    """A dataset before the validation split is cut from its training part."""
+    """A dataset as its reader finds it."""
 
     train: Split
     test: Split
     class_names: tuple[str, ...] | None = None
-    notes: tuple[str, ...] = ()
-    """What the user should know of it, a line each."""
+    classes: int | None = None
+    """Where they have no names. None: the reader does not know."""
+    validation: Split | None = None
+    """The data's own. None: it is cut from the training part."""
+    test_is_cut: bool = False
+    """The test part was cut at random from data that have none: a model may have been trained on its rows."""
+    pictures: bool = False
+    """Samples are pictures of any size, to be brought to the size of the model's input."""
+    normalize: bool = True
+    """May the inputs be normalised? Not so for models that do it themselves."""
+
+    @classmethod
+    def of(
+        cls,
+        parts: Mapping[str, Split],  # by `train`, `validation`, `test`
+        class_names: tuple[str, ...] | None = None,
+        *,
+        classes: int | None = None,
+        pictures: bool = False,
+        normalize: bool = True,
+    ) -> Source:
+        """Of what was found: without a test part the validation part stands in; without both it is cut off."""
+        train, test, validation = (parts.get(name) for name in ("train", "test", "validation"))
+        assert train is not None, "a reader finds training data or refuses"
+        cut = test is None and validation is None
+        if test is None:
+            test, validation = validation, None
+        if test is None:
+            train, test = cut_test(train)
+        return cls(train, test, class_names, classes, validation, cut, pictures, normalize)
+
+
+TEST_SHARE, TEST_SEED = 0.2, 20_250_714
+"""What is cut off for the test where data know no split of their own; the same on every machine."""
+
+
+def cut_test(whole: Split) -> tuple[Split, Split]:
+    """Samples without a split -> (train, test), at random and always the same."""
+    stays, aside = held_out(len(whole), TEST_SHARE, seed=TEST_SEED)
+    return whole.select(stays), whole.select(aside)
 
 
 def held_out(count: int, share: float, *, seed: int) -> tuple[Tensor, Tensor]:
@@ -65,21 +102,3 @@ def held_out(count: int, share: float, *, seed: int) -> tuple[Tensor, Tensor]:
     order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
     aside = min(max(round(share * count), 1), count - 1) if share > 0 and count > 1 else 0
     return order[aside:], order[:aside]
-
-
-def one_file(root: str | None, suffixes: Sequence[str], dataset: str) -> Any:
-    """The path `root`, or the only file with one of the suffixes in the folder `root`."""
-    from pathlib import Path
-
-    if root is None:
-        raise DataError(f"`data.root` is missing: dataset {dataset!r} needs the file, or the folder it lies in")
-    path = Path(root).expanduser()
-    if path.is_file():
-        return path
-    if not path.is_dir():
-        raise DataError(f"{path}: no such file or folder (data.root of dataset {dataset!r})")
-    found = sorted(p for p in path.iterdir() if p.suffix.lower() in suffixes and p.is_file())
-    if len(found) != 1:
-        names = ", ".join(p.name for p in found[:4]) or "none"
-        raise DataError(f"{path}: should hold one {' or '.join(suffixes)} file, holds {names}; name it in data.root")
-    return found[0]

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from extcon_cli.data.plan import Batch, Plan, mix
-from extcon_cli.data.reading import Reading, Request
+from extcon_cli.data.plan import Batch, Change, Plan, mix
+from extcon_cli.data.reading import Found, Reading, Request
 from extcon_cli.data.splits import Stream
-from extcon_cli.data.trees import length, mapped
+from extcon_cli.data.trees import mapped
 from extcon_cli.data.workers import Reader
 from extcon_cli.errors import DataError
 from extcon_cli.recipe.schema import AugmentSpec, NormalizeSpec
@@ -39,16 +39,24 @@ class StreamingLoader:
         normalize: NormalizeSpec | None = None,
         seed: int = 0,
         shuffle: bool = False,
+        change: Change | None = None,
         labels: bool = False,
         classes: int | None = None,
     ) -> None:
         self._plan = Plan(
-            len(split), batch_size, device=device, augment=augment, normalize=normalize, seed=seed, shuffle=shuffle
+            len(split),
+            batch_size,
+            device=device,
+            augment=augment,
+            normalize=normalize,
+            seed=seed,
+            shuffle=shuffle,
+            change=change,
         )
         self._split, self._labels, self._classes = split, labels or classes is not None, classes
         self._reader = reader or Reader(Reading((split.dataset,), name="the dataset"))
         self._part = self._reader.part(split.dataset)
-        self._reading: Iterator[Batch] | None = None
+        self._reading: Iterator[Found] | None = None
         self._next = -1
 
     @property
@@ -65,11 +73,11 @@ class StreamingLoader:
             requests = self._requests(number, index, epoch.order)
             self._reading = self._reader.read(requests, pin=self._plan.device.type == "cuda")
         self._next = step + 1
-        x, y = next(self._reading)
-        self._check(y)
-        x, y = (mapped(tree, lambda leaf: leaf.to(self._plan.device, non_blocking=True)) for tree in (x, y))
-        start = index * self._plan.batch_size
-        return self._plan.finish(x, y, epoch, slice(start, start + length(x)))
+        found = next(self._reading)
+        self._check(found.y)
+        x, y = (mapped(tree, lambda leaf: leaf.to(self._plan.device, non_blocking=True)) for tree in (found.x, found.y))
+        places = index * self._plan.batch_size + torch.tensor(found.kept, device=self._plan.device)
+        return self._plan.finish(x, y, epoch, places, step)
 
     def __iter__(self) -> Iterator[Batch]:
         return (self.batch(step) for step in range(len(self)))
@@ -79,7 +87,7 @@ class StreamingLoader:
         size, seed = self._plan.batch_size, mix(self._plan.seed, number)
         samples = self._split.indices if order is None else self._split.indices[order.cpu()]
         parts = (samples[i * size : (i + 1) * size].tolist() for i in range(index, self._plan.steps))
-        return [Request(self._part, part, seed) for part in parts]
+        return [Request(self._part, part, seed, training=self._plan.shuffle) for part in parts]
 
     def _check(self, y: object) -> None:
         if not self._labels:

@@ -14,15 +14,16 @@ import torch
 from torch.utils.data import Dataset, TensorDataset
 
 from extcon_cli.data.arrays import from_mapping
+from extcon_cli.data.paths import expanded
 from extcon_cli.data.splits import Source, Stream
 from extcon_cli.errors import DataError, ExtconError, UsageError
-from extcon_cli.recipe.schema import DataSpec, Task
+from extcon_cli.recipe.schema import DataSpec
 
 
-def user_function(spec: DataSpec, task: Task, *, trust_code: bool) -> Source:
+def user_function(spec: DataSpec, task: str, *, trust_code: bool) -> Source:
     """What `file.py:function` returns: (train, test) datasets, or a mapping with x_train, y_train, x_test, y_test."""
     place, _, name = spec.dataset.rpartition(":")
-    path = Path(place).expanduser()
+    path = expanded(place)
     if not trust_code:
         raise UsageError(f"data.dataset {spec.dataset!r} runs code: pass --trust-code if you trust {path}")
     if not path.is_file():

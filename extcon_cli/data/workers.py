@@ -9,7 +9,7 @@ from __future__ import annotations
 import multiprocessing
 import signal
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from multiprocessing import forkserver, resource_tracker
 from typing import Any
@@ -17,8 +17,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
-from extcon_cli.data.plan import Batch
-from extcon_cli.data.reading import Reading, Request, Unreadable
+from extcon_cli.data.reading import Found, Reading, Request, Unreadable
 from extcon_cli.errors import DataError
 
 METHOD = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
@@ -33,7 +32,10 @@ class Reader:
 
     def __init__(self, reading: Reading, *, workers: int = 0) -> None:
         self.reading, self.workers = reading, workers
-        self._requests: list[Request] = []
+        self.on_skip: Callable[[str], None] = lambda line: None
+        """Told of each sample that is left out, once."""
+        self._skipped: set[str] = set()
+        self._asked = _Asked()
         self._loader: DataLoader[Any] | None = None
         self._owner: object = None
         if workers:
@@ -43,30 +45,30 @@ class Reader:
         """The number of a dataset in a request."""
         return next(number for number, known in enumerate(self.reading.datasets) if known is dataset)
 
-    def read(self, requests: Sequence[Request], *, pin: bool = False) -> Iterator[Batch]:
+    def read(self, requests: Sequence[Request], *, pin: bool = False) -> Iterator[Found]:
         """The batches asked for, in order. DataError: one cannot be read; the line names the sample.
 
         `pin`: in memory from which a GPU copies faster.
         """
         if not self.workers:
             for request in requests:
-                yield _whole(self.reading[request])
+                yield self._whole(self.reading[request])
             return
         done, own = 0, object()
         found: Iterator[Any] = iter(())
         while done < len(requests):
             if self._owner is not own:
-                self._requests, self._owner = list(requests[done:]), own
+                self._asked.requests, self._owner = list(requests[done:]), own
                 found = self._begin(pin)
             batch = self._next(found)
             done += 1
-            yield _whole(batch)
+            yield self._whole(batch)
 
     def _begin(self, pin: bool) -> Iterator[Any]:
         if self._loader is None:
             self._loader = DataLoader(
                 self.reading,
-                sampler=_Asked(self),
+                sampler=self._asked,
                 batch_size=None,  # a request is a batch
                 collate_fn=_as_it_is,
                 num_workers=self.workers,
@@ -89,24 +91,30 @@ class Reader:
                 f"{self.reading.name}: a process that read data was killed, perhaps for want of memory: {fix}"
             ) from error
 
+    def _whole(self, found: Found | Unreadable) -> Found:
+        if isinstance(found, Unreadable):
+            raise DataError(found.message)
+        for line in found.skipped:
+            if line not in self._skipped:
+                self._skipped.add(line)
+                self.on_skip(f"left out: {line}")
+        return found
+
 
 class _Asked(torch.utils.data.Sampler[Request]):
-    """What the reader was asked for last: the loader's sampler stays the same for the whole run."""
+    """What the reader was asked for last: the loader's sampler stays the same for the whole run.
 
-    def __init__(self, reader: Reader) -> None:
-        self.reader = reader
+    It does not know the reader: whoever drops the reader ends its processes then, and not when garbage is collected.
+    """
+
+    def __init__(self) -> None:
+        self.requests: list[Request] = []
 
     def __iter__(self) -> Iterator[Request]:
-        return iter(self.reader._requests)
+        return iter(self.requests)
 
     def __len__(self) -> int:
-        return len(self.reader._requests)
-
-
-def _whole(batch: Batch | Unreadable) -> Batch:
-    if isinstance(batch, Unreadable):
-        raise DataError(batch.message)
-    return batch
+        return len(self.requests)
 
 
 def _as_it_is(batch: Any) -> Any:

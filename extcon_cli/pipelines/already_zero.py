@@ -88,6 +88,7 @@ def already_zero(
             device="cpu",
             threads=torch.get_num_threads(),
             seconds={"total": time.monotonic() - began},
+            test_caution=None,
         ),
     )
 

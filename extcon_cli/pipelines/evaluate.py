@@ -48,4 +48,5 @@ def evaluate(
         samples=len(prepared.data.split(split)),
         metrics=metrics,
         device=str(accelerator.device),
+        test_caution=prepared.test_caution if split == "test" else None,
     )

@@ -18,15 +18,12 @@ from extcon_cli.checkpoint.load import doubt
 from extcon_cli.checkpoint.pickled import architecture
 from extcon_cli.checkpoint.read import Checkpoint, read
 from extcon_cli.checkpoint.trust import UNTRUSTED, Trust
-from extcon_cli.data.kinds import Kind
+from extcon_cli.data.kinds import PICTURES, Kind
 from extcon_cli.errors import RecipeError
 from extcon_cli.events import Emit, Noted, ignore
 from extcon_cli.recipe.document import read as read_yaml
 from extcon_cli.recipe.schema import DataSpec, ModelSpec, Recipe, Task
 from extcon_cli.report.results import InitResult, RecipeKey
-
-PICTURES = ("image_folder", "imagenet")
-"""Datasets that are resized to the model's input."""
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,8 @@ from extcon_cli.checkpoint.architectures import build, default_input_shape
 from extcon_cli.checkpoint.precision import Precision
 from extcon_cli.checkpoint.trust import UNTRUSTED, Trust
 from extcon_cli.data.datasets import Data, open_data
+from extcon_cli.data.kinds import PICTURES
+from extcon_cli.data.splits import TEST_SHARE
 from extcon_cli.errors import CheckpointError, DataError, ExtconError, RecipeError
 from extcon_cli.events import Emit, Noted, ignore
 from extcon_cli.pipelines.inputs import described
@@ -39,6 +41,21 @@ class Prepared:
     task: Task
     example: Inputs
     """Two training samples as the arguments of a forward pass, on the CPU."""
+
+    @property
+    def test_caution(self) -> str | None:
+        """Why the test figures say less than they seem to. None: nothing speaks against them.
+
+        Of data without a test part a random one is held out. extcon never trains on it; whoever trained the
+        checkpoint may have.
+        """
+        if not self.data.test_is_cut or self.opened is None or _trained_here(self.opened, self.data):
+            return None
+        where = self.data.spec.root or self.data.spec.dataset
+        return (
+            f"the test data are a random {TEST_SHARE:.0%} of {where}, which has no test part: "
+            "rows your model may have been trained on"
+        )
 
     def example_on(self, device: torch.device) -> Inputs:
         """The example on a device."""
@@ -98,6 +115,9 @@ def prepare(
         data = data.measured()
     for note in data.notes:
         emit(Noted(note, warning=True))
+    if data.reader is not None:
+        data.reader.on_skip = lambda line: emit(Noted(line, warning=True))
+    data = data.tried()
     module.float()
     without_cache(module)
     batch = data.example(2, device="cpu")
@@ -111,12 +131,25 @@ def prepare(
         emit(Noted(f"the model has {classes} outputs, the data {data.classes} classes: is it theirs?", warning=True))
     data = replace(data, classes=data.classes if data.classes is not None else classes)
     filled = data.spec.model_copy(update={"normalize": data.normalize})
-    return Prepared(module, data, recipe.model_copy(update={"model": arch, "data": filled}), opened, task, example)
+    prepared = Prepared(module, data, recipe.model_copy(update={"model": arch, "data": filled}), opened, task, example)
+    if prepared.test_caution is not None:
+        emit(Noted(prepared.test_caution, warning=True))
+    return prepared
 
 
 def _resizes(recipe: Recipe) -> bool:
     """Do the data take the model's shape, rather than the model the data's?"""
-    return recipe.data is not None and recipe.data.dataset.lower() in ("image_folder", "imagenet")
+    return recipe.data is not None and recipe.data.dataset.lower() in PICTURES
+
+
+def _trained_here(opened: Opened, data: Data) -> bool:
+    """Did extcon train the checkpoint from its first step, and on the training part of the same data?"""
+    metadata = opened.checkpoint.metadata
+    if metadata is None or not metadata.history or metadata.history[0].get("command") != "train":
+        return False
+    before = metadata.recipe.get("data")
+    same = ("dataset", "root")
+    return isinstance(before, dict) and all(before.get(key) == getattr(data.spec, key) for key in same)
 
 
 def _outputs(module: nn.Module, task: Task, batch: Batch) -> Any:

@@ -132,6 +132,7 @@ class Run:
             device=str(self.device),
             threads=self.threads.number,
             seconds={**self.seconds, "total": time.monotonic() - self.began},
+            test_caution=self.prepared.test_caution,
         )
 
 

@@ -18,6 +18,7 @@ Floats = Annotated[tuple[float, ...], Strict(False), Field(min_length=1)]
 PositiveFloats = Annotated[tuple[PositiveFloat, ...], Strict(False), Field(min_length=1)]
 SharesInside = Annotated[tuple[ShareInside, ...], Strict(False)]
 Decays = Annotated[tuple[ShareBelowOne, ShareBelowOne], Strict(False)]
+ShareRange = Annotated[tuple[ShareAboveZero, ShareAboveZero], Strict(False)]
 Names = Annotated[tuple[Name, ...], Strict(False)]
 
 

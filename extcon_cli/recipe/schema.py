@@ -11,6 +11,7 @@ from pydantic import Field
 
 from extcon_cli.recipe.base import Duration, Section
 from extcon_cli.recipe.bypass_schema import BypassSpec, Opt1Spec, Opt2Spec, ProbeSpec
+from extcon_cli.recipe.data_schema import AugmentSpec, DataSpec, NormalizeSpec, ResizeSpec
 from extcon_cli.recipe.prune_schema import (
     BifurcateSpec,
     CompensateSpec,
@@ -22,11 +23,8 @@ from extcon_cli.recipe.prune_schema import (
     TargetSpec,
 )
 from extcon_cli.recipe.train_schema import (
-    AugmentSpec,
-    DataSpec,
     DistillSpec,
     ModelSpec,
-    NormalizeSpec,
     OptimizerSpec,
     ScheduleSpec,
     Task,
@@ -52,6 +50,7 @@ __all__ = [
     "ProbeSpec",
     "PruneSpec",
     "Recipe",
+    "ResizeSpec",
     "ScheduleSpec",
     "ScoreSpec",
     "Section",

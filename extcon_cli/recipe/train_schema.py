@@ -1,4 +1,4 @@
-"""The sections `model`, `data` and `train` of a recipe. They are values; load.py reads files."""
+"""The sections `model` and `train` of a recipe. They are values; load.py reads files."""
 
 from __future__ import annotations
 
@@ -21,9 +21,6 @@ from pydantic_core import PydanticCustomError
 from extcon_cli.recipe.base import (
     Decays,
     Duration,
-    Floats,
-    Name,
-    PositiveFloats,
     Section,
     Shape,
     Share,
@@ -85,67 +82,6 @@ class ModelSpec(Section):
             if not place.strip() or not what.strip():
                 raise ValueError(f"should look like zoo:digits_resnet or file.py:factory, not {arch!r}")
         return arch
-
-
-class AugmentSpec(Section):
-    """Random changes of each training image."""
-
-    crop_padding: NonNegativeInt = 0
-    """Zero padding in pixels, out of which a random crop of the old size is cut. 0: none."""
-
-    flip: bool = False
-    """Mirror left and right, each image with probability 1/2."""
-
-
-class NormalizeSpec(Section):
-    """(x - mean) / std for each channel, on inputs scaled to 0..1."""
-
-    mean: Floats
-    """Mean of each channel, in units of the scaled input."""
-
-    std: PositiveFloats
-    """Standard deviation of each channel, in units of the scaled input."""
-
-    @model_validator(mode="after")
-    def _one_for_each_channel(self) -> NormalizeSpec:
-        if len(self.mean) != len(self.std):
-            raise ValueError(f"`mean` has {len(self.mean)} entries, `std` has {len(self.std)}: give one per channel")
-        return self
-
-
-class DataSpec(Section):
-    """What the model learns from and is measured on."""
-
-    dataset: Name
-    """`digits`, `eggholder`, a torchvision name such as `cifar10`, `image_folder`, `arrays` (.npz,
-    .safetensors), `csv`, or `file.py:function`. A `file.py` stands beside the recipe."""
-
-    root: Name | None = None
-    """The data's folder or file; `~` is the home folder. null: the data need none."""
-
-    batch_size: PositiveInt = 128
-    """Samples in a training step."""
-
-    eval_batch_size: PositiveInt = 512
-    """Samples in a batch where nothing is learnt."""
-
-    validation: ShareBelowOne = 0.1
-    """Share of the training data that is set aside to select on; never trained on."""
-
-    augment: AugmentSpec = AugmentSpec()
-    """Random changes of each training image."""
-
-    normalize: NormalizeSpec | None = None
-    """Shift and scale of each channel. null: as the checkpoint says, else none."""
-
-    workers: NonNegativeInt = 2
-    """Processes that read data which do not fit in memory."""
-
-    download: bool = False
-    """Fetch a torchvision dataset that is not under `root` yet."""
-
-    limit: PositiveInt | None = None
-    """Use only so many of the first training samples, for quick trials. null: all."""
 
 
 class OptimizerSpec(Section):

@@ -209,6 +209,12 @@ def run_facts(result: CommandResult) -> RunFacts | None:
     return result.run if isinstance(result, PruneResult | BypassResult | TrainResult) else None
 
 
+def caution(result: CommandResult) -> str | None:
+    """What speaks against the test figures; None: nothing."""
+    run = run_facts(result)
+    return result.test_caution if isinstance(result, EvaluateResult) else run.test_caution if run is not None else None
+
+
 def subject(result: CommandResult) -> str:
     """What the command worked on, or, where it began with nothing, what it wrote."""
     if isinstance(result, PruneResult | BypassResult | TrainResult):

@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from extcon_cli.report import figures
 from extcon_cli.report.bypass_results import BypassResult
-from extcon_cli.report.document import run_facts, sections, subject
+from extcon_cli.report.document import caution, run_facts, sections, subject
 from extcon_cli.report.numbers import count, duration, percent
 from extcon_cli.report.records import PhaseRecord, RunFacts
 from extcon_cli.report.results import (
@@ -47,6 +47,7 @@ def html(result: CommandResult) -> str:
         device=run.device if run else result.device if isinstance(result, EvaluateResult) else "",
         run=run,
         split=result.split if isinstance(result, EvaluateResult) else "test",
+        caution=caution(result),
         shown=sections(result),
         recipe=_recipe(run),
         figures=drawings(result),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from extcon_cli.report.document import run_facts, sections, subject
+from extcon_cli.report.document import caution, run_facts, sections, subject
 from extcon_cli.report.numbers import count, duration
 from extcon_cli.report.results import CommandResult
 
@@ -13,6 +13,8 @@ def markdown(result: CommandResult) -> str:
     """Whatever there is to show of a result, as headings, tables and lists."""
     shown, run = sections(result), run_facts(result)
     parts = [f"## extcon {result.command} `{subject(result)}`"]
+    if warning := caution(result):
+        parts.append(f"**Caution: {warning}.**")
     if rows := shown.comparison:
         parts.append(_table(("", "before", "after", "change"), rows))
     if rows := shown.metrics:

@@ -50,6 +50,9 @@ class RunFacts:
     """Of the CPU, at the end of the run."""
     seconds: Mapping[str, float]
     """Wall time of each phase, and `total`."""
+    test_caution: str | None = None
+    """Why the test figures say less than they seem to: the model may have been trained on these rows. None: nothing
+    speaks against them."""
 
 
 @dataclass(frozen=True)

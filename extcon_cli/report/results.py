@@ -143,6 +143,9 @@ class EvaluateResult(Result):
     samples: int
     metrics: Metrics
     device: str
+    test_caution: str | None = None
+    """Why the figures say less than they seem to: the model may have been trained on these rows. None: nothing
+    speaks against them."""
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from extcon_cli.data.datasets import open_data
 from extcon_cli.errors import DataError, ExtconError, RecipeError, UsageError
@@ -121,10 +122,15 @@ def test_csv(tmp_path, text, message):
 def test_image_folder_without_its_folders(tmp_path):
     spec = DataSpec(dataset="image_folder", root=str(tmp_path))
     assert "should hold train/ and test/" in refused(spec, input_shape=(3, 8, 8))
+    for part in ("train", "val"):
+        (tmp_path / part).mkdir()
+    assert "train: should hold train/ and test/" in refused(spec, input_shape=(3, 8, 8))
+    for part in ("train", "val"):
+        (tmp_path / part / "cats").mkdir()
+    assert "cats: holds no picture (.jpg" in refused(spec, input_shape=(3, 8, 8))
+    for part in ("train", "val"):
+        Image.new("L", (9, 9)).save(tmp_path / part / "cats" / "a.png")
     assert "`model.input_shape` is missing" in refused(spec)
-    (tmp_path / "train").mkdir()
-    (tmp_path / "val").mkdir()
-    assert "Couldn't find any class folder" in refused(spec, input_shape=(3, 8, 8))
 
 
 def test_eggholder_is_no_classification():

@@ -41,10 +41,10 @@ def test_others() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "says"), [("nowhere", "no such file"), ("x.txt", "not a kind of data"), ("empty", "should hold train/")]
+    ("name", "says"), [("nowhere", "no such file"), ("x.pdf", "not a kind of data"), ("empty", "should hold train/")]
 )
 def test_what_is_no_data(tmp_path: Path, name: str, says: str) -> None:
-    (tmp_path / "x.txt").touch()
+    (tmp_path / "x.pdf").touch()
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match=says):
         kind(str(tmp_path / name))

@@ -91,7 +91,9 @@ def pruned(filters: int = 6, checkpoint: str = "net.pt") -> PruneResult:
     return from_json(PruneResult, document)
 
 
-EVALUATED = EvaluateResult(checkpoint="net.pt", split="test", samples=3, metrics={"loss": 1.0, "r2": 0.5}, device="cpu")
+EVALUATED = EvaluateResult(
+    checkpoint="net.pt", split="test", samples=3, metrics={"loss": 1.0, "r2": 0.5}, device="cpu", test_caution=None
+)
 
 
 class Page(HTMLParser):
