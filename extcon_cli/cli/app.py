@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from extcon_cli import __version__
-from extcon_cli.cli import bypass, evaluate, init, inspect, prune, recipe, schema, streams, train, verify
+from extcon_cli.cli import bypass, evaluate, init, inspect, plan, prune, recipe, schema, streams, train, verify
 from extcon_cli.errors import ExtconError
 
 app = typer.Typer(
@@ -27,6 +27,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("init")(init.init)
+app.command("plan")(plan.plan)
 app.command("prune")(prune.prune)
 app.command("train")(train.train)
 app.command("evaluate")(evaluate.evaluate)

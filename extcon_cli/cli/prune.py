@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -16,6 +17,9 @@ def prune(
     macs: o.MacsOption = None,
     params: o.ParamsOption = None,
     size: o.SizeOption = None,
+    plan: Annotated[
+        Path | None, typer.Option("--plan", metavar="FILE", help="Remove what a plan says, as `extcon plan` writes it.")
+    ] = None,
     max_drop: Annotated[
         float | None,
         typer.Option(metavar="POINTS", parser=o.number, help="Fail (exit 4) where more accuracy is lost than this."),
@@ -55,6 +59,8 @@ def prune(
 
     Example: `extcon prune model.pt --macs 0.5 --set prune.decide.round_to=8`
 
+    Example: `extcon prune model.pt --plan model.plan.json`
+
     Example: `extcon prune masked.pt --already-zero`
     """
     o.set_threads(threads)
@@ -67,6 +73,8 @@ def prune(
         )
     if not tolerance >= 0 or (tolerance and not already_zero):
         raise UsageError(f"--tolerance {tolerance:g}: should be 0 or more, and goes with --already-zero")
+    if plan is not None and (aim or already_zero):
+        raise UsageError("--plan says what goes: it goes without --ratio and other targets, and --already-zero")
     checkpoint = o.checkpoint_file(checkpoint)
     output = out or checkpoint.with_name(f"{checkpoint.stem}.pruned.safetensors")
     force = o.check_output(output, force=force, resume=resume, suffixes=[".safetensors"])
@@ -100,6 +108,7 @@ def prune(
             resume=resume,
             force=force,
             max_drop=max_drop,
+            plan=plan,
             emit=emit,
             trust=trust,
         )

@@ -55,13 +55,13 @@ def deliver(result: CommandResult, *, as_json: bool, reports: Sequence[Path] | N
             result = replace(result, history=None)  # thousands of points, for the figures of a report
         print(json.dumps(to_json(result), indent=2, allow_nan=False))
     else:
-        console = Console(
-            markup=False,
-            highlight=False,
-            width=None if sys.stdout.isatty() else WIDTH,
-            soft_wrap=not sys.stdout.isatty(),
-        )
-        _draw(console, result)
+        _draw(new_console(), result)
+
+
+def new_console() -> Console:
+    """Where results are drawn: stdout, as wide as the terminal."""
+    live = sys.stdout.isatty()
+    return Console(markup=False, highlight=False, width=None if live else WIDTH, soft_wrap=not live)
 
 
 def _draw(console: Console, result: CommandResult) -> None:
@@ -96,7 +96,7 @@ def _prune(console: Console, result: PruneResult) -> None:
 def _bypass(console: Console, result: BypassResult) -> None:
     console.print()
     _diagnosis(console, result.diagnosis)
-    table = _table("validation loss", ">", ">against going on")
+    table = new_table("validation loss", ">", ">against going on")
     for row in candidates(result):
         table.add_row(*row)
     console.print()
@@ -111,7 +111,7 @@ def _bypass(console: Console, result: BypassResult) -> None:
 
 
 def _diagnosis(console: Console, found: Diagnosis) -> None:
-    table = _table("sign", "found", "says")
+    table = new_table("sign", "found", "says")
     for row in signs(found):
         table.add_row(*row)
     console.print(table)
@@ -120,7 +120,7 @@ def _diagnosis(console: Console, found: Diagnosis) -> None:
 
 
 def _comparison(before: ModelStats, after: ModelStats) -> Table:
-    table = _table("", ">before", ">after", ">")
+    table = new_table("", ">before", ">after", ">")
     for row in comparison(before, after):
         table.add_row(*row)
     return table
@@ -128,7 +128,7 @@ def _comparison(before: ModelStats, after: ModelStats) -> Table:
 
 def _widths(layers: Sequence[LayerWidth], signs: str) -> Table:
     """A bar of `signs[0]` for what is left of the width before, `signs[1]` for what went."""
-    table = _table("layer", "", ">before", ">after", "")
+    table = new_table("layer", "", ">before", ">after", "")
     widest = max((layer.before or 0 for layer in layers), default=1)
     for layer in layers:
         full = max(1, round(24 * (layer.before or 0) / widest))
@@ -139,7 +139,7 @@ def _widths(layers: Sequence[LayerWidth], signs: str) -> Table:
 
 
 def _train(console: Console, result: TrainResult) -> None:
-    table = _table("", ">validation", ">test")
+    table = new_table("", ">validation", ">test")
     validation = result.validation or {}
     for name, value in result.metrics.items():
         shown = figure(name, validation[name]) if name in validation else "-"
@@ -152,7 +152,7 @@ def _train(console: Console, result: TrainResult) -> None:
 
 
 def _evaluate(console: Console, result: EvaluateResult) -> None:
-    table = _table(f"{result.split}, {result.samples} samples", ">")
+    table = new_table(f"{result.split}, {result.samples} samples", ">")
     for name, value in result.metrics.items():
         table.add_row(name, figure(name, value))
     console.print(table)
@@ -166,13 +166,13 @@ def _inspect(console: Console, result: InspectResult) -> None:
     size = f"{count(costs.params)} parameters, {count(costs.macs)} MACs, {count(costs.bytes, 'B')}"
     console.print(f"{size} ({count(result.file_bytes, 'B')} on disk)")
     console.print()
-    table = _table("layer", "", ">in", ">out", ">parameters", ">MACs")
+    table = new_table("layer", "", ">in", ">out", ">parameters", ">MACs")
     for layer in result.layers:
         sides = ["" if side is None else str(side) for side in (layer.inputs, layer.outputs)]
         table.add_row(layer.name, Text(layer.kind, style="dim"), *sides, count(layer.params), count(layer.macs))
     console.print(table)
     console.print()
-    groups = _table("channels of", ">number", ">dead", ">params each", "can they go?")
+    groups = new_table("channels of", ">number", ">dead", ">params each", "can they go?")
     for group in result.groups:
         verdict = Text("yes", style="green") if group.prunable else Text(f"no: {group.reason}", style="dim")
         groups.add_row(group.name, str(group.channels), str(group.dead), count(group.params_per_channel), verdict)
@@ -186,7 +186,9 @@ def _inspect(console: Console, result: InspectResult) -> None:
 
 
 def _verify(console: Console, result: VerifyResult) -> None:
-    table = _table("outputs of the two", ">largest difference", ">of the largest output", ">arg-max agrees", ">samples")
+    table = new_table(
+        "outputs of the two", ">largest difference", ">of the largest output", ">arg-max agrees", ">samples"
+    )
     for row in differences(result):
         table.add_row(*row)
     console.print(table)
@@ -196,7 +198,7 @@ def _verify(console: Console, result: VerifyResult) -> None:
     console.print(f"{verdict} {result.max_diff:g} of the largest output", style="bold")
 
 
-def _table(*columns: str) -> Table:
+def new_table(*columns: str) -> Table:
     """A table without lines; '>' before a heading aligns its column to the right."""
     table = Table(box=None, padding=(0, 3, 0, 0), header_style="bold", show_edge=False)
     for column in columns:

@@ -12,7 +12,9 @@ from extcon_cli.errors import UsageError
 
 
 def schema(
-    command: Annotated[str, typer.Argument(metavar="COMMAND", help="prune, bypass, train, evaluate, inspect, verify.")],
+    command: Annotated[
+        str, typer.Argument(metavar="COMMAND", help="prune, plan, bypass, train, evaluate, inspect, verify.")
+    ],
 ) -> None:
     """Print the JSON Schema of a command's document: of its `--json`, and of its `--report FILE.json`.
 

@@ -17,6 +17,7 @@ from extcon_cli.pipelines.finetune import finetune
 from extcon_cli.pipelines.keep import check_patterns
 from extcon_cli.pipelines.measure import timed
 from extcon_cli.pipelines.output import frozen, widths
+from extcon_cli.pipelines.plan_file import planned, read_plan
 from extcon_cli.pipelines.prune_run import PruneState, analyse
 from extcon_cli.pipelines.removal import remove, repeat
 from extcon_cli.pipelines.run import start_run
@@ -34,6 +35,7 @@ def prune(
     resume: bool = False,
     force: bool = False,
     max_drop: float | None = None,
+    plan: Path | None = None,
     trust: Trust = UNTRUSTED,
     emit: Emit = ignore,
 ) -> PruneResult:
@@ -43,26 +45,28 @@ def prune(
         recipe: `prune`, `data`, `model`, `task`, `seed` count.
         output: a .safetensors file. Beside it, `OUTPUT.run/` holds the run.
         max_drop: points of accuracy (of 100 R2, 100 mIoU...: `Task.drop`) on the test data that may be lost. None: any.
+        plan: the decision, as `extcon plan` writes it, in the place of ratio, target, score and decide.
         device, resume, force, trust: as in `start_run`.
 
     Raises: GateError where the removal is not exact, the target is missed, or more than `max_drop` is lost; then
     nothing is written. Interrupted (resumable) on Ctrl-C or SIGTERM.
     """
-    precision = recipe.prune.finetune.mixed_precision
+    precision, document = recipe.prune.finetune.mixed_precision, read_plan(plan) if plan is not None else None
     with start_run(
         "prune", recipe, checkpoint, output=output, device=device, mixed_precision=precision, resume=resume,
         force=force, trust=trust, emit=emit,
     ) as run:  # fmt: skip
         pruning = analyse(run)
+        chosen = planned(document, pruning.channels, pruning.filters, str(plan)) if document is not None else None
         check_patterns(recipe.prune.decide, [group.name for group in pruning.channels.groups])
         state = PruneState.of(run.resume_state)
+        state.check(chosen)
         if state.removal is None:
             before = run.stats(pruning.original)
-            if (selected := state.selected) is None:
-                scores = score(pruning)
-                selected = select(pruning, scores, before.size)
+            if (selected := chosen if chosen is not None else state.selected) is None:
+                selected = select(pruning, score(pruning), before.size)
             shrunk = bifurcate(pruning, selected, state.bifurcation)
-            removal = remove(pruning, shrunk, before)
+            removal = remove(pruning, shrunk, before, planned=chosen is not None)
         else:
             removal = repeat(pruning, state.removal)
         final = finetune(pruning, removal, state.finetuning)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from extcon_cli.catalyst.filters import Filters
 from extcon_cli.channels import Channels, channel_groups
 from extcon_cli.channels.compare import Inputs
-from extcon_cli.errors import GateError
+from extcon_cli.errors import GateError, UsageError
 from extcon_cli.pipelines.phase import interruptible
 from extcon_cli.pipelines.run import Run
 from extcon_cli.recipe.schema import BifurcateSpec, FinetuneSpec, PruneSpec
@@ -117,3 +117,9 @@ class PruneState:
         if kept.phase == "finetune":
             return cls(removal=from_json(RemovalRecord, more["removal"]), finetuning=kept.payload)
         return cls(selected=more["selected"], bifurcation=kept.payload)
+
+    def check(self, planned: Tensor | None) -> None:
+        """UsageError where the run that goes on took other filters than a plan (n,) does. None: there is no plan."""
+        taken = torch.tensor(self.removal.trace.decided) if self.removal is not None else self.selected
+        if planned is not None and taken is not None and not torch.equal(planned, taken.cpu()):
+            raise UsageError("the run to go on with takes other filters than --plan: start anew without --resume")

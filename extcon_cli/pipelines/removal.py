@@ -27,10 +27,13 @@ class Removed:
     record: RemovalRecord
 
 
-def remove(pruning: PruneRun, shrunk: Shrunk, before: ModelStats) -> Removed:
-    """Remove every selected filter, and what else is dead; GateError where one cannot go or an output would change."""
+def remove(pruning: PruneRun, shrunk: Shrunk, before: ModelStats, *, planned: bool = False) -> Removed:
+    """Remove every selected filter, and what else is dead; GateError where one cannot go or an output would change.
+
+    `planned`: the filters are a plan's, and neither the recipe's ratio nor its target is asked for.
+    """
     run, zeroed = pruning.run, pruning.module.eval()
-    wanted = pruning.spec.target
+    wanted = pruning.spec.target if not planned else None
     with run.phase("remove", "Removing") as closing:
         test = run.prepared.data.eval_loader("test", device=run.device)
         real = (as_arguments(inputs) for inputs, _ in interruptible(iter(test), run.stop))
@@ -51,7 +54,7 @@ def remove(pruning: PruneRun, shrunk: Shrunk, before: ModelStats) -> Removed:
         figures=figures(
             removal,
             certificate.evaluation or certificate.random,
-            requested=pruning.spec.ratio,
+            requested=pruning.spec.ratio if not planned else None,
             before=metrics[0],
             after=metrics[1],
             target=target,

@@ -31,6 +31,8 @@ from extcon_cli.tasks import Batch
 from extcon_cli.tasks.base import as_arguments, prediction
 from extcon_cli.training.loop import Step
 
+TRAINED = ("race", "group_lasso")
+"""Scores that a training leaves."""
 LOSSES = ("energy", "taylor")
 """Scores that say what a filter's removal does to the loss, in whichever group it is."""
 CLASSES = {"classification": 1, "segmentation": 1, "causal_lm": -1, "masked_lm": -1}

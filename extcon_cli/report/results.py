@@ -104,6 +104,40 @@ class PruneResult(PruneRecord, Result):
 
 
 @dataclass(frozen=True)
+class PlanGroup:
+    """What a plan does to a channel group."""
+
+    name: str
+    channels: int
+    sensitivity: float | None
+    """By how much the loss on calibration samples rises where the lower half of the channels is silent."""
+    reason: str | None
+    """Why the group stays whole. null: it can lose channels."""
+    remove: tuple[int, ...]
+    """The channels that go."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanResult(Result):
+    """The result of `extcon plan`, and what its file holds."""
+
+    command: Literal["plan"] = "plan"
+    checkpoint: str
+    sha256: str
+    """Of the checkpoint's tensors."""
+    output: str
+    asked: str
+    """`ratio 0.5`, `macs 0.5`."""
+    before: Size
+    after: Size
+    """What will be left, exactly."""
+    filters: int
+    """That go."""
+    prunable: int
+    groups: tuple[PlanGroup, ...]
+
+
+@dataclass(frozen=True)
 class TrainHistory:
     """How a training went."""
 
@@ -231,6 +265,7 @@ COMMANDS: Mapping[str, type] = {
     "train": TrainResult,
     "evaluate": EvaluateResult,
     "inspect": InspectResult,
+    "plan": PlanResult,
     "verify": VerifyResult,
 }
 """The result of each command."""

@@ -99,3 +99,16 @@ def test_the_recipe_of_a_checkpoint_can_be_used_again(extcon: Extcon, place: Pat
     (place / "mine.yaml").write_text(extcon("recipe", "show", "prune/digits_resnet", "--resolved").out)
     assert extcon("recipe", "check", "mine.yaml").out == "valid\n"
     assert json.loads(extcon("recipe", "schema").out)["title"] == "Recipe"
+
+
+def test_a_plan_is_shown_written_and_followed(extcon: Extcon, place: Path) -> None:
+    done = extcon("plan", "digits_resnet.pt", "--macs", "0.5", "--set", "prune.score.batches=3", "--json")
+    assert done.code == 0, done.err
+    document = done.document
+    assert json.loads((place / "digits_resnet.plan.json").read_text()) == document
+    assert document["after"]["macs"] <= 0.5 * document["before"]["macs"]
+    pruned = extcon("prune", "digits_resnet.pt", "--plan", "digits_resnet.plan.json", "--json", *QUICK)
+    assert pruned.code == 0, pruned.err
+    assert pruned.document["after"]["macs"] == document["after"]["macs"]
+    shown = extcon("plan", "digits_resnet.pt", "--ratio", "0.3", "--samples", "0", "--force", "--quiet")
+    assert "101 of 336 filters would go (ratio 0.3)" in shown.out

@@ -56,7 +56,9 @@ def test_a_budget_is_met_on_the_result(fresh: Path, tmp_path: Path, target: dict
     assert found is not None
     assert result.removal.requested_ratio is None
     small = extcon_cli.load(tmp_path / "net.safetensors")
-    assert found.reached == getattr(measure(small, (torch.zeros(1, *SHAPE),)), field) == getattr(result.after.size, field)
+    assert (
+        found.reached == getattr(measure(small, (torch.zeros(1, *SHAPE),)), field) == getattr(result.after.size, field)
+    )
     whole = getattr(result.before.size, field)
     limit = 6000 if field == "bytes" else int(whole * next(iter(target.values())))
     assert found.budget == limit

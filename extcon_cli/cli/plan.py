@@ -1,0 +1,73 @@
+"""`extcon plan`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from extcon_cli.cli import options as o
+from extcon_cli.errors import UsageError
+
+
+def plan(
+    checkpoint: o.Checkpoint,
+    ratio: o.RatioOption = None,
+    macs: o.MacsOption = None,
+    params: o.ParamsOption = None,
+    size: o.SizeOption = None,
+    samples: Annotated[
+        int,
+        typer.Option(
+            metavar="N", parser=o.whole, help="Training samples for the sensitivity of each layer; 0: without it."
+        ),
+    ] = 64,
+    out: o.OutOption = None,
+    data: o.DataOption = None,
+    recipe: o.RecipeOption = None,
+    overrides: o.SetOption = None,
+    seed: o.SeedOption = None,
+    device: o.DeviceOption = None,
+    threads: o.ThreadsOption = None,
+    force: o.ForceOption = False,
+    as_json: o.JsonOption = False,
+    quiet: o.QuietOption = False,
+    trust_code: o.TrustCodeOption = False,
+    trust_pickle: o.TrustPickleOption = False,
+) -> None:
+    """Say what prune would remove and what would be left, without training: seconds.
+
+    Writes CKPT.plan.json, which `extcon prune CKPT --plan CKPT.plan.json` takes, edited or not.
+
+    Example: `extcon plan model.pt --macs 0.5`
+
+    Example: `extcon plan model.pt --ratio 0.3 --out mine.json`, then `extcon prune model.pt --plan mine.json`
+    """
+    o.set_threads(threads)
+    aim = o.aim(ratio, macs, params, size)
+    if samples < 0:
+        raise UsageError(f"--samples {samples}: should be 0 or more")
+    checkpoint = o.checkpoint_file(checkpoint)
+    output = out or checkpoint.with_name(f"{checkpoint.stem}.plan.json")
+    o.check_output(output, force=force, resume=False, suffixes=[".json"])
+    kind = o.data_kind(data)
+    resolved = o.find_recipe("prune", recipe, checkpoint, overrides, kind, **aim, seed=seed)
+    o.check_data(resolved, checkpoint)
+
+    from extcon_cli.cli.console import listening
+    from extcon_cli.cli.previews import show_plan
+
+    trust = o.trust(trust_code, trust_pickle, resolved)
+    with listening(quiet=quiet) as emit:
+        from extcon_cli.pipelines.plan import plan as run  # takes seconds: torch
+
+        result = run(
+            checkpoint,
+            o.complete(resolved, checkpoint, kind, overrides, trust, emit),
+            output=output,
+            samples=samples,
+            device=device,
+            trust=trust,
+            emit=emit,
+        )
+    show_plan(result, as_json=as_json)

@@ -1,0 +1,125 @@
+"""`extcon plan`: what `prune` would take, what that would leave, and how much each layer matters. Trains nothing."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from extcon_cli.channels import zero_channels
+from extcon_cli.channels.modules import evaluating
+from extcon_cli.channels.preserving import duplicate
+from extcon_cli.checkpoint.trust import UNTRUSTED, Trust
+from extcon_cli.errors import UsageError
+from extcon_cli.events import Emit, Event, Progress, RunStarted, ignore
+from extcon_cli.pipelines.budget import without
+from extcon_cli.pipelines.keep import check_patterns
+from extcon_cli.pipelines.plan_file import labels, write_plan
+from extcon_cli.pipelines.prune_run import PruneRun, analyse
+from extcon_cli.pipelines.run import start_run
+from extcon_cli.pipelines.scoring import TRAINED, score, select
+from extcon_cli.recipe.schema import Recipe
+from extcon_cli.report.measure import measure
+from extcon_cli.report.results import PlanGroup, PlanResult
+
+
+def plan(
+    checkpoint: Path,
+    recipe: Recipe,
+    *,
+    output: Path,
+    samples: int = 64,
+    device: str | None = None,
+    trust: Trust = UNTRUSTED,
+    emit: Emit = ignore,
+) -> PlanResult:
+    """Decide as `prune` would with this recipe, and write the decision to `output`.
+
+    Args:
+        recipe: `prune.ratio` or `prune.target`, `prune.score`, `prune.decide`, `data`, `model`, `task`, `seed` count.
+        output: a .json file.
+        samples: training samples that the sensitivity of each group is measured on; 0: it is left out.
+        device, trust: as in `prune`.
+
+    Raises: UsageError where the score needs training; GateError where the target is out of reach; as `prune` else.
+    """
+    if recipe.prune.score.method in TRAINED:
+        raise UsageError(
+            f"a plan trains nothing, and prune.score.method {recipe.prune.score.method} does: choose energy"
+        )
+
+    def tell(event: Event) -> None:  # where the run's own output would go says nothing to the user
+        emit(replace(event, output=str(output)) if isinstance(event, RunStarted) else event)
+
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        start_run(
+            "plan", recipe, checkpoint, output=Path(folder, "net.safetensors"), device=device, trust=trust, emit=tell
+        ) as run,
+    ):
+        pruning = analyse(run)
+        check_patterns(recipe.prune.decide, [group.name for group in pruning.channels.groups])
+        precision = run.prepared.precision
+        before = measure(pruning.original, run.prepared.example, precision)
+        scores = score(pruning)
+        selected = select(pruning, scores, before)
+        smaller = without(pruning.original, pruning.channels, pruning.filters.masks(selected))
+        after = measure(smaller, run.prepared.example, precision)
+        found = _sensitivities(pruning, scores, samples) if samples else {}
+        sha = run.prepared.opened.checkpoint.sha256 if run.prepared.opened is not None else ""
+    named = zip(labels(pruning.channels.groups), pruning.channels.groups, strict=True)
+    spans = dict(zip(map(id, pruning.filters.groups), pruning.filters.spans(), strict=True))
+    groups = tuple(
+        PlanGroup(
+            name=name,
+            channels=group.size,
+            sensitivity=found.get(id(group)),
+            reason=group.reason or None,
+            remove=tuple(selected[spans[id(group)]].nonzero().flatten().tolist()) if group.prunable else (),
+        )
+        for name, group in named
+    )
+    result = PlanResult(
+        checkpoint=str(checkpoint),
+        sha256=sha,
+        output=str(output),
+        asked=_asked(recipe),
+        before=before,
+        after=after,
+        filters=int(selected.sum()),
+        prunable=len(pruning.filters),
+        groups=groups,
+    )
+    write_plan(output, result)
+    return result
+
+
+def _asked(recipe: Recipe) -> str:
+    """The target in words: `macs 0.5`."""
+    if recipe.prune.target is None:
+        return f"ratio {recipe.prune.ratio:g}"
+    ((quantity, asked),) = recipe.prune.target.model_dump(exclude_none=True).items()
+    return f"{quantity} {asked}"
+
+
+@torch.no_grad()
+def _sensitivities(pruning: PruneRun, scores: Tensor, samples: int) -> dict[int, float]:
+    """How much the loss on calibration samples rises where the lower half of a group's channels is silent.
+
+    By the `id` of each group; of one group at a time, on training samples.
+    """
+    run, filters, task = pruning.run, pruning.filters, pruning.run.prepared.task
+    (batch,) = pruning.batches(4, 1, min(samples, len(run.prepared.data.train)))
+    found = {}
+    with evaluating(pruning.module), run.phase("sensitivity", "Measuring layers", len(filters.groups), "group"):
+        whole = float(task.loss(task.forward(pruning.module, batch), batch[1]))
+        for number, (group, span) in enumerate(zip(filters.groups, filters.spans(), strict=True)):
+            trial = duplicate(pruning.module).eval()
+            lower = scores[span].argsort(stable=True)[: group.size // 2]
+            zero_channels(trial, group, lower.cpu().numpy())
+            found[id(group)] = float(task.loss(task.forward(trial, batch), batch[1])) - whole
+            run.emit(Progress("sensitivity", number + 1))
+    return found
