@@ -13,12 +13,14 @@ import torch
 from torch import Tensor, nn
 
 from extcon_cli.catalyst.bifurcation import Flow
+from extcon_cli.catalyst.compensated import compensated, drawn_labels
 from extcon_cli.catalyst.filters import Filters
+from extcon_cli.catalyst.hand_over import HandOver, hand_over
 from extcon_cli.catalyst.limits import Limits
 from extcon_cli.catalyst.scores import energy, normalised, taylor_terms
 from extcon_cli.catalyst.target import decide
 from extcon_cli.channels import Certificate, Difference, Masks, RemovalPlan, channel_groups, remove, remove_zeros
-from extcon_cli.channels.compare import Examples
+from extcon_cli.channels.compare import Examples, Inputs
 from extcon_cli.errors import UsageError
 
 
@@ -118,6 +120,47 @@ class Catalyst:
         self.scores = energy(self.model, self.filters, batches, loss)
         self._decide()
 
+    def score_compensated(
+        self, inputs: Iterable[Inputs], loss: Callable[[Sequence[Tensor]], Tensor] | None = None
+    ) -> None:
+        """Score by what is left of the loss once the other channels stand in, with frozen weights.
+
+        Args:
+            inputs: arguments of forward passes, some hundred samples in all.
+            loss: of all tensors that the model gives, a sum over samples. None: the first of them holds logits,
+                classes along dimension 1, and labels are drawn from them.
+        """
+        generator = torch.Generator().manual_seed(0)
+        drawn = loss or (lambda outputs: drawn_labels(outputs[0], generator))
+        self.scores = compensated(self.model, self.channels, self.filters, inputs, drawn)
+        self._decide(relative=True)
+
+    def hand_over(self, original: nn.Module, inputs: Iterable[Inputs], *, ridge: float = 1e-2) -> HandOver:
+        """Once the decided filters are at zero: fit what stays, front to back, to what the original gives there.
+
+            >>> import copy, torch, extcon_cli
+            >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+            >>> x, original = torch.randn(256, 4), copy.deepcopy(model)
+            >>> catalyst = extcon_cli.Catalyst(model, (x,), ratio=0.5, shrink_steps=1)
+            >>> catalyst.score_compensated([(x,)])
+            >>> catalyst.step()  # a flow of a single step: to zero at once, without training
+            >>> catalyst.hand_over(original, [(x,)]).maps
+            ('2.weight',)
+            >>> catalyst.contract().filters
+            4
+
+        Args:
+            original: a copy of the model from before its filters went.
+            inputs: arguments of forward passes, some hundred samples in all.
+            ridge: pull towards the present weights, as a share of the mean variance of what a map reads.
+
+        Raises:
+            UsageError: the decided filters are not at zero yet.
+            TraceError: the forward pass cannot be traced on these inputs.
+        """
+        flow = self._at_zero("hand over")
+        return hand_over(self.model, original, self.channels, self.filters, flow.decided, inputs, ridge=ridge)
+
     @torch.no_grad()
     def step(self) -> None:
         """Call after every optimizer step, while the gradients are still there."""
@@ -136,17 +179,22 @@ class Catalyst:
             UsageError: the decided filters are not at zero yet.
             GateError: a decided filter cannot go, or the smaller model's outputs differ; the model is as it was.
         """
-        if self.flow is None or not self.done:
-            at = "scoring" if self.flow is None else f"step {self.flow.done} of {self.flow.steps} of the flow"
-            raise UsageError(f"nothing to contract yet: {at}; go on training with .step() until .done")
-        decided = self.filters.masks(self.flow.decided)
+        decided = self.filters.masks(self._at_zero("contract").decided)
         removal = remove_zeros(self.model, self.example, channels=self.channels, decided=decided)
         remove(self.model, removal.plan)
         return ContractionReport(removal.plan, removal.certificate, removal.removed)
 
-    def _decide(self) -> None:
+    def _at_zero(self, verb: str) -> Flow:
+        """The flow, which is over."""
+        if self.flow is None or not self.done:
+            at = "scoring" if self.flow is None else f"step {self.flow.done} of {self.flow.steps} of the flow"
+            raise UsageError(f"nothing to {verb} yet: {at}; go on training with .step() until .done")
+        return self.flow
+
+    def _decide(self, *, relative: bool = False) -> None:
         if float(self.scores.sum()) == 0.0:
             raise UsageError("no gradient reached any filter: call .step() after backward() and before zero_grad()")
         limits = Limits(floor=self.floor, keep=self.keep)
-        chosen = decide(normalised(self.scores, self.filters), self.filters, self.ratio, limits)
+        values = self.scores if relative else normalised(self.scores, self.filters)
+        chosen = decide(values, self.filters, self.ratio, limits)
         self.flow = Flow(self.model, self.filters, chosen, self.chi, steps=self.shrink_steps)

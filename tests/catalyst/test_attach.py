@@ -49,6 +49,20 @@ def test_half_the_filters_go_and_the_outputs_stay(
     F.cross_entropy(net.train()(x), batches[0][1]).backward()  # it trains on
 
 
+def test_the_compensated_choice_and_the_hand_over_in_an_own_loop(net: nn.Module, batches: Batches) -> None:
+    net.eval()
+    original, inputs = copy.deepcopy(net), [(x,) for x, _ in batches]
+    catalyst = extcon_cli.Catalyst(net, (inputs[0][0][:2],), ratio=0.5, shrink_steps=1)
+    with pytest.raises(UsageError, match="nothing to hand over yet: scoring"):
+        catalyst.hand_over(original, inputs)
+    catalyst.score_compensated(inputs)
+    catalyst.step()
+    zeroed = difference(original, net, inputs).largest
+    assert catalyst.hand_over(original, inputs).maps
+    assert difference(original, net, inputs).largest < zeroed
+    assert catalyst.contract().certificate.exact
+
+
 def test_the_report_counts_what_the_plan_removed(net: nn.Module, batches: Batches) -> None:
     """A filter that was dead before, in a group that is kept, goes as well: it was not decided, and it is counted."""
     x = batches[0][0]
