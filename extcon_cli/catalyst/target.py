@@ -8,9 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from extcon_cli.catalyst.alike import Tie, alike
 from extcon_cli.catalyst.filters import Filters
 from extcon_cli.catalyst.knapsack import Numbers, knapsack
-from extcon_cli.catalyst.limits import Limits, Stops
+from extcon_cli.catalyst.limits import Limits
 from extcon_cli.channels import Cost
 from extcon_cli.errors import GateError
 
@@ -20,8 +21,9 @@ def decide(
     filters: Filters,
     ratio: float,  # share of the filters that goes, 0 < ratio < 1
     limits: Limits = Limits(),  # noqa: B008
+    ties: Sequence[Tie] = (),  # groups that keep the same share; none: each may have a width of its own
 ) -> Tensor:
-    """The filters that go, as a mask (n,): the nearest whole number to ratio * n.
+    """The filters that go, as a mask (n,): the nearest whole number to ratio * n, or the nearest that ties allow.
 
     Raises:
         GateError: the limits leave too few filters to choose from, or take more by themselves.
@@ -39,7 +41,13 @@ def decide(
             f"the target is missed: {wanted} of {len(filters)} filters should go, but the ratios in "
             f"prune.decide.layers take {least}; lower them or raise the ratio"
         )
-    return _cheapest(scores, filters, cost, len(filters) - wanted, stops)
+    mask = _cheapest(scores, filters, cost, len(filters) - wanted, limits, ties, nearest=True)
+    if ties and not mask.any():
+        raise GateError(
+            f"the target is missed: {wanted} of {len(filters)} filters should go, and where all layers stay alike each "
+            "step takes more; raise the ratio, or set prune.widths to free"
+        )
+    return mask
 
 
 def decide_within(
@@ -48,12 +56,13 @@ def decide_within(
     cost: Cost,  # of the same groups
     budget: float,
     limits: Limits = Limits(),  # noqa: B008
+    ties: Sequence[Tie] = (),
 ) -> Tensor:
     """The filters that go, as a mask (n,): the least loss for which the cost is within the budget.
 
     Where the limits do not allow it, all that they allow.
     """
-    return _cheapest(scores, filters, cost, budget, [limits.stops(group) for group in filters.groups])
+    return _cheapest(scores, filters, cost, budget, limits, ties)
 
 
 def least_cost(cost: Cost, limits: Limits) -> float:
@@ -66,7 +75,16 @@ def removed_counts(filters: Filters, mask: Tensor) -> Numbers:
     return np.array([int(mask[span].sum()) for span in filters.spans()], dtype=float)
 
 
-def _cheapest(scores: Tensor, filters: Filters, cost: Cost, budget: float, stops: Sequence[Stops]) -> Tensor:
+def _cheapest(
+    scores: Tensor,
+    filters: Filters,
+    cost: Cost,
+    budget: float,
+    limits: Limits,
+    ties: Sequence[Tie],
+    *,
+    nearest: bool = False,
+) -> Tensor:
     """The mask (n,) of what a knapsack takes, the smallest scores of each group first."""
     orders = [scores[span].argsort(stable=True) for span in filters.spans()]
     losses = [
@@ -74,7 +92,10 @@ def _cheapest(scores: Tensor, filters: Filters, cost: Cost, budget: float, stops
         for span, order in zip(filters.spans(), orders, strict=True)
     ]
     mask = torch.zeros(len(filters), dtype=torch.bool)
-    counts = knapsack(losses, stops, cost, budget)
+    if ties:
+        counts = alike(losses, ties, cost, budget, limits, nearest=nearest)
+    else:
+        counts = knapsack(losses, [limits.stops(group) for group in filters.groups], cost, budget)
     for span, order, count in zip(filters.spans(), orders, counts.astype(int).tolist(), strict=True):
         mask[span][order[:count].cpu()] = True
     return mask

@@ -29,6 +29,7 @@ from extcon_cli.channels.removal.certificate import Certificate, certify, weight
 from extcon_cli.channels.removal.classify import GroupStatus, classify
 from extcon_cli.channels.removal.exact import Masks, Removal, remove_zeros
 from extcon_cli.channels.removal.plan import plan_removal
+from extcon_cli.channels.removal.retrace import differences_between
 from extcon_cli.channels.removal.rewrites import RemovalPlan, Rewrite
 from extcon_cli.channels.verification import Verification, verify
 
@@ -53,6 +54,7 @@ __all__ = [
     "classify",
     "coverage",
     "difference",
+    "differences_between",
     "evaluating",
     "macs_cost",
     "named_tensor",

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import os
 from pathlib import Path
 
-from extcon_cli.errors import CheckpointError
+from extcon_cli.errors import CheckpointError, UsageError
 
 NAMES = ("model.safetensors", "pytorch_model.bin")
 """What other tools call the one checkpoint of a folder."""
@@ -26,3 +28,29 @@ def checkpoint_file(path: str | Path) -> Path:
     names = ", ".join(file.name for file in inside[:3]) + (" ..." if len(inside) > 3 else "")
     problem = f"several checkpoints ({names}): give the one you mean" if inside else "no checkpoint file"
     raise CheckpointError(f"{path} is a folder with {problem}.")
+
+
+def is_transformers(path: str | Path) -> bool:
+    """Is this a folder of Hugging Face's transformers: with a config.json that names a kind of model?"""
+    try:
+        content = json.loads((Path(path) / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(content, dict) and "model_type" in content
+
+
+def check_folder(path: Path, *, force: bool, like: Path) -> None:
+    """UsageError where a folder like `like` could not be written; leaves nothing behind."""
+    if path.suffix == ".safetensors":
+        raise UsageError(f"{path}: {like} is a folder, and so is the output; choose another --out")
+    if path.exists():
+        if path.resolve() == like.resolve():
+            raise UsageError(f"{path} is the input; choose another --out")
+        if not force:
+            raise UsageError(f"{path} exists already; overwrite it with --force or choose another --out")
+        if not is_transformers(path):
+            raise UsageError(f"{path} is no folder of transformers and is not overwritten; choose another --out")
+    if not path.parent.is_dir():
+        raise UsageError(f"{path}: the folder {path.parent} does not exist; make it or choose another --out")
+    if not os.access(path.parent, os.W_OK):
+        raise UsageError(f"{path} cannot be written: permission denied; choose another --out")

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from extcon_cli.checkpoint.architectures import build
 from extcon_cli.checkpoint.fit import Fit, averaged, fit
+from extcon_cli.checkpoint.folder import is_transformers
 from extcon_cli.checkpoint.identify import Candidate, identify
 from extcon_cli.checkpoint.precision import Precision, stored_precision
 from extcon_cli.checkpoint.read import Checkpoint, read
@@ -30,7 +31,8 @@ def load(path: str | Path, *, model: nn.Module | None = None, trust_code: bool =
         torch.Size([1, 10])
 
     Args:
-        path: of a `.safetensors` file, of what torch.save wrote, or of a folder with one of them.
+        path: of a `.safetensors` file, of what torch.save wrote, of a folder with one of them, or of a folder of
+            Hugging Face's transformers.
         model: a module of your own class, which takes the tensors (and is shrunk as the checkpoint says); without
             it, the architecture that the checkpoint names or that its tensors tell is built.
         trust_code: allow an architecture that is the user's own code.
@@ -44,14 +46,19 @@ def load(path: str | Path, *, model: nn.Module | None = None, trust_code: bool =
     Raises:
         CheckpointError: it cannot be read, or its architecture cannot be told or built, or does not fit.
     """
-    checkpoint = read(path)
     left_out: list[str] = []
 
     def emit(event: Event) -> None:
         if isinstance(event, Noted) and event.warning:
             left_out.append(event.message)
 
-    loaded = _load(checkpoint, model, trust_code, emit)
+    if model is None and is_transformers(path):
+        from extcon_cli.checkpoint.huggingface.folder import read_folder
+
+        folder = read_folder(path, trust_code=trust_code, emit=emit)
+        loaded: nn.Module = folder.module.float() if folder.precision else folder.module
+    else:
+        loaded = _load(read(path), model, trust_code, emit)
     for message in left_out:
         warnings.warn(message, UserWarning, stacklevel=2)
     return loaded

@@ -12,6 +12,7 @@ import typer
 
 from extcon_cli.checkpoint.contents import kind
 from extcon_cli.checkpoint.folder import checkpoint_file as find_checkpoint
+from extcon_cli.checkpoint.folder import is_transformers
 from extcon_cli.checkpoint.trust import Trust
 from extcon_cli.data.kinds import Kind
 from extcon_cli.data.kinds import kind as kind_of_data
@@ -45,7 +46,10 @@ def whole(text: str) -> int:
 
 Checkpoint = Annotated[
     Path,
-    typer.Argument(metavar="CKPT", help="A checkpoint: .safetensors, .pt, .pth, .bin, .ckpt, or a folder with one."),
+    typer.Argument(
+        metavar="CKPT",
+        help="A checkpoint: .safetensors, .pt, .pth, .bin, .ckpt, or a folder with one, or of Hugging Face.",
+    ),
 ]
 RecipeOption = Annotated[
     str | None,
@@ -227,10 +231,12 @@ def trust(code: bool, pickle: bool, *recipes: Resolved) -> Trust:
 
 
 def checkpoint_file(path: Path) -> Path:
-    """The checkpoint, also of a folder that holds one.
+    """The checkpoint, also of a folder that holds one; a folder of Hugging Face as it is.
 
     CheckpointError where it is missing, cut off, or no checkpoint, as far as its first bytes tell.
     """
+    if is_transformers(path):
+        return path
     file = find_checkpoint(path)
     kind(file)
     return file

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from extcon_cli.checkpoint.folder import check_folder, is_transformers
 from extcon_cli.cli import options as o
 from extcon_cli.errors import UsageError
 
@@ -49,7 +50,8 @@ def prune(
 ) -> None:
     """Remove filters: drive them to exactly zero, cut them out, and measure that no output changed.
 
-    Writes CKPT.pruned.safetensors, which `extcon_cli.load` gives back as a smaller module.
+    Writes CKPT.pruned.safetensors, which `extcon_cli.load` gives back as a smaller module. Of a folder of Hugging Face,
+    writes a folder that plain `from_pretrained` opens; without data its smallest filters go, and nothing is trained.
 
     Example: `extcon prune model.pt --ratio 0.5`
 
@@ -62,6 +64,8 @@ def prune(
     Example: `extcon prune model.pt --plan model.plan.json`
 
     Example: `extcon prune masked.pt --already-zero`
+
+    Example: `extcon prune ./bert --ratio 0.25`
     """
     o.set_threads(threads)
     aim = o.aim(ratio, macs, params, size)
@@ -76,12 +80,22 @@ def prune(
     if plan is not None and (aim or already_zero):
         raise UsageError("--plan says what goes: it goes without --ratio and other targets, and --already-zero")
     checkpoint = o.checkpoint_file(checkpoint)
-    output = out or checkpoint.with_name(f"{checkpoint.stem}.pruned.safetensors")
-    force = o.check_output(output, force=force, resume=resume, suffixes=[".safetensors"])
+    folder = is_transformers(checkpoint)
+    if folder:
+        output = out or checkpoint.parent / f"{checkpoint.resolve().name}.pruned"
+        check_folder(output, force=force, like=checkpoint)
+    else:
+        output = out or checkpoint.with_name(f"{checkpoint.stem}.pruned.safetensors")
+        force = o.check_output(output, force=force, resume=resume, suffixes=[".safetensors"])
     o.check_reports(report)
     kind = o.data_kind(data)
     resolved = o.find_recipe("prune", recipe, checkpoint, overrides, kind, **aim, seed=seed)
-    if not already_zero:
+    without_data = folder and kind is None and resolved.recipe.data is None and not already_zero
+    if without_data and (max_drop is not None or resume):
+        raise UsageError(
+            "without data nothing is measured or trained: give --data, or go without --max-drop and --resume"
+        )
+    if not already_zero and not without_data:
         o.check_data(resolved, checkpoint)
 
     from extcon_cli.cli.console import listening
@@ -95,6 +109,13 @@ def prune(
             result = cut(
                 checkpoint, resolved.recipe, output=output, tolerance=tolerance, force=force, trust=trust, emit=emit
             )
+        return deliver(result, as_json=as_json, reports=report)
+
+    if without_data:
+        with listening(quiet=quiet) as emit:
+            from extcon_cli.pipelines.at_once import prune_at_once
+
+            result = prune_at_once(checkpoint, resolved.recipe, output=output, force=force, trust=trust, emit=emit)
         return deliver(result, as_json=as_json, reports=report)
 
     with listening(quiet=quiet) as emit:

@@ -11,10 +11,12 @@ from torch import Tensor, nn
 
 from extcon_cli.channels import RemovalPlan, channel_groups, difference, remove_zeros
 from extcon_cli.channels.compare import EXACT, random_batches
+from extcon_cli.checkpoint.folder import check_folder, is_transformers
 from extcon_cli.checkpoint.trust import UNTRUSTED, Trust
 from extcon_cli.checkpoint.write import Metadata, check_writable, write
 from extcon_cli.errors import GateError
 from extcon_cli.events import Emit, PhaseEnded, PhaseStarted, RunStarted, Saved, ignore
+from extcon_cli.pipelines.folders import folder_widths, write_pruned
 from extcon_cli.pipelines.measure import timed
 from extcon_cli.pipelines.open import Opened, open_model
 from extcon_cli.pipelines.output import frozen, metadata, widths
@@ -46,7 +48,10 @@ def already_zero(
     Raises: GateError where nothing is dead or the outputs would change; then nothing is written.
     """
     began = time.monotonic()
-    check_writable(output, force)
+    if is_transformers(checkpoint):
+        check_folder(output, force=force, like=checkpoint)
+    else:
+        check_writable(output, force)
     opened = open_model(checkpoint, recipe, trust=trust, emit=emit)
     emit(RunStarted("prune", str(checkpoint), str(output), "cpu", recipe.seed))
     emit(PhaseStarted("remove", "Removing", None, "channel"))
@@ -69,7 +74,13 @@ def already_zero(
         removal=figures(removal, moved),
         certificate=certificate_record(removal.certificate),
     )
-    write(output, small, _metadata(opened, record, removal.plan), force=force, precision=precision)
+    described, folder = _metadata(opened, record, removal.plan), None
+    if opened.folder is None:
+        write(output, small, described, force=force, precision=precision)
+    else:
+        _, said = folder_widths(opened.folder, zeroed, channels, examples, recipe.prune.widths, emit)
+        plan = removal.plan.to_json()
+        folder = write_pruned(output, small, said, record, described, plan, examples, force=force)
     emit(Saved(str(output)))
     before, after = timed(record.before, original, example), timed(record.after, small, example)
     return PruneResult(
@@ -80,6 +91,7 @@ def already_zero(
         layers=widths(original, small, example),
         frozen=frozen(channels),
         unreached=channels.unreached,
+        folder=folder,
         run=RunFacts(
             checkpoint=str(checkpoint),
             output=str(output),

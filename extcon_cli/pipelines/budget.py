@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from torch import Tensor, nn
 
+from extcon_cli.catalyst.alike import Tie
 from extcon_cli.catalyst.filters import Filters
 from extcon_cli.catalyst.limits import Limits
 from extcon_cli.catalyst.target import decide_within, least_cost, removed_counts
@@ -88,6 +89,7 @@ def keep_to(
     filters: Filters,
     limits: Limits,
     cut: Callable[[Masks], Size],  # what is left, measured, when these have gone
+    ties: Sequence[Tie] = (),  # groups that keep the same share
 ) -> Tensor:
     """The filters that go for the budget, as a mask (n,), with what they leave measured on a trial.
 
@@ -96,7 +98,7 @@ def keep_to(
     """
     aim = budget.limit
     for _ in range(ATTEMPTS):
-        mask = decide_within(values, filters, cost, aim, limits)
+        mask = decide_within(values, filters, cost, aim, limits, ties)
         expected = cost.total(removed_counts(filters, mask))
         if expected > aim:
             raise GateError(f"the target is missed: {_held_back(budget, cost, limits)}")

@@ -47,7 +47,7 @@ def inspect(
         input_shape=opened.arch.input_shape or (),
         inputs=opened.arch.inputs,
         size=size,
-        file_bytes=checkpoint.stat().st_size,
+        file_bytes=_bytes(checkpoint),
         removable_share=coverage(opened.module, channels),
         layers=tuple(layers(opened.module, example)),
         groups=tuple(
@@ -72,6 +72,13 @@ def _diagnosis(prepared: Prepared, device: str | None) -> Diagnosis:
     """Whether the model is stalled, and what an extension would gain, as `bypass` finds it."""
     torch.manual_seed(prepared.recipe.seed)
     return diagnose(stalled_model(prepared, create_accelerator(device, "no")))
+
+
+def _bytes(path: Path) -> int:
+    """Of a file, or of all files in a folder."""
+    return (
+        sum(file.stat().st_size for file in path.iterdir() if file.is_file()) if path.is_dir() else path.stat().st_size
+    )
 
 
 def _saved(group: ChannelGroup, sizes: dict[str, tuple[int, ...]]) -> int:

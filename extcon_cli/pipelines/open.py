@@ -12,6 +12,9 @@ from torch import nn
 
 from extcon_cli.channels.compare import Inputs
 from extcon_cli.checkpoint.architectures import default_input_shape
+from extcon_cli.checkpoint.folder import is_transformers
+from extcon_cli.checkpoint.huggingface.examples import example_inputs, without_cache
+from extcon_cli.checkpoint.huggingface.folder import Folder, read_folder
 from extcon_cli.checkpoint.load import half_precision, recognise, restore
 from extcon_cli.checkpoint.pickled import architecture
 from extcon_cli.checkpoint.precision import Precision
@@ -34,11 +37,13 @@ class Opened:
     """All fields filled in; only `arch` is None for a pickled module of an unknown class."""
     recipe: Recipe
     """The recipe with `model` replaced by `arch`."""
+    folder: Folder | None = None
+    """Of transformers, where the checkpoint is one."""
 
     @cached_property
     def precision(self) -> Precision:
         """Which of the module's tensors are stored in half precision, and will be."""
-        return half_precision(self.module, self.checkpoint)
+        return half_precision(self.module, self.checkpoint) if self.folder is None else self.folder.precision
 
     @property
     def dtype(self) -> torch.dtype:
@@ -47,9 +52,11 @@ class Opened:
 
     @property
     def example(self) -> Inputs:
-        """A batch of two inputs: zeros, and whole numbers within their range."""
+        """A batch of two inputs: zeros, and whole numbers within their range; of a folder as its configuration asks."""
         if self.arch.inputs is not None:
             return made(self.arch.inputs, dtype=self.dtype)
+        if self.folder is not None:
+            return example_inputs(self.module)
         return (torch.zeros(2, *(self.arch.input_shape or ()), dtype=self.dtype),)
 
     @property
@@ -74,6 +81,8 @@ def open_model(
     CheckpointError if it cannot be read or does not fit; UsageError if the recipe's architecture cannot be built;
     RecipeError if nothing tells the input's shape.
     """
+    if is_transformers(path):
+        return _open_folder(Path(path), recipe, trust, emit)
     checkpoint = read(path, trust_pickle=trust.pickle)
     module, arch, kwargs = _module(checkpoint, recipe.model, trust, emit)
     known = (recipe.model, checkpoint.metadata, like)
@@ -93,11 +102,18 @@ def open_model(
     return Opened(module, checkpoint, spec, recipe.model_copy(update={"model": spec}))
 
 
-def without_cache(module: nn.Module) -> None:
-    """Let a language model of transformers give its logits alone: what it keeps for the next token is not asked for."""
-    config = getattr(module, "config", None)
-    if getattr(config, "use_cache", False):
-        config.use_cache = False  # type: ignore[union-attr]
+def _open_folder(path: Path, recipe: Recipe, trust: Trust, emit: Emit) -> Opened:
+    """Open a folder of transformers, as its configuration says; without caches, which training does not need."""
+    folder = read_folder(path, trust_code=trust.code, emit=emit)
+    module = folder.module
+    without_cache(module)
+    if not _is_double(module):
+        module.float()
+    state = {name: torch.empty_like(t, dtype=folder.precision.get(name, t.dtype), device="meta")
+             for name, t in module.state_dict().items()}  # fmt: skip
+    spec = recipe.model.model_copy(update={"arch": folder.arch, "kwargs": {}, "input_shape": None})
+    checkpoint = Checkpoint(path, state, folder.metadata, folder.sha256)
+    return Opened(module, checkpoint, spec, recipe.model_copy(update={"model": spec}), folder)
 
 
 def _is_double(module: nn.Module) -> bool:

@@ -12,6 +12,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from extcon_cli.channels.compare import Inputs
 from extcon_cli.checkpoint.architectures import build, default_input_shape
+from extcon_cli.checkpoint.huggingface.examples import without_cache
 from extcon_cli.checkpoint.precision import Precision
 from extcon_cli.checkpoint.trust import UNTRUSTED, Trust
 from extcon_cli.data.datasets import Data, open_data
@@ -20,7 +21,7 @@ from extcon_cli.data.splits import TEST_SHARE
 from extcon_cli.errors import CheckpointError, DataError, ExtconError, RecipeError
 from extcon_cli.events import Emit, Noted, ignore
 from extcon_cli.pipelines.inputs import described
-from extcon_cli.pipelines.open import Opened, open_model, without_cache
+from extcon_cli.pipelines.open import Opened, open_model
 from extcon_cli.pipelines.own_task import find_task
 from extcon_cli.recipe.schema import Recipe
 from extcon_cli.tasks import Batch, Task

@@ -11,12 +11,13 @@ from pathlib import Path
 from extcon_cli.checkpoint.precision import round_to
 from extcon_cli.checkpoint.trust import UNTRUSTED, Trust
 from extcon_cli.errors import GateError
-from extcon_cli.events import Emit, ignore
+from extcon_cli.events import Emit, Saved, ignore
 from extcon_cli.pipelines.bifurcate import bifurcate
 from extcon_cli.pipelines.finetune import finetune
+from extcon_cli.pipelines.folders import write_pruned
 from extcon_cli.pipelines.keep import check_patterns
 from extcon_cli.pipelines.measure import timed
-from extcon_cli.pipelines.output import frozen, widths
+from extcon_cli.pipelines.output import data_metadata, frozen, widths
 from extcon_cli.pipelines.plan_file import planned, read_plan
 from extcon_cli.pipelines.prune_run import PruneState, analyse
 from extcon_cli.pipelines.removal import remove, repeat
@@ -43,7 +44,7 @@ def prune(
 
     Args:
         recipe: `prune`, `data`, `model`, `task`, `seed` count.
-        output: a .safetensors file. Beside it, `OUTPUT.run/` holds the run.
+        output: a .safetensors file; for a folder of transformers a folder. Beside it, `OUTPUT.run/` holds the run.
         max_drop: points of accuracy (of 100 R2, 100 mIoU...: `Task.drop`) on the test data that may be lost. None: any.
         plan: the decision, as `extcon plan` writes it, in the place of ratio, target, score and decide.
         device, resume, force, trust: as in `start_run`.
@@ -81,8 +82,13 @@ def prune(
         )
     record = PruneRecord(before=known.before, after=after, removal=known.figures, certificate=known.certificate)
     original, module = pruning.original.cpu(), removal.module.cpu().eval()
-    run.write(module, record, plan=known.plan)
-    example = run.prepared.example
+    folder, example = None, run.prepared.example
+    if pruning.widths is None:
+        run.write(module, record, plan=known.plan)
+    else:
+        described = data_metadata(run.prepared, record, known.plan)
+        folder = write_pruned(output, module, pruning.widths, record, described, known.plan, example, force=force)
+        run.emit(Saved(str(output)))
     return PruneResult(
         before=timed(record.before, original, example),
         after=timed(record.after, module, example),
@@ -91,6 +97,7 @@ def prune(
         layers=widths(original, module, example),
         frozen=frozen(pruning.channels),
         unreached=pruning.channels.unreached,
+        folder=folder,
         history=PruneHistory((*known.phases, final.record), known.trace),
         run=run.facts(),
     )

@@ -10,10 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from extcon_cli.catalyst.alike import Tie
 from extcon_cli.catalyst.filters import Filters
 from extcon_cli.channels import Channels, channel_groups
 from extcon_cli.channels.compare import Inputs
+from extcon_cli.channels.preserving import duplicate
 from extcon_cli.errors import GateError, UsageError
+from extcon_cli.pipelines.folders import FolderWidths, folder_widths
 from extcon_cli.pipelines.phase import interruptible
 from extcon_cli.pipelines.run import Run
 from extcon_cli.recipe.schema import BifurcateSpec, FinetuneSpec, PruneSpec
@@ -37,10 +40,17 @@ class PruneRun:
     examples: list[Inputs]
     channels: Channels
     filters: Filters
+    widths: FolderWidths | None = None
+    """Of a folder of transformers: what its configuration can say."""
 
     @property
     def spec(self) -> PruneSpec:
         return self.run.recipe.prune
+
+    @property
+    def ties(self) -> list[Tie]:
+        """Groups that keep the same share of their filters."""
+        return self.widths.ties if self.widths is not None else []
 
     def batches(self, phase: int, count: int, batch_size: int | None = None) -> Iterator[Batch]:
         """`count` training batches of a phase's own order."""
@@ -80,11 +90,16 @@ def analyse(run: Run) -> PruneRun:
     spec = run.recipe.model
     examples = run.examples
     channels = channel_groups(module, examples, ignore_unreached=spec.ignore_unreached)
+    opened, widths = run.prepared.opened, None
+    if opened is not None and opened.folder is not None:
+        twin = module if run.device.type == "cpu" else duplicate(module).cpu()
+        kind, example = run.recipe.prune.widths, run.prepared.example
+        channels, widths = folder_widths(opened.folder, twin, channels, example, kind, run.emit)
     filters = Filters.of(channels.groups)
     if not len(filters):
         reasons = sorted({group.reason for group in channels.groups})
         raise GateError(f"no filter of this model can be pruned: {'; '.join(reasons) or 'it has no linear map'}")
-    return PruneRun(run, module, original, examples, channels, filters)
+    return PruneRun(run, module, original, examples, channels, filters, widths)
 
 
 @dataclass(frozen=True)

@@ -42,6 +42,7 @@ def remove(pruning: PruneRun, shrunk: Shrunk, before: ModelStats, *, planned: bo
             pruning.examples,
             channels=pruning.channels,
             decided=pruning.filters.masks(shrunk.selected),
+            others=not pruning.ties,  # what else is dead may not be alike in all layers
             evaluation=real,
         )
         size = measure(removal.module, run.prepared.example, run.prepared.precision)

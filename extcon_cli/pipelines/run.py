@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from extcon_cli.channels.compare import Inputs
+from extcon_cli.checkpoint.folder import check_folder, is_transformers
 from extcon_cli.checkpoint.trust import UNTRUSTED, Trust
 from extcon_cli.checkpoint.write import check_writable
 from extcon_cli.data.identity import identity
@@ -166,7 +167,9 @@ def start_run(
     recipe; from within, Interrupted (resumable) in the place of KeyboardInterrupt.
     """
     began = time.monotonic()
-    if plain:
+    if checkpoint is not None and is_transformers(checkpoint):
+        check_folder(output, force=force, like=checkpoint)
+    elif plain:
         check_output(output, force=force)
     else:
         check_writable(output, force)

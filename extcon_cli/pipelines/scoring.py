@@ -10,21 +10,23 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from extcon_cli.catalyst import scores
+from extcon_cli.catalyst.alike import Tie
 from extcon_cli.catalyst.compensated import compensated, drawn_labels, drawn_noise
-from extcon_cli.catalyst.filters import by_group
+from extcon_cli.catalyst.filters import Filters, by_group
 from extcon_cli.catalyst.limits import LayerRule, Limits
 from extcon_cli.catalyst.regulariser import Race, group_lasso
 from extcon_cli.catalyst.scores import normalised
 from extcon_cli.catalyst.target import decide
-from extcon_cli.channels import Masks
+from extcon_cli.channels import Channels, Masks
 from extcon_cli.channels.compare import Inputs, call
 from extcon_cli.channels.modules import evaluating, open_dataclasses
+from extcon_cli.checkpoint.precision import Precision
 from extcon_cli.errors import GateError
 from extcon_cli.events import Noted, Progress
 from extcon_cli.pipelines.budget import Budget, keep_to, without
 from extcon_cli.pipelines.phase import run_phase
 from extcon_cli.pipelines.prune_run import PruneRun
-from extcon_cli.recipe.schema import BifurcateSpec, DecideSpec
+from extcon_cli.recipe.schema import BifurcateSpec, DecideSpec, PruneSpec
 from extcon_cli.report.measure import measure
 from extcon_cli.report.records import Size
 from extcon_cli.tasks import Batch
@@ -57,35 +59,45 @@ def score(pruning: PruneRun) -> Tensor:
 
 def select(pruning: PruneRun, scores: Tensor, before: Size) -> Tensor:
     """Which filters go, the lowest scores first: a mask (n,). `before` is what the model costs."""
-    spec, filters = pruning.spec, pruning.filters
+    run, filters, prepared = pruning.run, pruning.filters, pruning.run.prepared
+    model = pruning.original, pruning.channels, before, prepared.example, prepared.precision
+    selected = choose(scores, filters, pruning.spec, *model, pruning.ties)
+    parts = by_group(filters, selected)
+    shown = ", ".join(f"{name} {int(part.sum())}/{len(part)}" for name, part in parts.items())
+    run.emit(Noted(f"{int(selected.sum())} of {len(filters)} filters go: {shown}"))
+    return selected
+
+
+def choose(
+    scores: Tensor,  # (n,)
+    filters: Filters,
+    spec: PruneSpec,
+    module: nn.Module,  # as it was
+    channels: Channels,
+    before: Size,  # of it
+    example: Inputs,
+    precision: Precision,
+    ties: Sequence[Tie] = (),
+) -> Tensor:
+    """The decision alone: a mask (n,). For a budget it is tried out on a copy of the module."""
     comparable = spec.score.method in SHARES or (spec.target is not None and spec.score.method in LOSSES)
     normalize = not comparable if spec.decide.normalize is None else spec.decide.normalize
     values = normalised(scores, filters) if normalize else scores
     if spec.ratio is not None:
-        selected = decide(values, filters, spec.ratio, limits(spec.decide))
-    else:
-        assert spec.target is not None, "the recipe was checked"
-        selected = _select_within(pruning, values, Budget.of(spec.target, before))
-    parts = by_group(filters, selected)
-    shown = ", ".join(f"{name} {int(part.sum())}/{len(part)}" for name, part in parts.items())
-    pruning.run.emit(Noted(f"{int(selected.sum())} of {len(filters)} filters go: {shown}"))
-    return selected
+        return decide(values, filters, spec.ratio, limits(spec.decide), ties)
+    assert spec.target is not None, "the recipe was checked"
+    budget = Budget.of(spec.target, before)
+
+    def cut(masks: Masks) -> Size:
+        return measure(without(module, channels, masks), example, precision)
+
+    cost = budget.cost(module, channels, precision)
+    return keep_to(budget, cost, values, filters, limits(spec.decide), cut, ties)
 
 
 def limits(spec: DecideSpec) -> Limits:
     """What the recipe wants respected."""
     return Limits(spec.floor, spec.keep, [LayerRule(**layer.model_dump()) for layer in spec.layers], spec.round_to)
-
-
-def _select_within(pruning: PruneRun, values: Tensor, budget: Budget) -> Tensor:
-    """The decision for a budget, tried out on a copy."""
-    run, module, channels = pruning.run, pruning.original, pruning.channels
-
-    def cut(masks: Masks) -> Size:
-        return measure(without(module, channels, masks), run.prepared.example, run.prepared.precision)
-
-    cost = budget.cost(module, channels, run.prepared.precision)
-    return keep_to(budget, cost, values, pruning.filters, limits(pruning.spec.decide), cut)
 
 
 def _summed(pruning: PruneRun, method: Callable[..., Tensor]) -> Tensor:

@@ -230,6 +230,10 @@ class PruneSpec(Section):
     target: TargetSpec | None = None
     """What the smaller model may cost. Or give `ratio`."""
 
+    widths: Literal["uniform", "free"] = "uniform"
+    """Of folders of Hugging Face: `uniform`: the same share of every layer, so that the configuration says it and plain
+    `from_pretrained` opens the result. `free`: any width, and `extcon_cli.load` alone opens it."""
+
     score: ScoreSpec = ScoreSpec()
     """What each channel is worth."""
 

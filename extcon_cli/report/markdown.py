@@ -16,27 +16,27 @@ def markdown(result: CommandResult) -> str:
     if warning := caution(result):
         parts.append(f"**Caution: {warning}.**")
     if rows := shown.comparison:
-        parts.append(_table(("", "before", "after", "change"), rows))
+        parts.append(table(("", "before", "after", "change"), rows))
     if rows := shown.metrics:
-        parts.append(_table(("metric", *(("validation",) if len(rows[0]) == 3 else ()), "value"), rows))
+        parts.append(table(("metric", *(("validation",) if len(rows[0]) == 3 else ()), "value"), rows))
     if rows := shown.differences:
-        parts.append(_table(("outputs of the two", "largest difference", "share", "arg-max agrees", "samples"), rows))
+        parts.append(table(("outputs of the two", "largest difference", "share", "arg-max agrees", "samples"), rows))
     if shown.exactness:
         parts.append("\n".join(f"- {sentence}" for sentence in shown.exactness))
     if rows := shown.candidates:
-        parts.append(_table(("validation", "loss", "gain over going on"), rows))
+        parts.append(table(("validation", "loss", "gain over going on"), rows))
     if rows := shown.signs:
-        parts.append("### Diagnosis\n\n" + _table(("sign", "found", "says"), rows))
+        parts.append("### Diagnosis\n\n" + table(("sign", "found", "says"), rows))
     parts.extend(f"{said[:1].upper()}{said[1:]}." for said in (shown.evidence, shown.outcome) if said)
     if shown.layers:
         rows = [
             (layer.name, layer.kind, _width(layer.inputs), _width(layer.outputs), count(layer.params))
             for layer in shown.layers
         ]
-        parts.append(_table(("layer", "kind", "in", "out", "parameters"), rows))
+        parts.append(table(("layer", "kind", "in", "out", "parameters"), rows))
     if shown.widths:
         rows = [(layer.name, layer.kind, str(layer.before), str(layer.after)) for layer in shown.widths]
-        parts.append("### Widths\n\n" + _table(("layer", "kind", "before", "after"), rows))
+        parts.append("### Widths\n\n" + table(("layer", "kind", "before", "after"), rows))
     if shown.frozen:
         parts.append("### What stays\n\n" + "\n".join(f"- `{item.group}`: {item.reason}" for item in shown.frozen))
     if shown.unreached:
@@ -47,7 +47,8 @@ def markdown(result: CommandResult) -> str:
     return "\n\n".join(parts)
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table in Markdown."""
     lines = [head, ["---"] + ["---:"] * (len(head) - 1), *rows]
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
 

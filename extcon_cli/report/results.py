@@ -62,6 +62,29 @@ class FrozenGroup:
 
 
 @dataclass(frozen=True)
+class SizeChange:
+    """A number of a configuration."""
+
+    before: float | None
+    after: float
+
+
+@dataclass(frozen=True)
+class FolderFigures:
+    """How the folder of transformers that was written says its widths."""
+
+    widths: Literal["uniform", "free"]
+    config: Mapping[str, SizeChange]
+    """The numbers of the configuration that changed; empty: a removal plan says the widths."""
+    plain_difference: float | None
+    """Of the largest output, between the model and what `from_pretrained` opens; None: it cannot."""
+    uniform_share: float
+    """Of the parameters, in channels that can go where all layers stay alike."""
+    free_share: float
+    """The same where layers have widths of their own."""
+
+
+@dataclass(frozen=True)
 class BifurcationTrace:
     """||F|| and d of every filter at some moments of the bifurcation."""
 
@@ -99,6 +122,8 @@ class PruneResult(PruneRecord, Result):
     frozen: tuple[FrozenGroup, ...]
     unreached: tuple[str, ...] = ()
     """Modules with parameters that no input reaches: what may feed them stays."""
+    folder: FolderFigures | None = field(default=None, metadata=OPTIONAL)
+    """Of a folder of transformers."""
     history: PruneHistory | None = field(default=None, metadata=OPTIONAL)
     """None: nothing was trained. Left out by --json."""
 

@@ -1,10 +1,13 @@
-"""Trace a shrunk module and say what it does otherwise than before. The comparison itself is in `same_graph.py`."""
+"""Trace a shrunk module, or one that should do the same, and say what it does otherwise.
+
+The comparison itself is in `same_graph.py`.
+"""
 
 from __future__ import annotations
 
 from torch import nn
 
-from extcon_cli.channels.analysis.groups import Channels
+from extcon_cli.channels.analysis.groups import Channels, analyse
 from extcon_cli.channels.analysis.trace import trace
 from extcon_cli.channels.compare import Examples, each_example
 from extcon_cli.channels.removal.narrow import exchanged
@@ -34,3 +37,9 @@ def differences_after(
             return [GraphDifference(type(small).__name__, "the smaller model cannot be recorded as before")]
         found += graph_differences(channels, plan, before, after, exchanged(small))
     return found
+
+
+def differences_between(first: nn.Module, second: nn.Module, examples: Examples) -> list[GraphDifference]:
+    """What the graph of the second module does otherwise than that of the first, which has the same parameters."""
+    channels = analyse(first, *(trace(first, example) for example in each_example(examples)))
+    return differences_after(second, channels, RemovalPlan(), examples)

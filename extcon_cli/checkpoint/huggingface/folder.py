@@ -1,0 +1,291 @@
+"""Read a folder of transformers, and write one of the same kind.
+
+A folder whose widths its configuration says opens with plain `from_pretrained`; extcon leaves a note of what was done
+in `extcon.json`. Other widths stand in a removal plan in the header of `model.safetensors`: that folder opens with
+`extcon_cli.load` alone. Nothing is fetched, and the folder's own code runs only if it is trusted.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from extcon_cli.channels import Difference, difference
+from extcon_cli.channels.compare import EXACT, Examples, each_example, random_batches
+from extcon_cli.checkpoint.folder import check_folder
+from extcon_cli.checkpoint.header import read_header
+from extcon_cli.checkpoint.huggingface.config import filled, quiet, transformers, unfilled
+from extcon_cli.checkpoint.huggingface.examples import without_cache
+from extcon_cli.checkpoint.load import fill, replay
+from extcon_cli.checkpoint.metadata import Metadata, from_header, to_header
+from extcon_cli.checkpoint.precision import Precision, lossless, stored_precision
+from extcon_cli.checkpoint.read import read
+from extcon_cli.checkpoint.state import shown
+from extcon_cli.checkpoint.write import write
+from extcon_cli.errors import CheckpointError, GateError, UsageError
+from extcon_cli.events import Emit, Noted, ignore
+
+NOTE, CARD, WEIGHTS = "extcon.json", "README.md", "model.safetensors"
+LARGEST_FILE = 64 * 2**20
+"""Bytes of a file beside the weights that is read or copied: vocabularies take a few of them."""
+OURS = ("config.json", CARD, NOTE)
+"""Written anew; every other small file is copied as it is."""
+FORMATS = (
+    ".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".onnx", ".gguf", ".ot", ".index.json",
+    ".tflite",
+)  # fmt: skip
+"""Weights, which are not copied: they are of the original."""
+
+
+@dataclass(frozen=True)
+class Folder:
+    """What a folder held."""
+
+    path: Path
+    module: Any
+    """A `PreTrainedModel` in eval mode, on the CPU, in the precision that `from_pretrained` gives it."""
+    config: Any
+    """As it was read, whatever becomes of the module's."""
+    metadata: Metadata | None
+    """What extcon noted; None in a folder from elsewhere."""
+    precision: Precision
+    sha256: str
+    """Of the configuration and the weights."""
+
+    @property
+    def arch(self) -> str:
+        """As in a recipe."""
+        return f"transformers:{type(self.module).__name__}"
+
+
+def read_folder(path: str | Path, *, trust_code: bool = False, emit: Emit = ignore) -> Folder:
+    """Open a folder as `from_pretrained` does, from this machine's files alone; every weight has to be there.
+
+    Raises:
+        CheckpointError: it is damaged, of an unknown class, quantised or an adapter, or wants to run code of its own.
+    """
+    path = Path(path)
+    content = _configuration(path)
+    kind = _kind(path, content, trust_code)
+    header = read_header(path / WEIGHTS)
+    if header is not None and header.plans:
+        module, precision = _with_plans(path, kind, header)
+        metadata: Metadata | None = header
+    else:
+        module, metadata = _from_pretrained(path, kind, trust_code, emit), _note(path)
+        precision = stored_precision(module.state_dict())
+    files = [path / "config.json", *(file for file in _files(path) if file.name.endswith(FORMATS))]
+    return Folder(path, module.eval(), copy.deepcopy(module.config), metadata, precision, _sha256(files))
+
+
+def write_folder(
+    path: Path,
+    module: nn.Module,
+    config: Any | None,
+    like: Folder,
+    metadata: Metadata,
+    examples: Examples,  # on the CPU, as the module; it gives no caches
+    *,
+    card: str = "",
+    force: bool = False,
+) -> Difference | None:
+    """Write the module as a folder of the kind of `like`, with the files that stand beside its weights.
+
+    Args:
+        config: that says the module's widths; None: a plan in `metadata` does, and extcon alone opens the folder.
+        card: goes to the top of the model card; `{difference}` in it is replaced by what is returned.
+        examples: to compare the module on with what plain `from_pretrained` opens.
+        force: overwrite a folder of transformers.
+
+    Returns:
+        What `from_pretrained` gave beside the module; None where it cannot open the folder.
+
+    Raises:
+        GateError: it gave another model; nothing is written.
+        UsageError: the folder cannot be written.
+    """
+    check_folder(path, force=force, like=like.path)
+    with _replacing(path) as place:
+        found = None
+        if config is None:
+            shutil.copyfile(like.path / "config.json", place / "config.json")
+            write(place / WEIGHTS, module, metadata, precision=like.precision)
+        else:
+            _save(place, module, config, like)
+            note = json.dumps(to_header(metadata.model_copy(update={"plan": None})), indent=1)
+            (place / NOTE).write_text(note, encoding="utf-8")
+            found = _compared(place, module, examples)
+        _copy_beside(like.path, place)
+        said = card.replace("{difference}", f"{found.relative:.1e}" if found is not None else "-")
+        (place / CARD).write_text(_on_top(said, like.path / CARD), encoding="utf-8")
+    return found
+
+
+def _configuration(path: Path) -> dict[str, Any]:
+    content = _json(path / "config.json")
+    if (path / "adapter_config.json").exists():
+        raise CheckpointError(f"{path} holds an adapter: merge it into its model and save that")
+    if content.get("quantization_config"):
+        raise CheckpointError(f"{path} is quantised: take the model in half or full precision")
+    return content
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        if path.stat().st_size > LARGEST_FILE:
+            raise CheckpointError(f"{path} is too large for a configuration")
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path} cannot be read: {str(error)[:120]}") from None
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path} is no configuration: {type(content).__name__} at its top")
+    return content
+
+
+def _kind(path: Path, content: Mapping[str, Any], trust_code: bool) -> Any:
+    """The class that the configuration names."""
+    named = content.get("architectures")
+    name = named[0] if isinstance(named, list) and named and isinstance(named[0], str) else ""
+    library = transformers()
+    kind = getattr(library, name, None) if name.isidentifier() else None
+    if isinstance(kind, type) and issubclass(kind, library.PreTrainedModel):
+        return kind
+    if not name:
+        raise CheckpointError(f'{path / "config.json"} does not name the model\'s class: add "architectures": [...]')
+    own = [text for text in dict(content.get("auto_map") or {}).values()
+           if isinstance(text, str) and text.rpartition(".")[2] == name and "--" not in text]  # fmt: skip
+    if not own:
+        raise CheckpointError(f"{path}: transformers {library.__version__} has no {name[:60]}")
+    if not trust_code:
+        raise CheckpointError(f"{path}: {name[:60]} is code in the folder: pass --trust-code if you trust its source")
+    from transformers.dynamic_module_utils import get_class_from_dynamic_module
+
+    return get_class_from_dynamic_module(own[0], str(path), local_files_only=True)
+
+
+def _from_pretrained(path: Path, kind: Any, trust_code: bool, emit: Emit = ignore, **more: Any) -> Any:
+    """The model with all of its weights, from this machine's files alone."""
+    try:
+        with torch.random.fork_rng(devices=[]), quiet():
+            module, found = kind.from_pretrained(
+                str(path), local_files_only=True, trust_remote_code=trust_code, output_loading_info=True,
+                **{"dtype": "auto", **more},
+            )  # fmt: skip
+    except Exception as error:  # the library's, on a folder from anywhere
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise CheckpointError(f"{path} cannot be opened as {kind.__name__}: {reason[:200]}") from error
+    if found["missing_keys"]:
+        names = sorted(found["missing_keys"])
+        raise CheckpointError(f"{path} lacks {len(names)} tensors of {kind.__name__} ({shown(names)})")
+    if found["unexpected_keys"]:
+        names = sorted(found["unexpected_keys"])
+        emit(Noted(f"{path}: left out, no part of {kind.__name__}: {shown(names)}", warning=True))
+    return module
+
+
+def _with_plans(path: Path, kind: Any, header: Metadata) -> tuple[Any, Precision]:
+    """The model of the configuration, shrunk as the plans say, with the weights as extcon wrote them."""
+    checkpoint = read(path / WEIGHTS)
+    try:
+        config = kind.config_class.from_pretrained(str(path), local_files_only=True)
+        module = unfilled(kind, config)
+    except Exception as error:  # the library's, on a configuration from anywhere
+        raise CheckpointError(f"{path} cannot be opened as {kind.__name__}: {str(error)[:200]}") from error
+    for plan in header.plans:
+        replay(module, plan, f"{path} does not fit {kind.__name__}")
+    fill(module, checkpoint.state, source=str(path), arch=kind.__name__, versions=checkpoint.versions)
+    precision = stored_precision({checkpoint.prefix + name: tensor for name, tensor in checkpoint.state.items()})
+    return module, precision
+
+
+def _note(path: Path) -> Metadata | None:
+    if not (path / NOTE).is_file():
+        return None
+    texts = {str(key): text for key, text in _json(path / NOTE).items() if isinstance(text, str)}
+    return from_header(texts, str(path / NOTE))
+
+
+def _save(place: Path, module: nn.Module, config: Any, like: Folder) -> None:
+    """`save_pretrained` of a plain model with these weights, in the precision and the shards of the original."""
+    plain: Any = filled(type(module), config, {name: t.detach().cpu() for name, t in module.state_dict().items()})
+    stored = plain.state_dict()
+    kinds = {name: lossless(name, tensor, like.precision).dtype for name, tensor in stored.items()}
+    if len(set(kinds.values()) & set(like.precision.values())) == 1 and len(set(kinds.values())) == 1:
+        plain.to(next(iter(kinds.values())))
+    shards = [file.stat().st_size for file in _files(like.path) if file.suffix in (".safetensors", ".bin")]
+    with quiet():
+        plain.save_pretrained(place, max_shard_size=max(shards, default=2**30))
+
+
+def _compared(place: Path, module: nn.Module, examples: Examples) -> Difference:
+    """What `from_pretrained` makes of the folder, beside the module."""
+    dtype = next(module.parameters()).dtype
+    plain = _from_pretrained(place, type(module), trust_code=False, dtype=dtype).eval()
+    without_cache(plain)
+    batches = (batch for one in each_example(examples) for batch in random_batches(one, sizes=(1, 3)))
+    found = difference(module, plain, batches)
+    if not found.relative <= EXACT:
+        raise GateError(
+            f"from_pretrained opens another model: its outputs differ by {found.relative:.1e} of the largest; nothing "
+            "was written"
+        )
+    return found
+
+
+def _copy_beside(source: Path, place: Path) -> None:
+    """Tokenizer, generation and preprocessor configurations, and whatever else is small and no weights."""
+    for file in _files(source):
+        if file.name not in OURS and not file.name.endswith(FORMATS) and file.stat().st_size <= LARGEST_FILE:
+            shutil.copyfile(file, place / file.name)
+
+
+def _files(path: Path) -> list[Path]:
+    return sorted(file for file in path.iterdir() if file.is_file() and not file.name.startswith("."))
+
+
+def _on_top(card: str, old: Path) -> str:
+    """The card above the old one, below the old one's front matter."""
+    text = old.read_text(encoding="utf-8", errors="replace") if old.is_file() else ""
+    front, body = "", text
+    if text.startswith("---\n") and (end := text.find("\n---", 3)) > 0:
+        end = text.find("\n", end + 1) + 1 or len(text)
+        front, body = text[:end] + "\n", text[end:].lstrip("\n")
+    return front + card.rstrip() + "\n" + (f"\n---\n\n{body}" if body.strip() else "")
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    """A new folder beside, which takes the place of `path` when all is in it; a failure leaves nothing."""
+    temporary, old = (path.with_name(f".{path.name}.{os.getpid()}.{what}") for what in ("tmp", "old"))
+    try:
+        temporary.mkdir()
+        yield temporary
+        if path.exists():
+            os.replace(path, old)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise UsageError(f"{path} cannot be written: {error.strerror}; choose another --out") from error
+    finally:
+        for left in (temporary, old):
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def _sha256(files: list[Path]) -> str:
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(f"{file.name}\n".encode())
+        with file.open("rb") as opened:
+            while block := opened.read(2**20):
+                digest.update(block)
+    return digest.hexdigest()
