@@ -24,6 +24,7 @@ from extcon_cli.errors import CheckpointError, RecipeError, UsageError
 from extcon_cli.events import Emit, Noted, ignore
 from extcon_cli.pipelines.inputs import made
 from extcon_cli.recipe.schema import ModelSpec, Recipe
+from extcon_cli.tasks import TASKS
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,8 @@ def open_model(
             f"{path}: the shape of its input is not known; give it without the batch, such as "
             "--set model.input_shape=[3,32,32] (numbers of another kind: model.inputs)"
         )
-    without_cache(module)
+    if recipe.task in TASKS:
+        TASKS[recipe.task]().ready(module)
     if not _is_double(module):
         module.float()  # half precision is how numbers are stored; one computes with more
     spec = recipe.model.model_copy(update={"arch": arch, "kwargs": kwargs, "input_shape": shape, "inputs": inputs})

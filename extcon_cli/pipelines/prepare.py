@@ -12,7 +12,6 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from extcon_cli.channels.compare import Inputs
 from extcon_cli.checkpoint.architectures import build, default_input_shape
-from extcon_cli.checkpoint.huggingface.examples import without_cache
 from extcon_cli.checkpoint.precision import Precision
 from extcon_cli.checkpoint.trust import UNTRUSTED, Trust
 from extcon_cli.data.datasets import Data, open_data
@@ -120,7 +119,7 @@ def prepare(
         data.reader.on_skip = lambda line: emit(Noted(line, warning=True))
     data = data.tried()
     module.float()
-    without_cache(module)
+    task.ready(module)
     batch = data.example(2, device="cpu")
     example = task.example(batch[0])
     if (inputs := described(example)) is not None:

@@ -16,7 +16,6 @@ from extcon_cli.report.measure import measure
 from extcon_cli.report.records import CertificateRecord, Metrics, ModelStats
 from extcon_cli.report.results import RemovalFigures, TargetFigures
 from extcon_cli.report.serialise import from_json
-from extcon_cli.tasks.base import as_arguments
 
 
 @dataclass(frozen=True)
@@ -36,7 +35,7 @@ def remove(pruning: PruneRun, shrunk: Shrunk, before: ModelStats, *, planned: bo
     wanted = pruning.spec.target if not planned else None
     with run.phase("remove", "Removing") as closing:
         test = run.prepared.data.eval_loader("test", device=run.device)
-        real = (as_arguments(inputs) for inputs, _ in interruptible(iter(test), run.stop))
+        real = (run.prepared.task.arguments(inputs) for inputs, _ in interruptible(iter(test), run.stop))
         removal = channels.remove_zeros(
             zeroed,
             pruning.examples,

@@ -22,7 +22,6 @@ from extcon_cli.pipelines.prepare import Prepared
 from extcon_cli.recipe.schema import BypassSpec, OptimizerSpec, TrainSpec
 from extcon_cli.report.records import Metrics
 from extcon_cli.tasks import Batch, Task
-from extcon_cli.tasks.base import as_arguments
 from extcon_cli.training.device import Accelerator
 from extcon_cli.training.interrupt import Stop
 from extcon_cli.training.loop import Batches, Trainer
@@ -76,7 +75,7 @@ class Stalled:
     def inputs(self) -> Iterator[Inputs]:
         """All training inputs, in batches."""
         loader = self.prepared.data.eval_loader("train", device=self.accelerator.device)
-        return (as_arguments(inputs) for inputs, _ in loader)
+        return (self.task.arguments(inputs) for inputs, _ in loader)
 
     def batches(self) -> Iterator[Batch]:
         """The first training batches."""

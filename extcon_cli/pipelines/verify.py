@@ -18,7 +18,6 @@ from extcon_cli.pipelines.open import open_model
 from extcon_cli.pipelines.prepare import prepare
 from extcon_cli.recipe.schema import Recipe
 from extcon_cli.report.results import VerifyResult
-from extcon_cli.tasks.base import as_arguments
 
 
 def verify(
@@ -45,8 +44,8 @@ def verify(
         raise GateError(f"{first} takes inputs of {shapes(one.example)}, {second} of {shapes(two.example)}")
     real: Iterable[Inputs] = ()
     if split is not None:
-        data = prepare(recipes[0], first, trust=trust).data
-        real = (as_arguments(inputs) for inputs, _ in data.eval_loader(split, device="cpu"))
+        prepared = prepare(recipes[0], first, trust=trust)
+        real = (prepared.task.arguments(inputs) for inputs, _ in prepared.data.eval_loader(split, device="cpu"))
     found = channels.verify(one.module, two.module, one.examples, evaluation=real)
     gaps = {"random": found.random, "double": found.double}
     if split is not None:

@@ -85,9 +85,16 @@ class Task:
         """
         return classes
 
+    def ready(self, model: nn.Module) -> None:
+        """Make a model fit for the task, once, before all else; what it computes for a batch stays. Here: nothing."""
+
+    def arguments(self, inputs: Any) -> Inputs:
+        """The inputs of a batch as the arguments of a forward pass by which models are compared."""
+        return as_arguments(inputs)
+
     def example(self, inputs: Any) -> Inputs:
-        """The first two samples of a batch's inputs as the arguments of a forward pass, to trace a model with."""
-        return as_arguments(first_samples(inputs, 2))
+        """The same of the first two samples, to trace and measure a model with."""
+        return self.arguments(first_samples(inputs, 2))
 
     def progress(self, outputs: Any, targets: Any) -> Mapping[str, Tensor]:
         """Figures of one training batch, cheap enough to be shown while it runs. Here: none."""

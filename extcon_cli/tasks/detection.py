@@ -1,13 +1,20 @@
-"""Objects in pictures, by torchvision's detectors: they take a list of pictures and make their losses themselves."""
+"""Objects in pictures, by torchvision's detectors: they take a list of pictures and make their losses themselves.
+
+What they do behind their last layer (choosing boxes) depends on the data, and no graph can be had of it. So `ready`
+lets a detector take a stack of pictures as well: then it gives the raw outputs of its layers, which is what is traced,
+measured and compared.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from types import MethodType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from extcon_cli.channels.compare import Inputs
 from extcon_cli.errors import DataError, UsageError
@@ -45,14 +52,45 @@ class Detection(Task):
     def sample_losses(self, outputs: Any, targets: Any) -> Tensor:
         raise UsageError("a detector gives the loss of a whole batch alone; `extcon bypass` needs those of each sample")
 
+    def ready(self, model: nn.Module) -> None:
+        if hasattr(model, "transform") and hasattr(model, "backbone") and "forward" not in vars(model):
+            vars(model)["forward"] = MethodType(_forward, model)
+
+    def arguments(self, inputs: list[Tensor]) -> Inputs:
+        """The pictures as a stack, those of the first one's size."""
+        return (torch.stack([picture for picture in inputs if picture.shape == inputs[0].shape]),)
+
     def example(self, inputs: list[Tensor]) -> Inputs:
-        """The first picture twice: a detector takes a stack of pictures of one size as it takes a list."""
-        return (torch.stack([inputs[0], inputs[0]]),)
+        return self.arguments([inputs[0], inputs[0]])
 
     def check(self, outputs: Any, targets: Any, classes: int | None) -> int | None:
         if not isinstance(outputs["losses"], Mapping) or not outputs["losses"]:
             raise DataError("a detector should give its losses by name in training mode, as torchvision's do")
         return classes
+
+
+def _forward(model: nn.Module, pictures: Any, targets: Any = None) -> Any:
+    """A list goes to the detector's own forward pass, a stack (N, 3, H, W) to its layers alone."""
+    if isinstance(pictures, Tensor):
+        return raw_outputs(model, pictures)
+    return type(model).forward(model, pictures, targets)
+
+
+def raw_outputs(model: Any, pictures: Tensor) -> list[Any]:
+    """What the layers of a detector give before boxes are chosen.
+
+    In place of the regions of two-stage detectors stands the whole map. Part of a region may lie outside, where it
+    reads zeros: what is constant in the map need not be in the region, and the product with what is not known says so.
+    """
+    images = model.transform(list(pictures))[0].tensors
+    features = model.backbone(images)
+    maps = [features] if isinstance(features, Tensor) else list(features.values())
+    if not hasattr(model, "rpn"):
+        return [model.head(maps)]
+    heads, size = model.roi_heads, model.roi_heads.box_roi_pool.output_size
+    inside = images.abs().amax((1, 2, 3), keepdim=True)
+    regions = [functional.adaptive_avg_pool2d(each, size) * inside for each in maps]
+    return [model.rpn.head(maps), [heads.box_predictor(heads.box_head(region)) for region in regions]]
 
 
 @contextmanager

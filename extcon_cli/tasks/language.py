@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from extcon_cli.errors import DataError
@@ -23,6 +23,11 @@ class MaskedLM(Task):
     """
 
     name, figure, higher = "masked_lm", "perplexity", False
+
+    def ready(self, model: nn.Module) -> None:
+        config = getattr(model, "config", None)
+        if getattr(config, "use_cache", False):
+            config.use_cache = False  # type: ignore[union-attr]  # what is kept for the next token is not asked for
 
     def asked(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Every place with what should be said there: (B, S, V) and (B, S)."""
@@ -59,6 +64,11 @@ class CausalLM(MaskedLM):
     """The next token: the outputs at t answer for the label at t + 1, so that the labels are the tokens themselves."""
 
     name = "causal_lm"
+
+    def ready(self, model: nn.Module) -> None:
+        config = getattr(model, "config", None)
+        if getattr(config, "use_cache", False):
+            config.use_cache = False  # type: ignore[union-attr]  # what is kept for the next token is not asked for
 
     def asked(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         return outputs[:, :-1].float(), targets[:, 1:]
