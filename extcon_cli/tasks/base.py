@@ -25,7 +25,7 @@ Batch = tuple[Any, Any]
 
 
 class Metrics(Protocol):
-    """Figures over many batches: a torchmetrics `MetricCollection`, or any class with these two methods."""
+    """Figures over many batches: a `MetricCollection` of torchmetrics, or any class with these two methods."""
 
     def update(self, outputs: Any, targets: Any) -> None:
         """Take in the outputs of one batch."""

@@ -116,8 +116,10 @@ class AveragePrecision:
             from torchmetrics.detection import MeanAveragePrecision
 
             self.metric: Any = MeanAveragePrecision(backend="faster_coco_eval")
-        except (ImportError, ModuleNotFoundError) as error:
-            raise UsageError("task detection needs faster-coco-eval: pip install 'extcon[detection]'") from error
+        except ImportError as error:
+            raise UsageError(
+                "task detection needs torchmetrics and faster-coco-eval: pip install 'extcon[detection]'"
+            ) from error
 
     def update(self, outputs: Mapping[str, Any], targets: Any) -> None:
         found, wanted = ([{k: v.cpu() for k, v in one.items()} for one in rows] for rows in (outputs["boxes"], targets))

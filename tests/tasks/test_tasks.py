@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from extcon_cli.errors import DataError
 from extcon_cli.recipe.train_schema import TASKS as NAMES
-from extcon_cli.tasks import TASKS, Classification, MultiLabel, Regression, Segmentation, Task
+from extcon_cli.tasks import TASKS, CausalLM, Classification, MaskedLM, MultiLabel, Regression, Segmentation, Task
 from extcon_cli.training.objective import evaluate, per_sample_loss
 
 generator = torch.Generator().manual_seed(0)
@@ -75,6 +75,14 @@ def test_segmentation_leaves_out_what_does_not_count():
     assert evaluate(Echo(), batches, Segmentation()) == pytest.approx(expected, rel=1e-5)
 
 
+def test_segmentation_measures_as_torchmetrics_does():
+    reference = pytest.importorskip("torchmetrics.classification")
+    maps, targets = torch.randn(3, 5, 8, 8, generator=generator), torch.randint(5, (3, 8, 8), generator=generator)
+    targets[0] = 255
+    iou = reference.MulticlassJaccardIndex(5, ignore_index=255)(maps.argmax(1), targets)
+    assert evaluate(Echo(), [(maps, targets)], Segmentation())["miou"] == pytest.approx(float(iou))
+
+
 def test_smaller_maps_are_enlarged():
     class Half(nn.Module):
         def forward(self, x: Tensor) -> dict[str, Tensor]:
@@ -112,6 +120,28 @@ def test_the_loss_is_the_mean_of_the_samples(task):
 def test_outputs_that_do_not_fit_are_refused(task, outputs, targets, classes, message):
     with pytest.raises(DataError, match=message):
         task.check(torch.zeros(2, *outputs), torch.zeros(2, *targets), classes)
+
+
+@pytest.mark.parametrize("task", [CausalLM(), MaskedLM()], ids=lambda task: task.name)
+def test_language_models_answer_for_the_tokens_that_count(task):
+    logits = torch.randn(3, 6, 7, generator=generator)
+    labels = torch.randint(7, (3, 6), generator=generator)
+    labels[0, 2:] = -100
+    shift = int(task.name == "causal_lm")
+    nll = [
+        -logits[row, at].log_softmax(0)[labels[row, at + shift]]
+        for row in range(3)
+        for at in range(6 - shift)
+        if labels[row, at + shift] >= 0
+    ]
+    expected = torch.stack(nll).mean()
+    found = evaluate(Echo(), [(logits[:1], labels[:1]), (logits[1:], labels[1:])], task)
+    assert found == {
+        "loss": pytest.approx(float(expected), rel=1e-5),
+        "perplexity": pytest.approx(float(expected.exp()), rel=1e-5),
+    }
+    assert task.distill(logits, logits, labels) == pytest.approx(0, abs=1e-6)
+    assert task.better({"loss": 2.0, "perplexity": 7.0}, {"loss": 3.0, "perplexity": 20.0})
 
 
 class Tilted(Task):
