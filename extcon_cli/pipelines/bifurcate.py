@@ -19,7 +19,6 @@ from extcon_cli.pipelines.phase import run_phase
 from extcon_cli.pipelines.prune_run import PruneRun
 from extcon_cli.report.records import PhaseRecord
 from extcon_cli.report.results import BifurcationTrace
-from extcon_cli.tasks.base import as_arguments
 from extcon_cli.training.loop import Step
 from extcon_cli.training.optim import total_steps
 
@@ -143,7 +142,8 @@ class _Sequential:
         if self.done or not spec.enabled or spec.hand_over != "sequential":
             return
         self.done = True
-        batches = [as_arguments(inputs) for inputs, _ in pruning.batches(3, 1, spec.images)]
+        task = pruning.run.prepared.task
+        batches = [task.arguments(inputs) for inputs, _ in pruning.batches(3, 1, spec.images)]
         arguments = pruning.module, pruning.original, pruning.channels, pruning.filters, self.selected
         try:
             hand_over(*arguments, batches, ridge=spec.ridge)

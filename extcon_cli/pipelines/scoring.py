@@ -30,7 +30,7 @@ from extcon_cli.recipe.schema import BifurcateSpec, DecideSpec, PruneSpec
 from extcon_cli.report.measure import measure
 from extcon_cli.report.records import Size
 from extcon_cli.tasks import Batch
-from extcon_cli.tasks.base import as_arguments, prediction
+from extcon_cli.tasks.base import prediction
 from extcon_cli.training.loop import Step
 
 TRAINED = ("race", "group_lasso")
@@ -132,7 +132,7 @@ def _compensated(pruning: PruneRun) -> Tensor:
 
     def shown() -> Iterator[Inputs]:
         for number, (inputs, _) in enumerate(pruning.batches(1, count, size)):
-            yield as_arguments(inputs)
+            yield run.prepared.task.arguments(inputs)
             run.emit(Progress("score", number + 1))
 
     with run.phase("score", "Scoring filters", count):
