@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from extcon_cli.checkpoint.zoo import ZOO
-from extcon_cli.recipe.schema import NormalizeSpec
+from extcon_cli.recipe.schema import NormalizeSpec, ResizeSpec
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,8 @@ class Habit:
     """None: the library says nothing."""
     source: str
     """Who says so."""
+    resize: ResizeSpec | None = None
+    """How a picture becomes such an input. None: the library says nothing that a recipe can say."""
 
 
 def habit(arch: str, kwargs: Mapping[str, Any]) -> Habit | None:
@@ -46,7 +48,12 @@ def _torchvision(name: str, kwargs: Mapping[str, Any]) -> Habit | None:
     transforms = tv.get_model_weights(name).DEFAULT.transforms()
     size = kwargs.get("image_size", getattr(transforms, "crop_size", [224])[0])
     normalize = NormalizeSpec(mean=tuple(transforms.mean), std=tuple(transforms.std))
-    return Habit((3, size, size), normalize, "the transforms of torchvision's weights")
+    before, after = getattr(transforms, "resize_size", [None])[0], getattr(transforms, "crop_size", [None])[0]
+    resize = None
+    if before is not None and after is not None:
+        share = min(1.0, after / before)
+        resize = ResizeSpec.model_validate({"crop": share, "interpolation": transforms.interpolation.value})
+    return Habit((3, size, size), normalize, "the transforms of torchvision's weights", resize)
 
 
 def _timm(name: str, kwargs: Mapping[str, Any]) -> Habit | None:
@@ -61,4 +68,8 @@ def _timm(name: str, kwargs: Mapping[str, Any]) -> Habit | None:
         sizes = [size, size] if isinstance(size, int) else list(size)
     wanted = kwargs.get("in_chans", channels)
     normalize = NormalizeSpec(mean=tuple(config.mean), std=tuple(config.std)) if wanted == channels else None
-    return Habit((wanted, *sizes), normalize, "timm's configuration of this architecture")
+    known = ("nearest", "bilinear", "bicubic", "lanczos")
+    resize = None
+    if config.crop_mode == "center" and config.interpolation in known and 0 < config.crop_pct <= 1:
+        resize = ResizeSpec.model_validate({"crop": config.crop_pct, "interpolation": config.interpolation})
+    return Habit((wanted, *sizes), normalize, "timm's configuration of this architecture", resize)

@@ -43,7 +43,8 @@ class Views:
         resize = resize or ResizeSpec()
         mode = v2.InterpolationMode(resize.interpolation)
         side = max(size)
-        shorter = resize.shorter or (round(side / CENTER_SHARE) if side >= 128 else side)
+        share = resize.crop or (CENTER_SHARE if side >= 128 else 1)
+        shorter = int(side / share + 0.5) if resize.crop is None else int(side / share + 1e-3)  # as timm: rounded down
         self.colours = v2.Grayscale(1) if channels == 1 else v2.RGB()
         whole = [] if task == "detection" else [v2.Resize(shorter, mode, antialias=True), v2.CenterCrop(size)]
         self.measured = v2.Compose([*whole, v2.Identity()])

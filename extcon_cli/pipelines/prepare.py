@@ -12,6 +12,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from extcon_cli.channels.compare import Inputs
 from extcon_cli.checkpoint.architectures import build, default_input_shape
+from extcon_cli.checkpoint.habits import habit
 from extcon_cli.checkpoint.precision import Precision
 from extcon_cli.checkpoint.trust import UNTRUSTED, Trust
 from extcon_cli.data.datasets import Data, open_data
@@ -22,7 +23,7 @@ from extcon_cli.events import Emit, Noted, ignore
 from extcon_cli.pipelines.inputs import described
 from extcon_cli.pipelines.open import Opened, open_model
 from extcon_cli.pipelines.own_task import find_task
-from extcon_cli.recipe.schema import Recipe
+from extcon_cli.recipe.schema import DataSpec, ModelSpec, Recipe
 from extcon_cli.tasks import Batch, Task
 from extcon_cli.tasks.base import samples_in
 
@@ -85,6 +86,8 @@ def prepare(
         raise RecipeError("the recipe names no architecture: set model.arch, such as zoo:digits_resnet")
     if shape is None and recipe.model.arch is not None:
         shape = default_input_shape(recipe.model.arch, recipe.model.kwargs) if _resizes(recipe) else None
+    if checkpoint is None and spec is not None:
+        spec = _resized(spec, recipe.model.model_copy(update={"input_shape": shape}), emit)
     data = open_data(
         spec, recipe.task, seed=recipe.seed, input_shape=shape, trust_code=trusted, measure=checkpoint is None
     )
@@ -102,8 +105,8 @@ def prepare(
         )
         module, arch = opened.module, opened.arch
         stored = opened.checkpoint.metadata.normalize if opened.checkpoint.metadata else None
-        if arch.input_shape not in (None, data.input_shape) or (data.spec.normalize is None and stored is not None):
-            known = data.spec.model_copy(update={"normalize": data.spec.normalize or stored})
+        known = _resized(data.spec.model_copy(update={"normalize": data.spec.normalize or stored}), arch, emit)
+        if arch.input_shape not in (None, data.input_shape) or known != data.spec:
             data = open_data(
                 known,
                 recipe.task,
@@ -140,6 +143,18 @@ def prepare(
 def _resizes(recipe: Recipe) -> bool:
     """Do the data take the model's shape, rather than the model the data's?"""
     return recipe.data is not None and recipe.data.dataset.lower() in PICTURES
+
+
+def _resized(spec: DataSpec, arch: ModelSpec, emit: Emit) -> DataSpec:
+    """With the way in which the architecture's library makes inputs of pictures, where the input has their size."""
+    if spec.resize is not None or spec.dataset.lower() not in PICTURES or arch.arch is None:
+        return spec
+    custom = habit(arch.arch, arch.kwargs)
+    if custom is None or custom.resize is None or custom.input_shape != arch.input_shape:
+        return spec
+    shown = ", ".join(f"{key}: {value}" for key, value in custom.resize.model_dump().items())
+    emit(Noted(f"data.resize: {{{shown}}} ({custom.source})"))
+    return spec.model_copy(update={"resize": custom.resize})
 
 
 def _trained_here(opened: Opened, data: Data) -> bool:

@@ -12,6 +12,7 @@ from extcon_cli.recipe.base import (
     PositiveFloats,
     Section,
     Share,
+    ShareAboveZero,
     ShareBelowOne,
     ShareInside,
     ShareRange,
@@ -52,9 +53,9 @@ class AugmentSpec(Section):
 class ResizeSpec(Section):
     """How a picture of any size becomes an input, where nothing is random: resized, then its centre cropped."""
 
-    shorter: PositiveInt | None = None
-    """Length in pixels that the shorter side is resized to. null: 8/7 of the input's longer side from 128 pixels on,
-    else that side."""
+    crop: ShareAboveZero | None = None
+    """Share of the shorter side that the crop keeps: 0.875 for 224 of 256 pixels. null: 0.875 from 128 pixels on, 1
+    below."""
 
     interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] = "bilinear"
     """How pixels in between are found."""
@@ -103,7 +104,8 @@ class DataSpec(Section):
     """Shift and scale of each channel. null: as the checkpoint says, else none."""
 
     resize: ResizeSpec | None = None
-    """How pictures read from files become inputs. null: as the architecture's library does it."""
+    """How pictures read from files become inputs. null: as torchvision's weights or timm's configuration of the
+    architecture do, where the input has their size; else by the defaults."""
 
     unreadable: Literal["refuse", "skip"] = "refuse"
     """What to do with samples that cannot be read: end with their name, or leave them out and say so."""

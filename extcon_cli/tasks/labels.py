@@ -30,7 +30,8 @@ class Classification(Task):
         return Hits()
 
     def progress(self, outputs: Tensor, targets: Tensor) -> Mapping[str, Tensor]:
-        return {"accuracy": (outputs.argmax(1) == targets).float().mean()}
+        classes = targets.argmax(1) if targets.dim() == 2 else targets  # shares of classes, where labels were mixed
+        return {"accuracy": (outputs.argmax(1) == classes).float().mean()}
 
     def sample_losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
         return functional.cross_entropy(outputs.float(), targets, reduction="none")

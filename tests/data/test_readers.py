@@ -115,7 +115,7 @@ def masks(tmp_path: Path) -> Path:
         for i in range(number):
             for name in ("images", "masks"):
                 (tmp_path / split / name).mkdir(parents=True, exist_ok=True)
-            mask = np.zeros((12, 16), np.uint8)
+            mask = np.zeros((16, 16), np.uint8)
             mask[:, :4] = 1
             mask[:, -1] = 255
             Image.fromarray(mask * 200).convert("RGB").save(tmp_path / split / "images" / f"{i}.jpg")
@@ -124,12 +124,10 @@ def masks(tmp_path: Path) -> Path:
 
 
 def test_masks_follow_their_pictures(masks: Path) -> None:
-    data = opened(
-        masks, "segmentation_folder", "segmentation", (3, 12, 16), augment={"flip": True}, resize={"shorter": 12}
-    )
+    data = opened(masks, "segmentation_folder", "segmentation", (3, 16, 16), augment={"flip": True})
     assert [len(split) for split in (data.train, data.validation, data.test)] == [6, 3, 3]
     x, y = batch(data)
-    assert (x.dtype, y.dtype, tuple(y.shape)) == (torch.float32, torch.int64, (3, 12, 16))
+    assert (x.dtype, y.dtype, tuple(y.shape)) == (torch.float32, torch.int64, (3, 16, 16))
     assert torch.equal(y[0, 0], torch.tensor([1] * 4 + [0] * 11 + [255]))
     flips = set()
     for step in range(8):
@@ -142,15 +140,15 @@ def test_masks_follow_their_pictures(masks: Path) -> None:
 
 
 def test_what_is_wrong_with_masks_is_said(masks: Path) -> None:
-    shape = (3, 12, 16)
+    shape = (3, 16, 16)
     assert "set `task: segmentation`" in refused(masks, "segmentation_folder", "classification", shape)
     crop = {"policy": "rand_augment"}
     assert "data.augment.policy is not for" in refused(
         masks, "segmentation_folder", "segmentation", shape, augment=crop
     )
     Image.new("L", (5, 5)).save(masks / "test" / "masks" / "0.png")
-    assert "its mask is 5 x 5, the picture 12 x 16" in refused(masks, "segmentation_folder", "segmentation", shape)
-    Image.new("RGB", (16, 12)).save(masks / "test" / "masks" / "0.png")
+    assert "its mask is 5 x 5, the picture 16 x 16" in refused(masks, "segmentation_folder", "segmentation", shape)
+    Image.new("RGB", (16, 16)).save(masks / "test" / "masks" / "0.png")
     assert "has the mode RGB" in refused(masks, "segmentation_folder", "segmentation", shape)
     (masks / "val" / "masks" / "1.png").unlink()
     assert "has no mask 1.png" in refused(masks, "segmentation_folder", "segmentation", shape)
