@@ -24,6 +24,7 @@ ALLOWED = {
     "checkpoint": {"channels", "recipe", "errors", "events"},
     "data": {"recipe", "errors", "events"},
     "tasks": {"channels", "errors"},
+    "export": {"channels", "errors"},
     "training": {"tasks", "recipe", "errors", "events"},
     "report": {"channels", "recipe", "errors", "events"},
 }

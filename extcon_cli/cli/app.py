@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from extcon_cli import __version__
-from extcon_cli.cli import bypass, evaluate, init, inspect, plan, prune, recipe, schema, streams, train, verify
+from extcon_cli.cli import bypass, evaluate, export, init, inspect, plan, prune, recipe, schema, streams, train, verify
 from extcon_cli.errors import ExtconError
 
 app = typer.Typer(
@@ -34,6 +34,7 @@ app.command("evaluate")(evaluate.evaluate)
 app.command("bypass")(bypass.bypass)
 app.command("inspect")(inspect.inspect)
 app.command("verify")(verify.verify)
+app.command("export")(export.export)
 app.command("schema")(schema.schema)
 app.add_typer(recipe.app, name="recipe")
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 
-from extcon_cli.cli.results import new_console, new_table
+from extcon_cli.cli.results import new_console
+from extcon_cli.cli.tables import new_table
 from extcon_cli.report.numbers import count, factor
 from extcon_cli.report.results import PlanResult
 from extcon_cli.report.serialise import to_json

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from extcon_cli.checkpoint.folder import check_folder, is_transformers
+from extcon_cli.checkpoint.trust import Trust
 from extcon_cli.cli import options as o
 from extcon_cli.errors import UsageError
+from extcon_cli.events import Emit
+from extcon_cli.export.formats import FORMATS, beside, named
+from extcon_cli.recipe.schema import Recipe
+from extcon_cli.report.results import PruneResult
 
 
 def prune(
@@ -33,6 +40,10 @@ def prune(
         float,
         typer.Option(metavar="SIZE", parser=o.number, help="With --already-zero: what counts as zero."),
     ] = 0.0,
+    exports: Annotated[
+        list[str] | None,
+        typer.Option("--export", metavar="FORMAT", help=f"Also export the result: {', '.join(FORMATS)}. Repeatable."),
+    ] = None,
     out: o.OutOption = None,
     data: o.DataOption = None,
     recipe: o.RecipeOption = None,
@@ -87,6 +98,11 @@ def prune(
     else:
         output = out or checkpoint.with_name(f"{checkpoint.stem}.pruned.safetensors")
         force = o.check_output(output, force=force, resume=resume, suffixes=[".safetensors"])
+    if folder and exports:
+        raise UsageError("--export is for checkpoints that are one file")
+    for format in exports or ():
+        named(format)
+        o.check_output(beside(output, format), force=force, resume=resume, suffixes=[FORMATS[format][1]])
     o.check_reports(report)
     kind = o.data_kind(data)
     resolved = o.find_recipe("prune", recipe, checkpoint, overrides, kind, **aim, seed=seed)
@@ -109,6 +125,7 @@ def prune(
             result = cut(
                 checkpoint, resolved.recipe, output=output, tolerance=tolerance, force=force, trust=trust, emit=emit
             )
+            result = _exported(result, resolved.recipe, exports, force=force, trust=trust, emit=emit)
         return deliver(result, as_json=as_json, reports=report)
 
     if without_data:
@@ -121,9 +138,10 @@ def prune(
     with listening(quiet=quiet) as emit:
         from extcon_cli.pipelines.prune import prune as run  # takes seconds: torch
 
+        chosen = o.complete(resolved, checkpoint, kind, overrides, trust, emit)
         result = run(
             checkpoint,
-            o.complete(resolved, checkpoint, kind, overrides, trust, emit),
+            chosen,
             output=output,
             device=device,
             resume=resume,
@@ -133,4 +151,21 @@ def prune(
             emit=emit,
             trust=trust,
         )
+        result = _exported(result, chosen, exports, force=force, trust=trust, emit=emit)
     deliver(result, as_json=as_json, reports=report)
+
+
+def _exported(
+    result: PruneResult, recipe: Recipe, formats: Sequence[str] | None, *, force: bool, trust: Trust, emit: Emit
+) -> PruneResult:
+    """The result with what was exported of it."""
+    if not formats:
+        return result
+    from extcon_cli.pipelines.export import export
+
+    path = Path(result.run.output)
+    done = [
+        export(path, recipe, format=name, output=beside(path, name), force=force, trust=trust, emit=emit)
+        for name in formats
+    ]
+    return replace(result, exported=tuple(done))

@@ -13,19 +13,22 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from extcon_cli.cli.export_table import draw_export
 from extcon_cli.cli.streams import shows
+from extcon_cli.cli.tables import new_table
 from extcon_cli.report.bypass_results import BypassResult, Diagnosis
 from extcon_cli.report.document import (
     candidates,
     caution,
     comparison,
-    differences,
     exactness,
+    gaps,
     moves,
     outcome,
     signs,
     widths,
 )
+from extcon_cli.report.export_results import ExportResult
 from extcon_cli.report.numbers import count, duration, figure, percent
 from extcon_cli.report.records import LayerWidth, ModelStats
 from extcon_cli.report.results import (
@@ -77,6 +80,8 @@ def _draw(console: Console, result: CommandResult) -> None:
         _evaluate(console, result)
     elif isinstance(result, InspectResult):
         _inspect(console, result)
+    elif isinstance(result, ExportResult):
+        draw_export(console, result)
     else:
         _verify(console, result)
 
@@ -91,6 +96,9 @@ def _prune(console: Console, result: PruneResult) -> None:
     console.print(_widths(widths(result.layers), "█░" if shows("█░", sys.stdout) else "#."))
     console.print()
     console.print(f"written to {result.run.output}", style="bold")
+    for done in result.exported or ():
+        console.print()
+        draw_export(console, done)
 
 
 def _bypass(console: Console, result: BypassResult) -> None:
@@ -189,18 +197,10 @@ def _verify(console: Console, result: VerifyResult) -> None:
     table = new_table(
         "outputs of the two", ">largest difference", ">of the largest output", ">arg-max agrees", ">samples"
     )
-    for row in differences(result):
+    for row in gaps(result.differences):
         table.add_row(*row)
     console.print(table)
     if result.certificate is not None:
         console.print(f"the certificate of {result.other} is of {result.certificate}")
     verdict = "within" if result.verdict else "beyond"
     console.print(f"{verdict} {result.max_diff:g} of the largest output", style="bold")
-
-
-def new_table(*columns: str) -> Table:
-    """A table without lines; '>' before a heading aligns its column to the right."""
-    table = Table(box=None, padding=(0, 3, 0, 0), header_style="bold", show_edge=False)
-    for column in columns:
-        table.add_column(column.removeprefix(">"), justify="right" if column.startswith(">") else "left")
-    return table

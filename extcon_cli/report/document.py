@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from extcon_cli.report.bypass_results import NO_GAIN, BranchCertificate, BypassResult, Diagnosis
+from extcon_cli.report.export_results import ExportResult
 from extcon_cli.report.numbers import change, count, duration, factor, figure, percent
 from extcon_cli.report.records import (
     CertificateRecord,
@@ -24,7 +25,6 @@ from extcon_cli.report.results import (
     InspectResult,
     PruneResult,
     TrainResult,
-    VerifyResult,
 )
 
 Row = tuple[str, ...]
@@ -39,6 +39,7 @@ class Sections:
     differences: Sequence[Row] = ()
     exactness: Sequence[str] = ()
     candidates: Sequence[Row] = ()
+    files: Sequence[Row] = ()
     outcome: str = ""
     signs: Sequence[Row] = ()
     evidence: str = ""
@@ -84,7 +85,11 @@ def sections(result: CommandResult) -> Sections:
             evidence=found.verdict if found is not None else "",
             unreached=result.unreached,
         )
-    return Sections(differences=differences(result))
+    if isinstance(result, ExportResult):
+        return Sections(
+            differences=gaps(result.differences), files=files(result), exactness=takes(result), outcome=exported(result)
+        )
+    return Sections(differences=gaps(result.differences))
 
 
 def comparison(before: ModelStats, after: ModelStats) -> list[Row]:
@@ -186,13 +191,42 @@ def _moved(branch: str, found: BranchCertificate) -> str:
     return f"{branch}: outputs moved by {shown}, of the largest{again}"
 
 
-INPUTS = {"random": "random inputs, float32", "double": "random inputs, float64", "evaluation": "real inputs, float32"}
+INPUTS = {
+    "random": "random inputs, float32",
+    "double": "random inputs, float64",
+    "evaluation": "real inputs, float32",
+    "tensors": "tensors as read back",
+}
 """On what outputs were compared."""
 
 
-def differences(result: VerifyResult) -> list[Row]:
+def gaps(found: Mapping[str, OutputDifference | None]) -> list[Row]:
     """(on which inputs, largest difference, share of the largest output, arg-max agreement, samples)."""
-    return [_gap(INPUTS[key], gap) for key, gap in result.differences.items() if gap is not None]
+    return [_gap(INPUTS[key], gap) for key, gap in found.items() if gap is not None]
+
+
+def files(result: ExportResult) -> list[Row]:
+    """(what runs by what, size, latency..., metrics...) of the checkpoint, the exported file and its int8 form."""
+    every = [("checkpoint", result.before), (result.format, result.after)]
+    every += [("int8", result.quantized)] if result.quantized is not None else []
+    batches, names = result.after.latency, list(result.before.metrics)
+    rows: list[Row] = [("", "size", *(f"batch {batch}" for batch in batches), *names)]
+    for what, file in every:
+        latency = [duration(file.latency[batch]) if batch in file.latency else "-" for batch in batches]
+        metrics = [figure(name, file.metrics[name]) for name in names]
+        rows.append((f"{what}, {file.runtime}", count(file.bytes, "B"), *latency, *metrics))
+    return rows
+
+
+def takes(result: ExportResult) -> list[str]:
+    """What an exported file is given, a sentence each."""
+    return [f"input {given.name}: {' x '.join(given.shape)} of {given.dtype}" for given in result.inputs]
+
+
+def exported(result: ExportResult) -> str:
+    """That an exported file does what the checkpoint does, in one sentence."""
+    worst = max(gap.relative for gap in result.differences.values() if gap is not None)
+    return f"run by {result.after.runtime} without extcon: within {worst:.1e} of the largest output"
 
 
 def _gap(inputs: str, gap: OutputDifference) -> Row:

@@ -21,6 +21,8 @@ def markdown(result: CommandResult) -> str:
         parts.append(table(("metric", *(("validation",) if len(rows[0]) == 3 else ()), "value"), rows))
     if rows := shown.differences:
         parts.append(table(("outputs of the two", "largest difference", "share", "arg-max agrees", "samples"), rows))
+    if rows := shown.files:
+        parts.append(table(rows[0], rows[1:]))
     if shown.exactness:
         parts.append("\n".join(f"- {sentence}" for sentence in shown.exactness))
     if rows := shown.candidates:

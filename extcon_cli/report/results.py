@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
 from extcon_cli.report.bypass_results import BypassResult, Diagnosis
+from extcon_cli.report.export_results import ExportResult
 from extcon_cli.report.records import (
     CertificateRecord,
     Layer,
@@ -124,6 +125,8 @@ class PruneResult(PruneRecord, Result):
     """Modules with parameters that no input reaches: what may feed them stays."""
     folder: FolderFigures | None = field(default=None, metadata=OPTIONAL)
     """Of a folder of transformers."""
+    exported: tuple[ExportResult, ...] | None = field(default=None, metadata=OPTIONAL)
+    """With --export."""
     history: PruneHistory | None = field(default=None, metadata=OPTIONAL)
     """None: nothing was trained. Left out by --json."""
 
@@ -282,7 +285,9 @@ class InitResult(Result):
     """What only the user knows, with examples; empty where the recipe is complete."""
 
 
-CommandResult: TypeAlias = PruneResult | BypassResult | TrainResult | EvaluateResult | InspectResult | VerifyResult
+CommandResult: TypeAlias = (
+    PruneResult | BypassResult | TrainResult | EvaluateResult | InspectResult | VerifyResult | ExportResult
+)
 COMMANDS: Mapping[str, type] = {
     "init": InitResult,
     "prune": PruneResult,
@@ -292,5 +297,6 @@ COMMANDS: Mapping[str, type] = {
     "inspect": InspectResult,
     "plan": PlanResult,
     "verify": VerifyResult,
+    "export": ExportResult,
 }
 """The result of each command."""

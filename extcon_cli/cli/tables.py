@@ -1,0 +1,13 @@
+"""The look of every table on the terminal. It knows no result."""
+
+from __future__ import annotations
+
+from rich.table import Table
+
+
+def new_table(*columns: str) -> Table:
+    """A table without lines; '>' before a heading aligns its column to the right."""
+    table = Table(box=None, padding=(0, 3, 0, 0), header_style="bold", show_edge=False)
+    for column in columns:
+        table.add_column(column.removeprefix(">"), justify="right" if column.startswith(">") else "left")
+    return table

@@ -1,0 +1,46 @@
+"""The formats by name, and what each needs. Imports neither torch nor a runtime, so that a command can ask first."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Protocol, cast
+
+from extcon_cli.errors import UsageError
+
+FORMATS = {
+    "onnx": ("onnx", ".onnx"),
+    "pt2": ("pt2", ".pt2"),
+    "torchscript": ("torchscript", ".ts"),
+    "openvino": ("openvino", ".xml"),
+    "state-dict": ("state_dict", ".pth"),
+}
+"""The module of each format in this room, and the ending of its file."""
+
+
+class Format(Protocol):
+    """What a format's module says."""
+
+    __file__: str
+    NEEDS: tuple[str, ...]
+    """Packages that write and run it, beside torch."""
+    INSTALL: str
+    """How to get them."""
+    RUNTIME: str
+    """The package that runs it."""
+
+
+def named(name: str) -> Format:
+    """The format of this name. UsageError: it is none, or its packages are not installed."""
+    if name not in FORMATS:
+        raise UsageError(f"--format {name}: should be one of {', '.join(FORMATS)}")
+    found = cast(Format, import_module(f"extcon_cli.export.{FORMATS[name][0]}"))
+    if missing := [package for package in found.NEEDS if find_spec(package) is None]:
+        raise UsageError(f"--format {name} needs {' and '.join(missing)}: {found.INSTALL}")
+    return found
+
+
+def beside(checkpoint: Path, name: str) -> Path:
+    """Where a checkpoint is exported to by default."""
+    return checkpoint.with_name(f"{checkpoint.stem}{FORMATS[name][1]}")

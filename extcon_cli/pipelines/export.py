@@ -1,0 +1,330 @@
+"""`extcon export`: trace, write, run in the file's own runtime without extcon, compare. Trains nothing.
+
+The file appears at its place when it has given what the checkpoint gives, and not before.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from importlib.metadata import version
+from itertools import islice
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from extcon_cli.channels.compare import Inputs, batch_size, call, compare, outputs, results
+from extcon_cli.checkpoint.precision import lossless
+from extcon_cli.checkpoint.trust import UNTRUSTED, Trust
+from extcon_cli.errors import DataError, GateError, TraceError, UsageError
+from extcon_cli.events import Emit, Noted, PhaseEnded, PhaseStarted, RunStarted, Saved, ignore
+from extcon_cli.export import state_dict
+from extcon_cli.export.elsewhere import Elsewhere, clocked
+from extcon_cli.export.formats import Format, named
+from extcon_cli.export.module import ExportedModule
+from extcon_cli.export.program import Program, at_batch, program, varied
+from extcon_cli.export.quantize import quantize as quantized_file
+from extcon_cli.pipelines.measure import BATCHES, output_difference
+from extcon_cli.pipelines.open import Opened, open_model
+from extcon_cli.pipelines.prepare import Prepared, prepare
+from extcon_cli.recipe.schema import Recipe
+from extcon_cli.report.export_results import ExportResult, FileInput, RunnableFile
+from extcon_cli.report.records import Metrics, OutputDifference
+from extcon_cli.tasks import Batch
+from extcon_cli.tasks.base import as_arguments, first_samples, samples_in
+from extcon_cli.training.objective import evaluate
+
+MAX_DIFF = 1e-4
+"""Share of the largest output: runtimes add up in another order, and fold norms into weights."""
+SAMPLES = 1000
+"""Test samples at most that metrics and real inputs are taken from."""
+CALIBRATION = 8
+"""Batches of training data that int8 takes its ranges from."""
+
+
+def export(
+    checkpoint: Path,
+    recipe: Recipe,
+    *,
+    format: str,
+    output: Path,
+    quantize: str | None = None,
+    max_diff: float = MAX_DIFF,
+    max_drop: float | None = None,
+    samples: int = SAMPLES,
+    need_data: bool = False,
+    force: bool = False,
+    trust: Trust = UNTRUSTED,
+    emit: Emit = ignore,
+) -> ExportResult:
+    """Write a checkpoint as a file that runs without extcon, checked by running it so.
+
+    Args:
+        format: one of `export.formats.FORMATS`.
+        quantize: "int8": write an int8 file beside it as well (onnx), calibrated on training data.
+        max_diff: GateError, and nothing written, where an output differs by a larger share of the largest.
+        max_drop: GateError where int8 loses more points than this.
+        samples: of the test data at most, for metrics.
+        need_data: the recipe's data have to be there; else they are left out with a note where they are not.
+
+    Raises: UsageError (packages are missing, the output exists), TraceError (it cannot be exported).
+    """
+    kind = named(format)
+    if quantize is not None and (quantize != "int8" or format != "onnx"):
+        raise UsageError(f"--quantize {quantize}: only int8 with --format onnx")
+    for path in (output, *([output.with_suffix(".bin")] if format == "openvino" else [])):
+        if path.exists() and not force:
+            raise UsageError(f"{path} exists already; overwrite it with --force or choose another --out")
+    opened, prepared = _opened(checkpoint, recipe, need_data or quantize is not None, trust, emit)
+    emit(RunStarted("export", str(checkpoint), str(output), "cpu", recipe.seed))
+    module = opened.module.eval()
+    if format == "state-dict":
+        return _tensors(checkpoint, opened, output, kind, max_diff=max_diff, emit=emit)
+    with _phase(emit, "trace", "Tracing the model"):
+        found = program(module, prepared.example if prepared is not None else opened.example)
+    real = _real(prepared, samples)
+    with _folder(output) as folder:
+        written = folder / output.name
+        with _phase(emit, "write", f"Writing {format}"):
+            try:
+                found = cast(Any, kind).write(found, written)
+            except (TraceError, UsageError):
+                raise
+            except Exception as error:  # an exporter's own: any kind
+                raise TraceError(f"{checkpoint} cannot be written as {format}: {_line(error)}") from error
+        with _phase(emit, "compare", f"Running it by {kind.RUNTIME}"), _running(kind, written) as process:
+            far = ExportedModule(found, process)
+            gaps = {
+                "random": _gap(module, far, varied(found.example, found.free)),
+                "evaluation": _gap(module, far, [as_arguments(x) for x, _ in real]) if real else None,
+            }
+            _check(gaps, max_diff, format)
+            before = RunnableFile(
+                path=str(checkpoint),
+                runtime=_runtime("torch"),
+                bytes=checkpoint.stat().st_size,
+                latency={str(size): _clock(module, inputs) for size, inputs in _timed(found)},
+                metrics=_metrics(module, prepared, real),
+            )
+            after = _figures(kind, written, far, found, prepared, real)
+        small = None
+        if quantize is not None and prepared is not None:
+            beside = folder / f"{output.stem}.int8.onnx"
+            with _phase(emit, "quantize", "Quantising to int8"):
+                quantized_file(written, beside, _calibration(prepared, found))
+                with _running(kind, beside) as process:
+                    small = _figures(kind, beside, ExportedModule(found, process), found, prepared, real)
+                _check_drop(prepared, before.metrics, small.metrics, max_drop)
+        _publish(folder, output.parent)
+    for path in (output, *([output.parent / f"{output.stem}.int8.onnx"] if small is not None else [])):
+        emit(Saved(str(path), "file"))
+    return ExportResult(
+        checkpoint=str(checkpoint),
+        output=str(output),
+        format=format,
+        inputs=tuple(
+            FileInput(name, tuple(map(str, shape)), str(tensor.dtype).removeprefix("torch."))
+            for name, shape, tensor in zip(found.names, found.shapes(), found.tensors, strict=True)
+        ),
+        normalize=_normalize(opened, prepared),
+        max_diff=max_diff,
+        differences=gaps,
+        threads=torch.get_num_threads(),
+        samples=sum(samples_in(x) for x, _ in real),
+        before=before,
+        after=replace(after, path=str(output)),
+        quantized=small and replace(small, path=str(output.parent / Path(small.path).name)),
+    )
+
+
+def _opened(
+    checkpoint: Path, recipe: Recipe, need_data: bool, trust: Trust, emit: Emit
+) -> tuple[Opened, Prepared | None]:
+    """The model, and its data where there are any."""
+    if recipe.data is None:
+        if need_data:
+            raise UsageError("there are no data to measure on: give --data or a recipe with a `data` section")
+        return open_model(checkpoint, recipe, trust=trust, emit=emit), None
+    try:
+        prepared = prepare(recipe, checkpoint, trust=trust, emit=emit)
+    except DataError as error:
+        if need_data:
+            raise
+        emit(Noted(f"compared on random inputs alone: {error}", warning=True))
+        return open_model(checkpoint, recipe, trust=trust), None
+    assert prepared.opened is not None
+    return prepared.opened, prepared
+
+
+def _tensors(
+    checkpoint: Path, opened: Opened, output: Path, kind: Format, *, max_diff: float, emit: Emit
+) -> ExportResult:
+    """A plain state dict: what is read back, elsewhere, has to be the same numbers."""
+    state = {
+        name: lossless(name, tensor.detach().contiguous(), opened.precision)
+        for name, tensor in opened.module.state_dict().items()
+    }
+    with _folder(output) as folder:
+        written = folder / output.name
+        state_dict.write(state, written)
+        with _running(kind, written) as process:
+            read = [torch.from_numpy(array) for array in process.run([])]
+        own = [state[name] for name in sorted(state)]
+        own = [tensor.float() if tensor.is_floating_point() and tensor.itemsize == 2 else tensor for tensor in own]
+        gaps: dict[str, OutputDifference | None] = {"tensors": output_difference(compare([(own, read, len(own))]))}
+        _check(gaps, max_diff, "state-dict")
+        size = written.stat().st_size
+        _publish(folder, output.parent)
+    emit(Saved(str(output), "file"))
+    before = RunnableFile(str(checkpoint), _runtime("torch"), checkpoint.stat().st_size, {}, {})
+    return ExportResult(
+        checkpoint=str(checkpoint),
+        output=str(output),
+        format="state-dict",
+        inputs=(),
+        normalize=_normalize(opened, None),
+        max_diff=max_diff,
+        differences=gaps,
+        threads=torch.get_num_threads(),
+        samples=0,
+        before=before,
+        after=replace(before, path=str(output), bytes=size),
+    )
+
+
+def _figures(
+    kind: Format, path: Path, far: ExportedModule, found: Program, prepared: Prepared | None, real: list[Batch]
+) -> RunnableFile:
+    """What an exported file costs and is worth."""
+    files = [path, *([path.with_suffix(".bin")] if path.with_suffix(".bin").exists() else [])]
+    return RunnableFile(
+        path=str(path),
+        runtime=_runtime(kind.RUNTIME),
+        bytes=sum(file.stat().st_size for file in files),
+        latency={str(size): far.process.latency(_arrays(inputs)) for size, inputs in _timed(found)},
+        metrics=_metrics(far, prepared, real),
+    )
+
+
+def _gap(module: nn.Module, far: nn.Module, batches: list[Inputs]) -> OutputDifference:
+    """The file beside the module, on each of these inputs."""
+
+    def pairs() -> Iterator[tuple[list[Tensor], list[Tensor], int]]:
+        for inputs in batches:
+            yield outputs(module, inputs), results(call(far, inputs)), batch_size(inputs)
+
+    return output_difference(compare(pairs()))
+
+
+def _check(gaps: Mapping[str, OutputDifference | None], max_diff: float, format: str) -> None:
+    worst = max(gap.relative for gap in gaps.values() if gap is not None)
+    if not worst <= max_diff:
+        raise GateError(
+            f"the {format} file gives other outputs than the checkpoint, by {worst:.1e} of the largest, more than "
+            f"--max-diff {max_diff:g}; nothing was written"
+        )
+
+
+def _check_drop(prepared: Prepared, before: Metrics, after: Metrics, max_drop: float | None) -> None:
+    lost = prepared.task.drop(before, after)
+    if max_drop is not None and lost > max_drop:
+        raise GateError(f"int8 loses {lost:.2f} points, more than --max-drop {max_drop:g}; nothing was written")
+
+
+def _real(prepared: Prepared | None, samples: int) -> list[Batch]:
+    """The first test samples, in batches."""
+    if prepared is None:
+        return []
+    found: list[Batch] = []
+    left = samples
+    for x, y in prepared.data.eval_loader("test", device="cpu"):
+        found.append((first_samples(x, left), first_samples(y, left)))
+        left -= samples_in(x)
+        if left <= 0:
+            break
+    return found
+
+
+def _metrics(module: nn.Module, prepared: Prepared | None, real: list[Batch]) -> Metrics:
+    if prepared is None or not real:
+        return {}
+    with torch.no_grad():
+        return evaluate(module, real, prepared.task)
+
+
+def _calibration(prepared: Prepared, found: Program) -> Iterator[list[np.ndarray[Any, Any]]]:
+    loader = prepared.data.eval_loader("train", device="cpu")
+    for x, _ in islice(loader, CALIBRATION):
+        yield _arrays(as_arguments(x))
+
+
+def _timed(found: Program) -> Iterator[tuple[int, Inputs]]:
+    """Inputs at the batch sizes at which latency is measured; the only one that there is, where it is fixed."""
+    if any("batch" in names.values() for names in found.free):
+        yield from ((size, at_batch(found.example, size)) for size in BATCHES)
+    else:
+        yield batch_size(found.example), found.example
+
+
+def _clock(module: nn.Module, inputs: Inputs) -> float:
+    with torch.no_grad():
+        return clocked(lambda: call(module, inputs))
+
+
+def _arrays(inputs: Inputs) -> list[np.ndarray[Any, Any]]:
+    return [x.numpy() for x in (inputs.values() if isinstance(inputs, Mapping) else inputs)]
+
+
+def _normalize(opened: Opened, prepared: Prepared | None) -> Mapping[str, object] | None:
+    metadata = opened.checkpoint.metadata
+    known = prepared.data.normalize if prepared is not None else metadata.normalize if metadata is not None else None
+    return known.model_dump(mode="json") if known is not None else None
+
+
+def _runtime(package: str) -> str:
+    return f"{package} {version(package).partition('+')[0]}"
+
+
+def _line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+
+
+@contextmanager
+def _phase(emit: Emit, name: str, title: str) -> Iterator[None]:
+    began = time.monotonic()
+    emit(PhaseStarted(name, title, None, "batch"))
+    yield
+    emit(PhaseEnded(name, time.monotonic() - began))
+
+
+@contextmanager
+def _running(kind: Format, path: Path) -> Iterator[Elsewhere]:
+    """The file in its own runtime. GateError: it cannot be loaded there."""
+    try:
+        with Elsewhere(str(kind.__file__), str(path), torch.get_num_threads()) as process:
+            yield process
+    except RuntimeError as error:
+        raise GateError(f"the exported file does not run: {error}") from error
+
+
+@contextmanager
+def _folder(output: Path) -> Iterator[Path]:
+    """A hidden folder beside the output, gone afterwards whatever happens."""
+    try:
+        with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.") as name:
+            yield Path(name)
+    except OSError as error:
+        raise UsageError(f"{output} cannot be written: {error.strerror or error}; choose another --out") from error
+
+
+def _publish(folder: Path, place: Path) -> None:
+    """Let the finished files appear at their place; the one that names the others last."""
+    for file in sorted(folder.iterdir(), key=lambda path: path.suffix == ".xml"):
+        os.replace(file, place / file.name)
