@@ -138,7 +138,7 @@ seed: yes
         "r.yaml:4: train.epochs: given twice, first at line 3",
         "r.yaml:5: train.optimzer: unknown key (did you mean 'optimizer'?)",
         "r.yaml:8: prune.ratio: should be less than 1, not 1",
-        "r.yaml:9: prune.score.method: should be 'energy', 'race', 'taylor', 'magnitude', 'random' or "
+        "r.yaml:9: prune.score.method: should be 'energy', 'compensated', 'race', 'taylor', 'magnitude', 'random' or "
         "'group_lasso', not 'enery' (did you mean 'energy'?)",
         "r.yaml:10: seed: should be a whole number, not 'yes'",
     ]
