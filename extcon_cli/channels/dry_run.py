@@ -9,21 +9,22 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from extcon_cli.channels.analysis.axes import Index
-from extcon_cli.channels.analysis.constants import consumer_inputs
+from extcon_cli.channels.analysis.constants import ConsumerInput, consumer_inputs
 from extcon_cli.channels.analysis.groups import ChannelGroup, Channels, analyse
 from extcon_cli.channels.analysis.trace import trace
 from extcon_cli.channels.compare import (
     ROUNDED,
     Examples,
+    Inputs,
     batch_size,
     compare,
     each_example,
@@ -31,14 +32,14 @@ from extcon_cli.channels.compare import (
     random_batches,
     runs,
 )
-from extcon_cli.channels.culprits import culprits, first_line
+from extcon_cli.channels.culprits import Failure, culprits, first_line
 from extcon_cli.channels.modules import named_tensor
 from extcon_cli.channels.preserving import duplicate
 from extcon_cli.channels.reached import holding_unreached
-from extcon_cli.channels.removal.apply import remove, zero_channels
-from extcon_cli.channels.removal.classify import GroupStatus, classify
+from extcon_cli.channels.removal.apply import removed_copy, zero_channels
+from extcon_cli.channels.removal.classify import GroupStatus, classify, holding_back
 from extcon_cli.channels.removal.plan import plan_removal
-from extcon_cli.channels.removal.retrace import differences_after
+from extcon_cli.channels.removal.retrace import failures_after
 from extcon_cli.channels.removal.rewrites import RemovalPlan, Renorm
 
 TOLERANCE = 1e-4  # of the largest output: far over rounding, far under any mistake
@@ -90,11 +91,12 @@ def dry_run(module: nn.Module, channels: Channels, examples: Examples, seed: int
     counts = {group: channels.removable_counts(group) for group in channels.groups if group.prunable}
     tried = [group for group, possible in counts.items() if possible]
     parts = _parts({group: counts[group] for group in tried}, seed)
-    reasons = culprits(tried, lambda groups: _attempt(module, channels, groups, parts, examples))
-    sound = [group for group in tried if id(group) not in reasons]
-    if reasons and sound:  # each goes by itself, or in the company it was tried in: do they all together?
-        reasons |= _attempt(module, channels, sound, parts, examples)
-    for group in counts.keys() - set(tried):
+    reasons: dict[int, str] = {}
+    while (trial := _silenced(module, channels, tried, parts, examples)).stuck:  # they silence others no more
+        reasons |= trial.stuck
+        tried = [group for group in tried if id(group) not in reasons]
+    reasons |= culprits(tried, lambda groups: _attempt(module, trial, groups, examples))
+    for group in (group for group, possible in counts.items() if not possible):
         reasons[id(group)] = "a single channel" if group.size == 1 else "as few channels as what reads them takes"
     frozen = tuple(replace(group, reason=reasons.get(id(group), group.reason)) for group in channels.groups)
     return replace(channels, groups=frozen)
@@ -114,14 +116,23 @@ def _parts(counts: Mapping[ChannelGroup, range], seed: int) -> dict[int, Index]:
     return parts
 
 
-def _attempt(
-    module: nn.Module,
-    channels: Channels,
-    groups: Sequence[ChannelGroup],
-    parts: dict[int, Any],
-    examples: Examples,
-) -> dict[int, str]:
-    """Remove these groups' parts from a copy: the groups that are stuck, or all of them where outputs change."""
+@dataclass(frozen=True)
+class _Trial:
+    """A copy in which a part of each of some groups is silenced, and what it gives."""
+
+    module: nn.Module
+    channels: Channels
+    inputs: Sequence[ConsumerInput]
+    statuses: Sequence[GroupStatus]
+    stuck: Mapping[int, str]  # why silenced channels cannot go, by the `id` of their group
+    batches: Sequence[Inputs] = ()
+    expected: Sequence[list[Tensor]] = ()
+
+
+def _silenced(
+    module: nn.Module, channels: Channels, groups: Sequence[ChannelGroup], parts: dict[int, Index], examples: Examples
+) -> _Trial:
+    """Silence these groups' parts in a copy, and see which channels could go."""
     trial = duplicate(module)
     for group in groups:
         zero_channels(trial, group, parts[id(group)])
@@ -129,32 +140,40 @@ def _attempt(
     kept = tuple(group if id(group) in names else replace(group, reason="-") for group in channels.groups)
     only = replace(channels, groups=kept)
     inputs = consumer_inputs(trial, only)
-    classified = classify(trial, only, inputs)
-    statuses = {id(status.group): status for status in classified}
-    if stuck := {key: why for key in names if (why := _stuck(statuses[key], parts[key]))}:
-        return stuck
+    statuses = classify(trial, only, inputs)
+    silent = [status for status in statuses if id(status.group) in names]
+    stuck = {id(one.group): why for one in silent if (why := _stuck(one, parts[id(one.group)]))}
+    if stuck:
+        return _Trial(trial, only, inputs, statuses, stuck)
     batches = [batch for one in each_example(examples) for batch in random_batches(one, sizes=(batch_size(one),))]
     expected = [outputs(trial, batch) for batch in batches]
-    removal = plan_removal(trial, only, inputs, classified)
-    norms = {norm: duplicate(trial.get_submodule(norm.owner)) for norm in removal.norms}
+    return _Trial(trial, only, inputs, statuses, {}, batches, expected)
+
+
+def _attempt(module: nn.Module, trial: _Trial, groups: Sequence[ChannelGroup], examples: Examples) -> Sequence[Failure]:
+    """Remove what is silent of these groups from a copy: what does not work out."""
+    tried = {id(group) for group in groups}
+    statuses = holding_back(trial.statuses, lambda group: id(group) not in tried)
+    removal = plan_removal(trial.module, trial.channels, trial.inputs, statuses)
+    small = removed_copy(trial.module, removal)
+    if failures := failures_after(small, trial.channels, removal, examples):
+        return failures
     try:
-        remove(trial, removal)
-        found = [outputs(trial, batch) for batch in batches]
+        found = [outputs(small, batch) for batch in trial.batches]
     except Exception as error:  # whatever the model's own code raises on other sizes
-        return dict.fromkeys(names, f"the forward pass fails on the smaller width: {first_line(error)}")
-    gap = compare(zip(expected, found, map(batch_size, batches), strict=True))
+        return [Failure(f"the forward pass fails on the smaller width: {first_line(error)}")]
+    gap = compare(zip(trial.expected, found, map(batch_size, trial.batches), strict=True))
     if gap.moved > TOLERANCE or gap.unequal > ROUNDED * gap.labels:
         why = f"removal changes the outputs by {gap.relative:.1e}: the forward pass depends on the width"
-        coarse = {tensor.dtype for tensor in trial.parameters()} & {torch.float16, torch.bfloat16}
-        return dict.fromkeys(names, f"{why}, or {coarse.pop()} is too coarse to tell (try float32)" if coarse else why)
-    ranks = {norm.weight: norm.rank for norm in channels.analysis.inline_norms}
-    if not all(_follows_eps(norm, ranks[norm.weight], before, trial, removal) for norm, before in norms.items()):
-        return dict.fromkeys(names, "a norm in the model's own code does not take its eps from the attribute")
-    if changed := differences_after(trial, only, removal, examples):
-        return dict.fromkeys(names, f"the forward pass depends on the width: {changed[0]}")
-    if any(not runs(trial, one, training=True) and runs(module, one, training=True) for one in each_example(examples)):
-        return dict.fromkeys(names, "the forward pass fails on the smaller width in training mode")
-    return {}
+        coarse = {tensor.dtype for tensor in small.parameters()} & {torch.float16, torch.bfloat16}
+        return [Failure(f"{why}, or {coarse.pop()} is too coarse to tell (try float32)" if coarse else why)]
+    ranks = {norm.weight: norm.rank for norm in trial.channels.analysis.inline_norms}
+    norms = [(norm, trial.module.get_submodule(norm.owner)) for norm in removal.norms]
+    if not all(_follows_eps(norm, ranks[norm.weight], before, small, removal) for norm, before in norms):
+        return [Failure("a norm in the model's own code does not take its eps from the attribute")]
+    if any(not runs(small, one, training=True) and runs(module, one, training=True) for one in each_example(examples)):
+        return [Failure("the forward pass fails on the smaller width in training mode")]
+    return []
 
 
 def _follows_eps(norm: Renorm, rank: int, before: nn.Module, trial: nn.Module, removal: RemovalPlan) -> bool:

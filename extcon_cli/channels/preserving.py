@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import random
 from collections import OrderedDict, deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from types import FunctionType, MethodType
@@ -35,7 +35,7 @@ OWN = ("torch.", "numpy.", "logging", "threading", "builtins")
 def preserving(module: nn.Module) -> Iterator[None]:
     """Whatever the block does, by running the module or by failing in it, its state is as before afterwards."""
     containers = [(held, _content(held)) for held in _reachable(module)]
-    buffers = [(buffer, buffer._version, buffer.detach().clone()) for buffer in module.buffers()]
+    buffers = [(buffer, buffer.detach().clone()) for buffer in module.buffers()]
     devices = {tensor.device.index for tensor in module.parameters() if tensor.device.type == "cuda"}
     python, numpy = random.getstate(), np.random.get_state()
     try:
@@ -47,16 +47,16 @@ def preserving(module: nn.Module) -> Iterator[None]:
         for held, content in containers:
             _restore(held, content)
         with torch.no_grad():
-            for buffer, version, value in buffers:
-                if buffer._version != version:
+            for buffer, value in buffers:
+                if not torch.equal(buffer, value):  # batch norm does not count up the version
                     buffer.copy_(value)
 
 
-def duplicate(module: nn.Module) -> nn.Module:
+def duplicate(module: nn.Module, shared: Iterable[Tensor] = ()) -> nn.Module:
     """A deep copy, parameters with their attributes. Tensors that are kept on the module are copied without what
-    they were computed from.
+    they were computed from; those that are to be shared are not copied.
     """
-    memo: dict[int, Any] = {}
+    memo: dict[int, Any] = {id(tensor): tensor for tensor in shared}
     for held in _reachable(module):
         for value in _values(held):
             if isinstance(value, Tensor) and not value.is_leaf:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from extcon_cli.channels import certify, channel_groups, difference, plan_removal, remove_zeros, zero_channels
 from extcon_cli.channels.analysis.trace import trace
+from extcon_cli.channels.compare import runs
 from extcon_cli.channels.preserving import duplicate, preserving
 from extcon_cli.errors import TraceError
 
@@ -94,6 +95,13 @@ class Frozen(OrderedDict[str, Any]):
 
     def update(self, *_: Any, **__: Any) -> None:
         raise TypeError("frozen")
+
+
+def test_a_pass_in_training_mode_leaves_running_statistics() -> None:
+    module = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
+    before = copy.deepcopy(module.state_dict())
+    assert runs(module, (torch.randn(2, 3, 5, 5),), training=True)
+    assert all(torch.equal(before[name], value) for name, value in module.state_dict().items())
 
 
 def test_a_container_that_refuses_changes_is_as_before() -> None:

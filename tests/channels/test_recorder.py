@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -64,18 +64,6 @@ def groups(module: nn.Module, graph: tracing.Graph) -> list[tuple[Any, ...]]:
     return [(g.name, g.size, g.reason, places(g.slices), places(g.zeroing_slices)) for g in found]
 
 
-@pytest.fixture
-def exported(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., tracing.Graph]]:
-    """Trace without the recorder."""
-
-    def export(module: nn.Module, inputs: Any) -> tracing.Graph:
-        with monkeypatch.context() as patched:
-            patched.setattr(tracing, "_recorded", lambda *_: None)
-            return tracing.trace(module, inputs)
-
-    return export
-
-
 def inverse(net: Net, y: Tensor) -> Tensor:
     """Rows in another order and back, by a table that is made like another and filled."""
     order = y.mean((1, 2, 3)).argsort()
@@ -108,11 +96,11 @@ SAME = {
 
 
 @pytest.mark.parametrize("name", SAME)
-def test_the_groups_are_those_of_torch_export(name: str, exported: Callable[..., tracing.Graph]) -> None:
+def test_the_groups_are_those_of_torch_export(name: str) -> None:
     build, x = SAME[name]
     module = build().eval()
     record(module, (x,), {})  # it does vouch
-    assert groups(module, tracing.trace(module, (x,))) == groups(module, exported(module, (x,)))
+    assert groups(module, tracing.trace(module, (x,))) == groups(module, tracing.trace(module, (x,), exported=True))
 
 
 def test_memory_that_is_written_to_is_no_constant() -> None:

@@ -37,7 +37,9 @@ NOT_TENSORS = (int, float, complex, str, bytes, bool, type(None), torch.dtype, t
 
 
 class NotRecorded(Exception):
-    """The recorder cannot vouch for this forward pass."""
+    """The recorder cannot vouch for this forward pass. `so_far` is what it had recorded."""
+
+    so_far: Recording | None = None
 
 
 @dataclass(frozen=True)
@@ -60,19 +62,19 @@ def record(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) 
         NotRecorded: it has to be traced otherwise.
     """
     _check(module)
+    recorder = _Recorder(module)
     try:
-        recorder = _Recorder(module)
         with preserving(module), recorder.calls_watched(), _exporting(), torch.no_grad():
             recorder.put_meta(module)
             inputs = tree_map(recorder.input, (args, dict(kwargs)))
             with torch._C._EnablePythonDispatcher(), recorder:
                 output = module(*inputs[0], **inputs[1])
             recorder.output(output)
-    except NotRecorded:
-        raise
     except Exception as error:  # whatever the model's code raises where there are no values
-        raise NotRecorded(str(error)) from error
-    return Recording(recorder.graph, recorder.stored, frozenset(recorder.inputs), recorder.constants)
+        refusal = error if isinstance(error, NotRecorded) else NotRecorded(str(error))
+        refusal.so_far = recorder.recording
+        raise refusal from error
+    return recorder.recording
 
 
 def _check(module: nn.Module) -> None:
@@ -123,6 +125,7 @@ class _Recorder(SchemaCheckMode):
         self.metas: dict[int, Tensor] = {}  # of each real tensor, by its id
         self.reals: list[Tensor] = []  # kept, so that their ids stay their own
         self.constants: dict[str, Tensor] = {}
+        self.values: dict[int, Tensor] = {}  # of what is made of such constants alone, by the id of a meta tensor
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -131,6 +134,11 @@ class _Recorder(SchemaCheckMode):
     def __enter__(self) -> _Recorder:
         TorchDispatchMode.__enter__(self)
         return self
+
+    @property
+    def recording(self) -> Recording:
+        """What has been recorded so far."""
+        return Recording(self.graph, self.stored, frozenset(self.inputs), self.constants)
 
     # before and after the pass
 
@@ -211,6 +219,8 @@ class _Recorder(SchemaCheckMode):
         tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
         if not tensors and any(argument.name == "device" for argument in func._schema.arguments):
             kwargs["device"] = torch.device("meta")
+        if func in NUMBERS and id(args[0]) in self.values:
+            return self.values[id(args[0])].item()
         shapes = [tensor.shape for tensor in tensors]
         result = _shortcut(func, args) if func in SHORTCUTS else func(*args, **kwargs)
         results = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
@@ -225,7 +235,20 @@ class _Recorder(SchemaCheckMode):
                 self.fresh[_storage(result)] = node
             if func._schema.is_mutable:
                 self._overwrite(results[0], node)
+                self.values.clear()
+            elif tensors and all(id(tensor) in self.values for tensor in tensors):
+                self._compute(func, args, kwargs, result)
         return result
+
+    def _compute(self, func: Any, args: Any, kwargs: Any, result: Any) -> None:
+        """The values of what is made of constants of the model: `anchors(self.strides[0])` asks for their numbers."""
+
+        def value(leaf: Any) -> Any:
+            return self.values[id(leaf)] if isinstance(leaf, Tensor) else leaf
+
+        if isinstance(result, Tensor) and result.numel() <= MOST_VALUES and "device" not in kwargs:
+            with torch._C._DisableTorchDispatch():
+                self.values[id(result)] = func(*tree_map(value, args), **tree_map(value, kwargs))
 
     def _overwrite(self, written: Tensor, node: fx.Node) -> None:
         """Whatever else lies over memory that was made here and written to is another value from now on."""
@@ -251,6 +274,8 @@ class _Recorder(SchemaCheckMode):
         meta = torch.empty_like(value, device="meta")
         node = self._placeholder(f"constant_{len(self.constants)}", value, meta)
         self.constants[node.name] = value
+        if value.numel() <= MOST_VALUES:
+            self.values[id(meta)] = value
         return meta
 
     def _node(self, tensor: Tensor) -> fx.Node:
@@ -284,6 +309,8 @@ def overwritten(before: Tensor, written: Tensor) -> Tensor:
 
 LIKE = ("new_zeros", "new_ones", "new_full", "new_empty", "zeros_like", "ones_like", "full_like", "empty_like")
 """Operators that take nothing from their argument but its kind."""
+NUMBERS = {torch.ops.aten.item.default, torch.ops.aten._local_scalar_dense.default}
+MOST_VALUES = 1000  # numbers of a constant that the model's code may ask for
 SHORTCUTS = {torch.ops.aten.batch_norm.default, torch.ops.aten.layer_norm.default}
 """Operators whose result has the shape of their first argument, and which torch works out slowly."""
 

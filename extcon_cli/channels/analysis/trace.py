@@ -9,7 +9,7 @@ came to be.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, suppress
 from dataclasses import dataclass, field, replace
 from functools import wraps
@@ -49,6 +49,15 @@ class Graph:
         return {self.stored[node.name] for node in held} - {self.stored[node.name] for node in held if node.users}
 
 
+class NotTraced(TraceError):
+    """The recorder cannot vouch for a forward pass. `so_far` is the graph up to where it gave up."""
+
+    so_far: Graph | None = None
+
+
+Tracer = Callable[[nn.Module, tuple[Any, ...] | Mapping[str, Any]], Graph]
+
+
 def trace(module: nn.Module, inputs: tuple[Any, ...] | Mapping[str, Any], *, exported: bool = False) -> Graph:
     """The module's forward pass in eval mode as a flat graph of ATen operators; inputs by position or by name.
 
@@ -58,13 +67,27 @@ def trace(module: nn.Module, inputs: tuple[Any, ...] | Mapping[str, Any], *, exp
     Raises:
         TraceError: torch.export cannot follow the forward pass, for example data-dependent control flow.
     """
+    return _with_training_only(module, inputs, _exported if exported else _traced)
+
+
+def retrace(module: nn.Module, inputs: tuple[Any, ...] | Mapping[str, Any], like: Graph) -> Graph:
+    """The graph of a changed module, by the tracer that made the first one.
+
+    Raises:
+        TraceError: that cannot follow the forward pass any more; of the recorder `NotTraced`, with what it saw.
+    """
+    return _with_training_only(module, inputs, _exported if like.exported else _recorded)
+
+
+def _with_training_only(module: nn.Module, inputs: tuple[Any, ...] | Mapping[str, Any], tracer: Tracer) -> Graph:
+    """The forward pass in eval mode, and of that in training mode what reads weights that are left over."""
     with evaluating(module), shown(module):
-        graph = _traced(module, inputs, exported)
+        graph = tracer(module, inputs)
         if graph.unread:
             for child in module.modules():  # layers stay in eval mode, so that nothing is drawn or averaged
                 child.training = any(child.children()) and not type(child).__module__.startswith("torch.nn.")
             with suppress(TraceError):
-                return _grafted(graph, _traced(module, inputs, exported))
+                return _grafted(graph, (_exported if tracer is _exported else _traced)(module, inputs))
     return graph
 
 
@@ -104,31 +127,44 @@ def _named(graph: Graph, node: fx.Node, found: Mapping[fx.Node, fx.Node] | None 
     return f"{node.target} {arguments}"
 
 
-def _traced(module: nn.Module, inputs: tuple[Any, ...] | Mapping[str, Any], exported: bool) -> Graph:
+def _traced(module: nn.Module, inputs: tuple[Any, ...] | Mapping[str, Any]) -> Graph:
     """The forward pass in the mode that the modules are in: recorded where that can be vouched for, else exported.
 
     Raises:
         TraceError: as `trace`.
     """
-    return (None if exported else _recorded(module, inputs)) or _exported(module, inputs)
-
-
-def _recorded(module: nn.Module, inputs: tuple[Any, ...] | Mapping[str, Any]) -> Graph | None:
-    """What the recorder vouches for; None where it does not, or where torch's internals are others."""
     try:
-        from extcon_cli.channels.analysis.recorder import NotRecorded, record
-    except ImportError:
-        return None
+        return _recorded(module, inputs)
+    except NotTraced:
+        return _exported(module, inputs)
+
+
+def _recorded(module: nn.Module, inputs: tuple[Any, ...] | Mapping[str, Any]) -> Graph:
+    """What the recorder vouches for.
+
+    Raises:
+        NotTraced: it does not, or torch's internals are others.
+    """
+    try:
+        from extcon_cli.channels.analysis.recorder import NotRecorded, Recording, record
+    except ImportError as error:
+        raise NotTraced(_first_line(error)) from error
+
+    def graph_of(recording: Recording, written: Collection[str] = ()) -> Graph:
+        changing = frozenset(recording.stored[name] for name in written if name in recording.stored)
+        return Graph(tuple(recording.graph.nodes), recording.stored, changing, recording.inputs, recording.constants)
+
     try:
         recording = record(module, *((), inputs) if isinstance(inputs, Mapping) else (inputs, {}))
-    except NotRecorded:
-        return None
+    except NotRecorded as error:
+        refusal = NotTraced(str(error).partition("\n")[0])
+        refusal.so_far = None if error.so_far is None else graph_of(error.so_far)
+        raise refusal from error
     seen_later, written = _mutations(recording.graph)
     if seen_later:
-        return None
+        raise NotTraced("memory is written to through a view")
     _drop_unused(recording.graph, recording.stored)
-    changing = frozenset(recording.stored[name] for name in written if name in recording.stored)
-    return Graph(tuple(recording.graph.nodes), recording.stored, changing, recording.inputs, recording.constants)
+    return graph_of(recording, written)
 
 
 def _exported(module: nn.Module, inputs: tuple[Any, ...] | Mapping[str, Any]) -> Graph:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from extcon_cli.channels.analysis.axes import Index
 from extcon_cli.channels.analysis.groups import ChannelGroup
 from extcon_cli.channels.modules import evaluating, is_norm, named_tensor, named_tensors
+from extcon_cli.channels.preserving import duplicate
 from extcon_cli.channels.removal.narrow import narrow_attention, narrow_norm
 from extcon_cli.channels.removal.narrow_encoder import narrow_encoder
 from extcon_cli.channels.removal.rewrites import Fold, Merge, RemovalPlan, Renorm
@@ -49,6 +50,19 @@ def remove(module: nn.Module, plan: RemovalPlan) -> None:
     sync_attributes(module)
     for child in module.modules():
         narrow_encoder(child)
+
+
+def removed_copy(module: nn.Module, plan: RemovalPlan) -> nn.Module:
+    """A smaller copy to look at: tensors that the plan leaves as they are belong to both.
+
+    Raises:
+        CheckpointError: the plan was made for another module.
+    """
+    written = {fold.bias for fold in plan.folds} | {merge.weight for merge in plan.merges}
+    written |= {norm.weight for norm in plan.norms}
+    small = duplicate(module, [tensor for name, tensor in named_tensors(module).items() if name not in written])
+    remove(small, plan)
+    return small
 
 
 @torch.no_grad()

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from torch import Tensor, nn
@@ -67,6 +67,12 @@ def classify(module: nn.Module, channels: Channels, inputs: Sequence[ConsumerInp
         removable[np.flatnonzero(removable)[:missing]] = False
         statuses.append(GroupStatus(group, dead, removable, carrier))
     return statuses
+
+
+def holding_back(statuses: Sequence[GroupStatus], stays: Callable[[ChannelGroup], bool]) -> list[GroupStatus]:
+    """The statuses with nothing to be removed of the groups that stay."""
+    none = [replace(status, removable=np.zeros_like(status.removable), carrier=-1) for status in statuses]
+    return [held if stays(status.group) else status for status, held in zip(statuses, none, strict=True)]
 
 
 def _carrier(members: Index, free: Mask, unfolded: Sequence[ConsumerInput]) -> int:

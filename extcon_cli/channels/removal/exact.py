@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,14 +12,14 @@ from torch import nn
 from extcon_cli.channels.analysis.constants import consumer_inputs
 from extcon_cli.channels.analysis.groups import ChannelGroup, Channels, coverage
 from extcon_cli.channels.compare import Examples, Inputs, each_example, outputs
-from extcon_cli.channels.culprits import culprits, first_line
+from extcon_cli.channels.culprits import Failure, culprits, first_line
 from extcon_cli.channels.dry_run import channel_groups
 from extcon_cli.channels.preserving import duplicate
-from extcon_cli.channels.removal.apply import remove
+from extcon_cli.channels.removal.apply import remove, removed_copy
 from extcon_cli.channels.removal.certificate import Certificate, certify
-from extcon_cli.channels.removal.classify import GroupStatus, classify
+from extcon_cli.channels.removal.classify import GroupStatus, classify, holding_back
 from extcon_cli.channels.removal.plan import plan_removal
-from extcon_cli.channels.removal.retrace import differences_after
+from extcon_cli.channels.removal.retrace import failures_after
 from extcon_cli.channels.removal.rewrites import RemovalPlan
 from extcon_cli.errors import GateError
 
@@ -114,32 +114,22 @@ def _sound(
     """
     inputs = consumer_inputs(model, channels)
 
-    def attempt(groups: Sequence[ChannelGroup]) -> dict[int, str]:
+    def attempt(groups: Sequence[ChannelGroup]) -> Sequence[Failure]:
         tried = {id(group) for group in groups}
-        plan = plan_removal(model, channels, inputs, _without(statuses, lambda key: key not in tried))
-        small = duplicate(model)
-        remove(small, plan)
+        some = holding_back(statuses, lambda group: id(group) not in tried)
+        plan = plan_removal(model, channels, inputs, some)
+        small = removed_copy(model, plan)
+        if failures := failures_after(small, channels, plan, examples):
+            return failures
         try:
             for example in each_example(examples):
                 outputs(small, example)
         except Exception as error:  # whatever the model's own code raises on other sizes
-            return dict.fromkeys(tried, f"the forward pass fails on the smaller width: {first_line(error)}")
-        changed = differences_after(small, channels, plan, examples)
-        return dict.fromkeys(tried, f"the forward pass depends on the width: {changed[0]}") if changed else {}
+            return [Failure(f"the forward pass fails on the smaller width: {first_line(error)}")]
+        return []
 
-    going = [status.group for status in statuses if status.removable.any()]
-    reasons = culprits(going, attempt)
-    rest = [group for group in going if id(group) not in reasons]
-    if reasons and rest:  # each goes by itself, or in the company it was tried in: do they all together?
-        reasons |= attempt(rest)
-    return _without(statuses, reasons.__contains__), reasons
-
-
-def _without(statuses: Iterable[GroupStatus], stays: Callable[[int], bool]) -> list[GroupStatus]:
-    return [
-        replace(status, removable=np.zeros_like(status.removable), carrier=-1) if stays(id(status.group)) else status
-        for status in statuses
-    ]
+    reasons = culprits([status.group for status in statuses if status.removable.any()], attempt)
+    return holding_back(statuses, lambda group: id(group) in reasons), reasons
 
 
 def _check_decided(

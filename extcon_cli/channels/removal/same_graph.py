@@ -55,6 +55,7 @@ class GraphDifference:
 
     line: str
     what: str
+    node: fx.Node | None = field(default=None, compare=False)  # of the first graph
 
     def __str__(self) -> str:
         return f"{self.what} in {self.line}"
@@ -83,7 +84,13 @@ class _Call:
 
 
 def graph_differences(
-    channels: Channels, plan: RemovalPlan, before: Graph, after: Graph, exchanged: Collection[str] = ()
+    channels: Channels,
+    plan: RemovalPlan,
+    before: Graph,
+    after: Graph,
+    exchanged: Collection[str] = (),
+    *,
+    whole: bool = True,
 ) -> list[GraphDifference]:
     """What the graph of the shrunk module does otherwise than that of the first one, but for what `plan` accounts for.
 
@@ -93,12 +100,13 @@ def graph_differences(
         before: one of its graphs.
         after: the graph of the shrunk module, traced with the same inputs.
         exchanged: paths of the modules whose class the removal changed.
+        whole: whether `after` goes to the end; else the last difference is the operator that it did not come to.
 
     Returns:
         Differences with the lines that they come from. Where operators are others, only the first: what follows
         cannot be compared.
     """
-    return _Comparison(channels, plan, before, after).run(exchanged)
+    return _Comparison(channels, plan, before, after, whole).run(exchanged)
 
 
 @dataclass
@@ -107,8 +115,10 @@ class _Comparison:
     plan: RemovalPlan
     before: Graph
     after: Graph
+    whole: bool
     same: dict[fx.Node, fx.Node] = field(default_factory=dict)  # a node of the first graph -> that of the second
     found: list[GraphDifference] = field(default_factory=list)
+    resized: set[fx.Node] = field(default_factory=set)  # of the first graph, whose shapes are not those expected
 
     def __post_init__(self) -> None:
         self.gone = _removed(self.channels, self.plan)
@@ -134,7 +144,7 @@ class _Comparison:
         return self.found
 
     def _note(self, node: fx.Node, what: str) -> None:
-        self.found.append(GraphDifference(Operator(node).where, what))
+        self.found.append(GraphDifference(Operator(node).where, what, node))
 
     def _placeholders(self) -> None:
         """Parameters and inputs by name; constants of the model by their values."""
@@ -142,7 +152,8 @@ class _Comparison:
         for node in (node for node in self.before.nodes if node.op == "placeholder"):
             other = there.get(node.name)
             if other is None:
-                self._note(node, f"{node.name} is gone")
+                if self.whole:
+                    self._note(node, f"{node.name} is gone")
                 continue
             self.same[node] = other
             first, second = self.before.constants.get(node.name), self.after.constants.get(node.name)
@@ -172,6 +183,8 @@ class _Comparison:
         if Operator(first).name in PICKS and first.op == "call_function":
             self._picks(first, second)
         if first.op == "call_function" and (sizes := self._sizes(first)) != _shapes(second):
+            self.resized.add(first)
+        if first in self.resized and self.resized.isdisjoint(map(_value, first.all_input_nodes)):  # here it begins
             self._note(
                 first, f"{Operator(first).name} gives {_shapes(second)} where {sizes} are left of {_shapes(first)}"
             )
