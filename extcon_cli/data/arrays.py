@@ -5,7 +5,6 @@ Every reader gives a `Source`; sizes, numbers and labels are checked here, so th
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from extcon_cli.data.limits import check_npz
 from extcon_cli.data.paths import one_file
 from extcon_cli.data.splits import TEST_SEED, Arrays, Source
 from extcon_cli.errors import DataError
@@ -87,10 +87,13 @@ def from_splits(parts: Mapping[str, tuple[Any, Any]], task: str, where: str) -> 
 
 def _npz(path: Path) -> dict[str, Any]:
     try:
+        check_npz(path)
         with np.load(path, allow_pickle=False) as file:
             return {name: file[name] for name in file.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, AttributeError) as error:
-        raise DataError(f"{path}: cannot be read as .npz: {error}") from error
+    except DataError:
+        raise
+    except Exception as error:  # zipfile, zlib and numpy's parser of headers raise nearly anything
+        raise DataError(f"{path}: cannot be read as .npz: {' '.join(str(error).split())[:200]}") from error
 
 
 def _safetensors(path: Path) -> dict[str, Any]:
@@ -99,12 +102,14 @@ def _safetensors(path: Path) -> dict[str, Any]:
 
     try:
         return dict(load_file(path))
-    except (OSError, SafetensorError) as error:
+    except (OSError, SafetensorError, ValueError, RuntimeError, KeyError) as error:
         raise DataError(f"{path}: cannot be read as .safetensors: {error}") from error
 
 
 def _inputs(raw: Any, where: str) -> Tensor:
     x = _tensor(raw, where)
+    if x.dim() > 1 and not x[0:1].numel() and len(x):
+        raise DataError(f"{where}: is {tuple(x.shape)}; an input without numbers teaches nothing")
     if x.dim() < 2:
         raise DataError(f"{where}: is {tuple(x.shape)}; one sample a row is needed, so at least two dimensions")
     if x.dtype == torch.uint8 and x.dim() < 3:
@@ -156,10 +161,14 @@ def targets(y: Tensor, task: str, where: str) -> Tensor:
 
 def _tensor(raw: Any, where: str) -> Tensor:
     if isinstance(raw, Tensor):
+        if raw.is_complex():
+            raise DataError(f"{where}: holds {raw.dtype}, not real numbers")
         return raw
     array = np.asarray(raw)
     if array.dtype.kind not in "fiub":
         raise DataError(f"{where}: holds {array.dtype}, not numbers")
+    if array.dtype == np.uint64 and array.size and int(array.max()) >= 2**63:
+        raise DataError(f"{where}: holds {int(array.max())}, too large for a whole number here")
     if array.dtype.kind in "iu" and array.dtype != np.uint8:
         array = array.astype(np.int64)
     return torch.from_numpy(np.ascontiguousarray(array.astype(np.float32) if array.dtype.kind == "f" else array))

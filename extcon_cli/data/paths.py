@@ -90,5 +90,5 @@ def _below(folder: Path, suffixes: Sequence[str], above: set[str]) -> Iterator[P
         elif path.is_dir():
             real = os.path.realpath(path)
             if real in above:
-                raise DataError(f"{path}: this link leads back to {real}, which holds it; remove it")
+                raise DataError(f"{path}: a link on the way leads back to {real}, which holds it; remove it")
             yield from _below(path, suffixes, above | {real})

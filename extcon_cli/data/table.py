@@ -48,18 +48,17 @@ def _read(path: Path, task: str) -> tuple[list[str], tuple[Any, Any]]:
         if len(row) != len(header):
             raise DataError(f"{path}:{number}: has {len(row)} columns, the header has {len(header)}")
     features = [i for i in range(len(header)) if i != target]
-    x = np.array(
-        [[_number(path, n, header[i], row[i]) for i in features] for n, row in enumerate(body, 2)], dtype=np.float32
-    )
+    numbers = [[_number(path, n, header[i], row[i]) for i in features] for n, row in enumerate(body, 2)]
+    with np.errstate(over="ignore"):  # infinities are refused with the others
+        x = np.array(numbers, dtype=np.float32)
     column = [row[target].strip() for row in body]
     if task in NUMBERS:
         return header, (x, np.array([_number(path, n, header[target], cell) for n, cell in enumerate(column, 2)]))
     if not all(map(whole_number, column)):
         return header, (x, np.array(column))
-    numbers = [int(cell) for cell in column]
     if top := next((cell for cell in column if abs(int(cell)) >= LARGEST), None):
         raise DataError(f"{path}: column {header[target]!r} holds {top[:40]}, too large for a class number")
-    return header, (x, np.array(numbers, dtype=np.int64))
+    return header, (x, np.array([int(cell) for cell in column], dtype=np.int64))
 
 
 def _number(path: Path, line: int, column: str, cell: str) -> float:

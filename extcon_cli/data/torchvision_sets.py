@@ -21,7 +21,7 @@ def torchvision_set(spec: DataSpec, name: str) -> Source:
     for train in (True, False):
         try:
             found = getattr(datasets, name)(str(root), train=train, download=spec.download)
-        except (RuntimeError, OSError) as error:
+        except Exception as error:  # its readers of damaged files raise nearly anything
             if spec.download:
                 raise DataError(f"{name}: could not be downloaded to {root}: {error}") from error
             fix = "set data.root to where it lies, or data.download: true to fetch it"
