@@ -161,10 +161,10 @@ def bert():
 
 ADAM = {"name": "adamw", "lr": 0.001}
 ROWS: dict[str, dict[str, Any]] = {
-    "segmentation": {"arch": "UNet", "data": "masks", "figure": "miou", "steps": 200, "batch": 32},
-    "detection": {"arch": "detector", "data": "boxes", "figure": "map", "steps": 300, "batch": 16},
-    "causal_lm": {"arch": "gpt2", "data": "next_tokens", "figure": "perplexity", "steps": 600, "batch": 32},
-    "masked_lm": {"arch": "bert", "data": "masked_tokens", "figure": "perplexity", "steps": 600, "batch": 32},
+    "segmentation": {"arch": "UNet", "data": "masks", "figure": "miou", "steps": 160, "batch": 32},
+    "detection": {"arch": "detector", "data": "boxes", "figure": "map", "steps": 160, "batch": 16},
+    "causal_lm": {"arch": "gpt2", "data": "next_tokens", "figure": "perplexity", "steps": 400, "batch": 32},
+    "masked_lm": {"arch": "bert", "data": "masked_tokens", "figure": "perplexity", "steps": 400, "batch": 32},
 }
 
 
@@ -172,12 +172,13 @@ def recipe(task: str, code: Path, ratio: float) -> dict[str, Any]:
     """Training with half as many steps again for pruning, split between the bifurcation and the fine-tuning."""
     row = ROWS[task]
     short = {"steps": row["steps"] // 4, "optimizer": {**ADAM, "lr": 0.0005}}
+    once = {"evaluate_every": 1000}  # after the last step alone
     return {
         "model": {"arch": f"{code}:{row['arch']}"},
         "task": task,
         "data": {"dataset": f"{code}:{row['data']}", "batch_size": row["batch"], "eval_batch_size": 64, "workers": 0},
-        "train": {"steps": row["steps"], "optimizer": {**ADAM, "lr": 0.002}, "clip_grad": 1.0},
-        "prune": {"ratio": ratio, "score": {"batches": 20}, "bifurcate": short, "finetune": short},
+        "train": {"steps": row["steps"], "optimizer": {**ADAM, "lr": 0.002}, "clip_grad": 1.0, **once},
+        "prune": {"ratio": ratio, "score": {"batches": 20}, "bifurcate": short, "finetune": {**short, **once}},
     }
 
 

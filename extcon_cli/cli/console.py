@@ -27,7 +27,7 @@ from rich.text import Text
 from extcon_cli.cli.streams import shows
 from extcon_cli.events import Emit, Event, Noted, PhaseEnded, PhaseStarted, RunStarted, Saved
 from extcon_cli.events import Progress as Progressed
-from extcon_cli.report.numbers import duration, figure
+from extcon_cli.report.numbers import duration, figure, judge
 
 LINE_EVERY = 5.0
 """Seconds between two plain lines of the same phase."""
@@ -175,7 +175,7 @@ def _figures(metrics: Mapping[str, float]) -> str:
 def _progress(event: Progressed) -> str:
     """This step's figures, the main one on the validation data with the step it was measured after, and the rate."""
     parts = [_figures({name: value for name, value in event.metrics.items() if name != "lr"})]
-    if name := next((name for name in ("accuracy", "r2", "loss") if name in event.validation), None):
+    if name := judge(event.validation):
         parts.append(f"val {name} {figure(name, event.validation[name])} (step {event.validated})")
     if "lr" in event.metrics:
         parts.append(_figures({"lr": event.metrics["lr"]}))

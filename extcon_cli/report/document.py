@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from extcon_cli.report.bypass_results import NO_GAIN, BranchCertificate, BypassResult, Diagnosis
 from extcon_cli.report.export_results import ExportResult
-from extcon_cli.report.numbers import change, count, duration, factor, figure, percent
+from extcon_cli.report.numbers import change, count, duration, factor, figure, judge, percent
 from extcon_cli.report.records import (
     CertificateRecord,
     Layer,
@@ -152,7 +152,7 @@ def exactness(result: PruneResult) -> list[str]:
         aim, unit = removal.target, "B" if removal.target.quantity == "size" else ""
         reached, budget = count(aim.reached, unit), count(aim.budget, unit)
         sentences.append(f"{aim.quantity} {aim.asked} asked for: {reached} left, {budget} may be")
-    main = next((name for name in ("accuracy", "r2", "loss") if name in after), None)
+    main = judge(after)
     if main is not None:
         moments = (removal.metrics_before_removal, removal.metrics_after_removal, after)
         shown = [figure(main, moment[main]) for moment in moments]

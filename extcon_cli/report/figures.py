@@ -14,6 +14,7 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
+from extcon_cli.report.numbers import SHARES, judge
 from extcon_cli.report.records import PhaseRecord
 from extcon_cli.report.results import BifurcationTrace
 
@@ -44,18 +45,18 @@ def losses(phases: Sequence[PhaseRecord]) -> str:
     return _svg(figure)
 
 
-def accuracy(phases: Sequence[PhaseRecord]) -> str | None:
-    """Accuracy (or R2) on the validation data over the steps of all phases; None where there are none."""
+def judged(phases: Sequence[PhaseRecord]) -> str | None:
+    """What the model is judged by, on the validation data over the steps of all phases; None where there is nothing."""
     figure, (axes,) = _figure(1)
     start, drawn = 0, False
     for phase in phases:
         curve = phase.validation
-        name = next((key for key in ("accuracy", "r2") if curve and key in curve.metrics), None)
-        if curve and name:
-            scale = 100 if name == "accuracy" else 1
+        name = judge(curve.metrics) if curve is not None else None
+        if curve and name and name != "loss":
+            scale = 100 if name in SHARES else 1
             values = scale * np.asarray(curve.metrics[name], float)
             axes.plot(np.asarray(curve.steps, float) + start, values, color=ALIVE, lw=1.2, marker="o", ms=3)
-            axes.set(ylabel="accuracy, validation (%)" if name == "accuracy" else "R2, validation")
+            axes.set(ylabel=f"{'R2' if name == 'r2' else name}, validation{' (%)' if name in SHARES else ''}")
             drawn = True
         start += phase.steps[-1] if phase.steps else 0
     axes.set(xlabel="step")

@@ -11,7 +11,7 @@ from markupsafe import Markup
 from extcon_cli.report import figures
 from extcon_cli.report.bypass_results import BypassResult
 from extcon_cli.report.document import caution, run_facts, sections, subject
-from extcon_cli.report.numbers import count, duration, percent
+from extcon_cli.report.numbers import count, duration, judge, percent
 from extcon_cli.report.records import PhaseRecord, RunFacts
 from extcon_cli.report.results import (
     BifurcationTrace,
@@ -70,7 +70,9 @@ def drawings(result: CommandResult) -> list[Drawing]:
     elif phases:
         found.append(("Loss", "All phases behind each other; averaged over a few steps.", figures.losses(phases)))
         said = "On the validation data, which are never trained on."
-        found.append(("Accuracy", said, figures.accuracy(phases)))
+        curve = next((phase.validation for phase in phases if phase.validation is not None), None)
+        name = judge(curve.metrics) if curve is not None else None
+        found.append(((name or "").capitalize(), said, figures.judged(phases)))
     return [Drawing(title, text, Markup(svg)) for title, text, svg in found if svg is not None]
 
 

@@ -2,6 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
+SHARES = ("accuracy", "top5", "pixel_accuracy", "f1", "miou", "map", "map50")
+"""Figures that people read in percent."""
+JUDGES = ("accuracy", "r2", "f1", "miou", "map", "perplexity", "loss")
+"""What a model is judged by: the first of these that was measured."""
+
+
+def judge(names: Collection[str]) -> str | None:
+    """The figure that says most, of those that there are."""
+    return next((name for name in JUDGES if name in names), None)
+
 
 def count(value: float, unit: str = "") -> str:
     """174970 -> '175.0 k', 40800000 -> '40.80 M', with the unit behind it."""
@@ -38,7 +50,7 @@ def factor(before: float, after: float, words: tuple[str, str] = ("smaller", "la
 
 def figure(name: str, value: float) -> str:
     """A metric in the form that its name asks for."""
-    if name in ("accuracy", "top5"):
+    if name in SHARES:
         return percent(value)
     if name == "lr":
         return f"{value:.2g}"
@@ -47,7 +59,7 @@ def figure(name: str, value: float) -> str:
 
 def change(name: str, before: float, after: float) -> str:
     """What a metric gained or lost."""
-    return f"{100 * (after - before):+.2f} points" if name in ("accuracy", "top5") else f"{after - before:+.4f}"
+    return f"{100 * (after - before):+.2f} points" if name in SHARES else f"{after - before:+.4f}"
 
 
 def _digits(value: float) -> str:

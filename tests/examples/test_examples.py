@@ -57,6 +57,18 @@ def test_masks_of_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys:
     assert [small.get_submodule(f"stages.{i // 2}.{i % 2}.conv1").out_channels for i in range(6)] == widths
 
 
+def test_a_task_of_ones_own_is_the_guides(tmp_path: Path) -> None:
+    guide = (ROOT / "docs" / "guide" / "tasks.md").read_text()
+    python = guide.split("```python\n")[1].split("```")[0].split("\n\n\n")
+    assert all(block.strip() in (ROOT / "examples" / "own_task.py").read_text() for block in python)
+    assert (ROOT / "examples" / "own_task.yaml").read_text() in guide
+    for command in guide.split("```bash\n")[1].split("```")[0].splitlines():
+        done = run(command.replace("examples/", f"{ROOT}/examples/"), tmp_path)
+        assert done.returncode == 0, done.stdout + done.stderr
+    assert "psnr" in done.stdout
+    assert "24 of 48 filters removed" in done.stdout
+
+
 # The job ----------------------------------------------------------------------------------------------------------
 
 
