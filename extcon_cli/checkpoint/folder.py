@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 from extcon_cli.errors import CheckpointError, UsageError
@@ -30,13 +31,41 @@ def checkpoint_file(path: str | Path) -> Path:
     raise CheckpointError(f"{path} is a folder with {problem}.")
 
 
+TASKS = {
+    "ForCausalLM": "causal_lm",
+    "LMHeadModel": "causal_lm",
+    "ForMaskedLM": "masked_lm",
+    "ForSequenceClassification": "classification",
+    "ForImageClassification": "classification",
+}
+"""What a class of transformers is for, by the end of its name."""
+TOKENIZERS = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json", "spiece.model", "tokenizer.model")
+
+
 def is_transformers(path: str | Path) -> bool:
     """Is this a folder of Hugging Face's transformers: with a config.json that names a kind of model?"""
+    return "model_type" in _configuration(path)
+
+
+def task_of(path: str | Path) -> str | None:
+    """The task that a folder's model is for, by the name of its class; None: the name does not tell."""
+    named = _configuration(path).get("architectures")
+    name = named[0] if isinstance(named, list) and named and isinstance(named[0], str) else ""
+    return next((task for end, task in TASKS.items() if name.endswith(end)), None)
+
+
+def has_tokenizer(path: str | Path) -> bool:
+    """Does a tokenizer lie in the folder?"""
+    return any(Path(path, name).is_file() for name in TOKENIZERS)
+
+
+def _configuration(path: str | Path) -> Mapping[str, object]:
+    """What config.json says; nothing where it cannot be read."""
     try:
         content = json.loads((Path(path) / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
-        return False
-    return isinstance(content, dict) and "model_type" in content
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def check_folder(path: Path, *, force: bool, like: Path) -> None:

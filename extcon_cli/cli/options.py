@@ -12,7 +12,7 @@ import typer
 
 from extcon_cli.checkpoint.contents import kind
 from extcon_cli.checkpoint.folder import checkpoint_file as find_checkpoint
-from extcon_cli.checkpoint.folder import is_transformers
+from extcon_cli.checkpoint.folder import has_tokenizer, is_transformers, task_of
 from extcon_cli.checkpoint.trust import Trust
 from extcon_cli.data.kinds import Kind
 from extcon_cli.data.kinds import kind as kind_of_data
@@ -172,7 +172,7 @@ def find_recipe(
         recipe=recipe,
         checkpoint=checkpoint,
         embedded=metadata.recipe if metadata is not None and metadata.recipe else None,
-        overrides=[*_data_keys(data), *(overrides or ()), *put],
+        overrides=[*_told(method, recipe, checkpoint, data), *_data_keys(data), *(overrides or ()), *put],
     )
 
 
@@ -219,6 +219,19 @@ def is_set(key: str, overrides: Sequence[str] | None) -> bool:
     return any(text.partition("=")[0].strip() == key for text in overrides or ())
 
 
+def _told(method: str, recipe: str | None, checkpoint: Path | None, data: Kind | None) -> list[str]:
+    """What a folder of Hugging Face says of its task and its tokenizer, where the user gave no recipe."""
+    if checkpoint is None or not is_transformers(checkpoint) or recipe or checkpoint.with_suffix(".yaml").is_file():
+        return []
+    task = task_of(checkpoint) or (data and data.task)
+    keys = [f"task={task}"] if task else []
+    if data is not None and data.dataset in ("text", "saved") and has_tokenizer(checkpoint):
+        keys.append(f"data.tokenizer={json.dumps(str(checkpoint))}")
+    if method == "prune":  # what transformers are trained with
+        keys += [f"prune.{phase}.optimizer.name=adamw" for phase in ("bifurcate", "finetune")]
+    return keys
+
+
 def _data_keys(data: Kind | None) -> list[str]:
     if data is None:
         return []
@@ -255,6 +268,8 @@ def complete(
     RecipeError where something is missing: all of it, with the recipe to paste.
     """
     if resolved.source != "bundled" or (data is None and resolved.recipe.data is not None):
+        return resolved.recipe
+    if is_transformers(checkpoint) and resolved.recipe.data is not None:
         return resolved.recipe
     from extcon_cli.pipelines.first_look import complete as filled  # takes seconds: torch
 

@@ -106,7 +106,7 @@ def prune(
     o.check_reports(report)
     kind = o.data_kind(data)
     resolved = o.find_recipe("prune", recipe, checkpoint, overrides, kind, **aim, seed=seed)
-    without_data = folder and kind is None and resolved.recipe.data is None and not already_zero
+    without_data = folder and kind is None and resolved.recipe.data is None and not already_zero and plan is None
     if without_data and (max_drop is not None or resume):
         raise UsageError(
             "without data nothing is measured or trained: give --data, or go without --max-drop and --resume"

@@ -11,9 +11,11 @@ from extcon_cli.pipelines.removal import Removed
 from extcon_cli.report.serialise import to_json
 
 
-def finetune(pruning: PruneRun, removal: Removed, resume_state: Mapping[str, Any] | None) -> Outcome:
-    """Train the smaller model; it ends with the state that the recipe keeps."""
+def finetune(pruning: PruneRun, removal: Removed, resume_state: Mapping[str, Any] | None) -> Outcome | None:
+    """Train the smaller model; it ends with the state that the recipe keeps. None: the recipe takes no steps."""
     run, spec = pruning.run, pruning.spec.finetune
+    if spec.steps == 0:
+        return None
     outcome = run_phase(
         "finetune",
         "Fine-tuning",

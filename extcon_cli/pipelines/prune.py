@@ -98,6 +98,6 @@ def prune(
         frozen=frozen(pruning.channels),
         unreached=pruning.channels.unreached,
         folder=folder,
-        history=PruneHistory((*known.phases, final.record), known.trace),
+        history=PruneHistory((*known.phases, *([final.record] if final else [])), known.trace),
         run=run.facts(),
     )

@@ -211,6 +211,9 @@ class FinetuneSpec(TrainSpec):
     epochs: PositiveFloat | None = 10.0
     """Length in passes over the training data; fractions are allowed. Or give `steps`."""
 
+    steps: NonNegativeInt | None = None
+    """Length in optimizer steps; 0: the smaller model is not trained. Or give `epochs`."""
+
     optimizer: FinetuneOptimizer = FinetuneOptimizer()
     """What moves the parameters."""
 

@@ -149,6 +149,14 @@ def test_free_widths_open_with_extcon_alone(tmp_path: Path) -> None:
     assert sum(p.numel() for p in extcon_cli.load(tmp_path / "again").parameters()) == again.after.size.params
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["qwen2", "bert", "t5"])
+def test_free_widths_of_tied_tensors_and_narrow_norms(name: str, tmp_path: Path) -> None:
+    models.write(name, tmp_path / "model")
+    result = prune_at_once(tmp_path / "model", recipe("prune.widths=free"), output=tmp_path / "out")
+    assert sum(p.numel() for p in extcon_cli.load(tmp_path / "out").parameters()) == result.after.size.params
+
+
 def test_a_pruned_folder_is_pruned_again_and_remembers(pruned: Path, tmp_path: Path) -> None:
     prune_at_once(pruned, recipe(), output=tmp_path / "twice")
     folder = read_folder(tmp_path / "twice")

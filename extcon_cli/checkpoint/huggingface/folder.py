@@ -204,9 +204,9 @@ def _with_plans(path: Path, kind: Any, header: Metadata) -> tuple[Any, Precision
         raise CheckpointError(f"{path} cannot be opened as {kind.__name__}: {str(error)[:200]}") from error
     for plan in header.plans:
         replay(module, plan, f"{path} does not fit {kind.__name__}")
-    fill(module, checkpoint.state, source=str(path), arch=kind.__name__, versions=checkpoint.versions)
-    precision = stored_precision({checkpoint.prefix + name: tensor for name, tensor in checkpoint.state.items()})
-    return module, precision
+    state = {checkpoint.prefix + name: tensor for name, tensor in checkpoint.state.items()}  # all may begin with model.
+    fill(module, state, source=str(path), arch=kind.__name__)
+    return module, stored_precision(state)
 
 
 def _note(path: Path) -> Metadata | None:
