@@ -29,6 +29,7 @@ ALLOWED = {
     "report": {"channels", "recipe", "errors", "events"},
 }
 ALLOWED["pipelines"] = set(ALLOWED)
+ALLOWED["integrations"] = {"channels", "catalyst", "bypass", "checkpoint", "errors"}
 ALLOWED["cli"] = {*ALLOWED, "pipelines"}
 """What each part may import of extcon, beside itself."""
 

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from extcon_cli.catalyst.alike import Tie
 from extcon_cli.catalyst.bifurcation import Flow
 from extcon_cli.catalyst.compensated import compensated, drawn_labels
 from extcon_cli.catalyst.filters import Filters
@@ -19,7 +20,16 @@ from extcon_cli.catalyst.hand_over import HandOver, hand_over
 from extcon_cli.catalyst.limits import Limits
 from extcon_cli.catalyst.scores import energy, normalised, taylor_terms
 from extcon_cli.catalyst.target import decide
-from extcon_cli.channels import Certificate, Difference, Masks, RemovalPlan, channel_groups, remove, remove_zeros
+from extcon_cli.channels import (
+    Certificate,
+    Channels,
+    Difference,
+    Masks,
+    RemovalPlan,
+    channel_groups,
+    remove,
+    remove_zeros,
+)
 from extcon_cli.channels.compare import Examples, Inputs
 from extcon_cli.errors import UsageError
 
@@ -68,6 +78,8 @@ class Catalyst:
         ratio: share of the prunable filters that goes.
         floor: share of each channel group that stays.
         keep: name patterns of groups that stay, such as "layer1.*".
+        channels: what `channel_groups` gave for this model, perhaps with more groups frozen. None: it is traced here.
+        ties: groups of these that keep the same share of their channels; then no others go.
 
     Raises:
         TraceError: the forward pass cannot be traced.
@@ -85,6 +97,8 @@ class Catalyst:
         chi: float = 1.25,
         floor: float = 0.1,
         keep: Sequence[str] = (),
+        channels: Channels | None = None,
+        ties: Sequence[Tie] = (),
     ) -> None:
         if not 0 < ratio < 1:
             raise UsageError(f"ratio should lie between 0 and 1, not {ratio!r}")
@@ -96,7 +110,8 @@ class Catalyst:
         self.chi = chi
         self.floor = floor
         self.keep = keep
-        self.channels = channel_groups(model, example_inputs)
+        self.ties = ties
+        self.channels = channel_groups(model, example_inputs) if channels is None else channels
         self.filters = Filters.of(self.channels.groups)
         if not len(self.filters):
             reasons = "; ".join(sorted({group.reason for group in self.channels.groups}))
@@ -180,7 +195,7 @@ class Catalyst:
             GateError: a decided filter cannot go, or the smaller model's outputs differ; the model is as it was.
         """
         decided = self.filters.masks(self._at_zero("contract").decided)
-        removal = remove_zeros(self.model, self.example, channels=self.channels, decided=decided)
+        removal = remove_zeros(self.model, self.example, channels=self.channels, decided=decided, others=not self.ties)
         remove(self.model, removal.plan)
         return ContractionReport(removal.plan, removal.certificate, removal.removed)
 
@@ -196,5 +211,5 @@ class Catalyst:
             raise UsageError("no gradient reached any filter: call .step() after backward() and before zero_grad()")
         limits = Limits(floor=self.floor, keep=self.keep)
         values = self.scores if relative else normalised(self.scores, self.filters)
-        chosen = decide(values, self.filters, self.ratio, limits)
+        chosen = decide(values, self.filters, self.ratio, limits, self.ties)
         self.flow = Flow(self.model, self.filters, chosen, self.chi, steps=self.shrink_steps)

@@ -14,7 +14,6 @@ from extcon_cli.catalyst.alike import Tie
 from extcon_cli.catalyst.filters import Filters
 from extcon_cli.channels import Channels, channel_groups
 from extcon_cli.channels.compare import Inputs
-from extcon_cli.channels.preserving import duplicate
 from extcon_cli.errors import GateError, UsageError
 from extcon_cli.pipelines.folders import FolderWidths, folder_widths
 from extcon_cli.pipelines.phase import interruptible
@@ -92,9 +91,8 @@ def analyse(run: Run) -> PruneRun:
     channels = channel_groups(module, examples, ignore_unreached=spec.ignore_unreached)
     opened, widths = run.prepared.opened, None
     if opened is not None and opened.folder is not None:
-        twin = module if run.device.type == "cpu" else duplicate(module).cpu()
-        kind, example = run.recipe.prune.widths, run.prepared.example
-        channels, widths = folder_widths(opened.folder, twin, channels, example, kind, run.emit)
+        kind = run.recipe.prune.widths
+        channels, widths = folder_widths(opened.folder, module, channels, examples, kind, run.emit)
     filters = Filters.of(channels.groups)
     if not len(filters):
         reasons = sorted({group.reason for group in channels.groups})

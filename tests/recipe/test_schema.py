@@ -69,10 +69,20 @@ class TestOneLength:
         with pytest.raises(ValidationError, match=f"give `epochs` or `steps`, not {found}"):
             section.model_validate(given)
 
-    @pytest.mark.parametrize("given", [{"epochs": 0}, {"epochs": -1}, {"steps": 0}, {"steps": 1.5}])
+    @pytest.mark.parametrize("given", [{"epochs": 0}, {"epochs": -1}, {"steps": -1}, {"steps": 1.5}])
     def test_a_length_is_positive(self, section: type[TrainSpec], given: dict[str, float]) -> None:
         with pytest.raises(ValidationError):
             section.model_validate(given)
+
+    def test_only_a_fine_tuning_may_be_left_out(self, section: type[TrainSpec]) -> None:
+        if section is FinetuneSpec:
+            assert (section.model_validate({"steps": 0}).steps, section.model_validate({"steps": 0}).epochs) == (
+                0,
+                None,
+            )
+        else:
+            with pytest.raises(ValidationError):
+                section.model_validate({"steps": 0})
 
 
 @pytest.mark.parametrize(("name", "rate"), [("sgd", 0.1), ("adam", 0.001), ("adamw", 0.001)])

@@ -66,6 +66,15 @@ def changed(config: Any, values: Values) -> Any:
         return type(config).from_dict(content)
 
 
+def assign(config: Any, values: Values) -> None:
+    """Put other values into a configuration in use; the library has accepted them, as `changed` does it."""
+    for place, value in values.items():
+        inner = config
+        for key in place[:-1]:
+            inner = getattr(inner, key)
+        setattr(inner, place[-1], value)
+
+
 def shapes_of(kind: type[nn.Module], config: Any) -> dict[str, tuple[int, ...]]:
     """The shapes of the state dict that a model of this configuration has."""
     with torch.device("meta"), torch.random.fork_rng(devices=[]), quiet():

@@ -145,6 +145,7 @@ def _differs(small: nn.Module, config: Any, values: Values, examples: Examples) 
     """What a plain model of the changed configuration does otherwise with the same weights. Empty: nothing."""
     try:
         there = filled(type(small), changed(config, values), small.state_dict())
+        there.to(next(small.parameters()).device)
     except Exception as error:  # the library refuses values and shapes in many ways
         return (str(error).strip().splitlines() or [""])[-1].strip()[:200] or type(error).__name__
     if moved := differences_between(small, there, examples):
