@@ -19,7 +19,7 @@ from extcon_cli.checkpoint.huggingface.uniform import Role, roles, solved, unifo
 from extcon_cli.errors import UsageError
 
 
-class CatalystCallback(TrainerCallback):  # type: ignore[misc]
+class CatalystCallback(TrainerCallback):
     """Prunes the model that a `Trainer` trains: the decided filters reach zero, go, and training goes on.
 
         >>> from transformers import Trainer
