@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from extcon_cli.cli import options as o
+from extcon_cli.errors import UsageError
 
 
 def bypass(
@@ -22,6 +23,7 @@ def bypass(
     device: o.DeviceOption = None,
     threads: o.ThreadsOption = None,
     resume: o.ResumeOption = False,
+    dry_run: o.DryRunOption = False,
     force: o.ForceOption = False,
     ignore_probe: Annotated[
         bool,
@@ -43,6 +45,8 @@ def bypass(
     Example: `extcon bypass model.pt --set bypass.extensions=[widen] --ignore-probe --json`
     """
     o.set_threads(threads)
+    if dry_run and resume:
+        raise UsageError("--dry-run tries a whole run out: it goes without --resume")
     checkpoint = o.checkpoint_file(checkpoint)
     output = out or checkpoint.with_name(f"{checkpoint.stem}.bypassed.safetensors")
     overwrite = o.check_output(output, force=force, resume=resume, suffixes=[".safetensors"])
@@ -52,22 +56,42 @@ def bypass(
     o.check_data(resolved, checkpoint)
 
     from extcon_cli.cli.console import listening
+    from extcon_cli.cli.previews import show_dry_run
     from extcon_cli.cli.results import deliver
 
     trust = o.trust(trust_code, trust_pickle, resolved)
     with listening(quiet=quiet) as emit:
         from extcon_cli.pipelines.bypass import bypass as run  # takes seconds: torch
+        from extcon_cli.pipelines.rehearsal import quietly, rehearse
 
-        result = run(
-            checkpoint,
-            o.complete(resolved, checkpoint, kind, overrides, trust, emit),
-            output=output,
-            device=device,
-            resume=resume,
-            force=overwrite,
-            ignore_probe=ignore_probe or go_on,
-            require_gain=require_gain,
-            trust=trust,
-            emit=emit,
-        )
+        complete = o.complete(resolved, checkpoint, kind, overrides, trust, emit)
+        if dry_run:
+            told = quietly(emit, output)
+            tried = rehearse(
+                "bypass",
+                complete,
+                checkpoint,
+                lambda short, to: run(
+                    checkpoint, short, output=to, device=device, ignore_probe=True, trust=trust, emit=told,
+                    rehearsal=True,
+                ),
+                output=output,
+                force=overwrite,
+                trust=trust,
+            )  # fmt: skip
+        else:
+            result = run(
+                checkpoint,
+                complete,
+                output=output,
+                device=device,
+                resume=resume,
+                force=overwrite,
+                ignore_probe=ignore_probe or go_on,
+                require_gain=require_gain,
+                trust=trust,
+                emit=emit,
+            )
+    if dry_run:
+        return show_dry_run(tried, as_json=as_json)
     deliver(result, as_json=as_json, reports=report)

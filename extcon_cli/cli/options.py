@@ -109,6 +109,15 @@ ResumeOption = Annotated[
     bool,
     typer.Option("--resume", metavar=FLAG, help="Go on with the interrupted run in OUT.run/.", rich_help_panel=RUN),
 ]
+DryRunOption = Annotated[
+    bool,
+    typer.Option(
+        "--dry-run",
+        metavar=FLAG,
+        help="Try everything on a few batches, say what would be done, and write nothing.",
+        rich_help_panel=RUN,
+    ),
+]
 OutOption = Annotated[
     Path | None, typer.Option("--out", metavar="FILE", help="Where the result goes.", rich_help_panel=OUTPUT)
 ]

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 
+from rich.table import Table
+
 from extcon_cli.cli.results import new_console
 from extcon_cli.cli.tables import new_table
 from extcon_cli.report.numbers import count, factor
-from extcon_cli.report.results import PlanResult
+from extcon_cli.report.records import Size
+from extcon_cli.report.results import DryRunResult, PlanResult
 from extcon_cli.report.serialise import to_json
 
 
@@ -16,18 +19,12 @@ def show_plan(result: PlanResult, *, as_json: bool) -> None:
     if as_json:
         print(json.dumps(to_json(result), indent=2, allow_nan=False))
         return
-    console, sizes = new_console(), new_table("", ">before", ">after", ">")
-    for name, old, new, unit in (
-        ("parameters", result.before.params, result.after.params, ""),
-        ("MACs", result.before.macs, result.after.macs, ""),
-        ("size", result.before.bytes, result.after.bytes, "B"),
-    ):
-        sizes.add_row(name, count(old, unit), count(new, unit), factor(old, new))
+    console = new_console()
     groups = new_table("channels of", ">number", ">go", ">sensitivity", "")
     for group in result.groups:
         rise = "" if group.sensitivity is None else f"{group.sensitivity:+.3g}"
         groups.add_row(group.name, str(group.channels), str(len(group.remove)), rise, group.reason or "")
-    console.print(sizes)
+    console.print(_sizes(result.before, result.after))
     console.print()
     console.print(groups)
     if any(group.sensitivity is not None for group in result.groups):
@@ -35,3 +32,30 @@ def show_plan(result: PlanResult, *, as_json: bool) -> None:
     console.print()
     console.print(f"{result.filters} of {result.prunable} filters would go ({result.asked}); nothing was trained")
     console.print(f"written to {result.output}: extcon prune {result.checkpoint} --plan {result.output}", style="bold")
+
+
+def show_dry_run(result: DryRunResult, *, as_json: bool) -> None:
+    """Print what a command would do."""
+    if as_json:
+        print(json.dumps(to_json(result), indent=2, allow_nan=False))
+        return
+    console = new_console()
+    if result.before is not None and result.after is not None and result.before != result.after:
+        console.print(_sizes(result.before, result.after))
+        console.print()
+    total = sum(result.samples.values())
+    read = "all of them were read" if result.read == total else f"{result.read} of {total} were read"
+    console.print(f"data: {', '.join(f'{n} {name}' for name, n in result.samples.items())} samples; {read}")
+    console.print(f"training steps on {result.device}: {', '.join(f'{n} {name}' for name, n in result.steps.items())}")
+    console.print(f"{result.tried} would write {result.output}; nothing was written", style="bold")
+
+
+def _sizes(before: Size, after: Size) -> Table:
+    rows = new_table("", ">before", ">after", ">")
+    for name, old, new, unit in (
+        ("parameters", before.params, after.params, ""),
+        ("MACs", before.macs, after.macs, ""),
+        ("size", before.bytes, after.bytes, "B"),
+    ):
+        rows.add_row(name, count(old, unit), count(new, unit), factor(old, new))
+    return rows

@@ -52,6 +52,7 @@ def prune(
     device: o.DeviceOption = None,
     threads: o.ThreadsOption = None,
     resume: o.ResumeOption = False,
+    dry_run: o.DryRunOption = False,
     force: o.ForceOption = False,
     as_json: o.JsonOption = False,
     quiet: o.QuietOption = False,
@@ -90,6 +91,8 @@ def prune(
         raise UsageError(f"--tolerance {tolerance:g}: should be 0 or more, and goes with --already-zero")
     if plan is not None and (aim or already_zero):
         raise UsageError("--plan says what goes: it goes without --ratio and other targets, and --already-zero")
+    if dry_run and (resume or already_zero):
+        raise UsageError("--dry-run tries a whole run out: it goes without --resume and --already-zero")
     checkpoint = o.checkpoint_file(checkpoint)
     folder = is_transformers(checkpoint)
     if folder:
@@ -115,6 +118,7 @@ def prune(
         o.check_data(resolved, checkpoint)
 
     from extcon_cli.cli.console import listening
+    from extcon_cli.cli.previews import show_dry_run
     from extcon_cli.cli.results import deliver
 
     trust = o.trust(trust_code, trust_pickle, resolved)
@@ -137,21 +141,38 @@ def prune(
 
     with listening(quiet=quiet) as emit:
         from extcon_cli.pipelines.prune import prune as run  # takes seconds: torch
+        from extcon_cli.pipelines.rehearsal import quietly, rehearse
 
-        chosen = o.complete(resolved, checkpoint, kind, overrides, trust, emit)
-        result = run(
-            checkpoint,
-            chosen,
-            output=output,
-            device=device,
-            resume=resume,
-            force=force,
-            max_drop=max_drop,
-            plan=plan,
-            emit=emit,
-            trust=trust,
-        )
-        result = _exported(result, chosen, exports, force=force, trust=trust, emit=emit)
+        complete = o.complete(resolved, checkpoint, kind, overrides, trust, emit)
+        if dry_run:
+            told = quietly(emit, output)
+            tried = rehearse(
+                "prune",
+                complete,
+                checkpoint,
+                lambda short, to: run(
+                    checkpoint, short, output=to, device=device, plan=plan, trust=trust, emit=told, rehearsal=True
+                ),
+                output=output,
+                force=force,
+                trust=trust,
+            )
+        else:
+            result = run(
+                checkpoint,
+                complete,
+                output=output,
+                device=device,
+                resume=resume,
+                force=force,
+                max_drop=max_drop,
+                plan=plan,
+                emit=emit,
+                trust=trust,
+            )
+            result = _exported(result, complete, exports, force=force, trust=trust, emit=emit)
+    if dry_run:
+        return show_dry_run(tried, as_json=as_json)
     deliver(result, as_json=as_json, reports=report)
 
 

@@ -23,6 +23,7 @@ def train(
     device: o.DeviceOption = None,
     threads: o.ThreadsOption = None,
     resume: o.ResumeOption = False,
+    dry_run: o.DryRunOption = False,
     force: o.ForceOption = False,
     as_json: o.JsonOption = False,
     quiet: o.QuietOption = False,
@@ -41,6 +42,8 @@ def train(
     o.set_threads(threads)
     if checkpoint is None and recipe is None:
         raise UsageError("nothing to train: give --recipe FILE|NAME (see `extcon recipe list`), or a checkpoint")
+    if dry_run and resume:
+        raise UsageError("--dry-run tries a whole run out: it goes without --resume")
     if checkpoint is not None:
         checkpoint = o.checkpoint_file(checkpoint)
     output = out or (
@@ -54,19 +57,38 @@ def train(
     resolved = o.find_recipe("train", recipe, checkpoint, overrides, kind, seed=seed)
 
     from extcon_cli.cli.console import listening
+    from extcon_cli.cli.previews import show_dry_run
     from extcon_cli.cli.results import deliver
 
+    trust = o.trust(trust_code, trust_pickle, resolved)
     with listening(quiet=quiet) as emit:
+        from extcon_cli.pipelines.rehearsal import quietly, rehearse
         from extcon_cli.pipelines.train import train as run  # takes seconds: torch
 
-        result = run(
-            resolved.recipe,
-            checkpoint=checkpoint,
-            output=output,
-            device=device,
-            resume=resume,
-            force=force,
-            trust=o.trust(trust_code, trust_pickle, resolved),
-            emit=emit,
-        )
+        if dry_run:
+            told = quietly(emit, output)
+            tried = rehearse(
+                "train",
+                resolved.recipe,
+                checkpoint,
+                lambda short, to: run(
+                    short, checkpoint=checkpoint, output=to, device=device, trust=trust, emit=told, rehearsal=True
+                ),
+                output=output,
+                force=force,
+                trust=trust,
+            )
+        else:
+            result = run(
+                resolved.recipe,
+                checkpoint=checkpoint,
+                output=output,
+                device=device,
+                resume=resume,
+                force=force,
+                trust=trust,
+                emit=emit,
+            )
+    if dry_run:
+        return show_dry_run(tried, as_json=as_json)
     deliver(result, as_json=as_json, reports=report)

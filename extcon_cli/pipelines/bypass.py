@@ -48,6 +48,7 @@ def bypass(
     require_gain: bool = False,
     trust: Trust = UNTRUSTED,
     emit: Emit = ignore,
+    rehearsal: bool = False,
 ) -> BypassResult:
     """Bypass where a checkpoint is stalled, and write the best model to `output`.
 
@@ -58,7 +59,7 @@ def bypass(
     """
     with start_run(
         "bypass", recipe, checkpoint, output=output, device=device, resume=resume, force=force, trust=trust, emit=emit,
-        check=_check_validation,
+        check=_check_validation, rehearsal=rehearsal,
     ) as run:  # fmt: skip
         stalled = stalled_model(run.prepared, run.accelerator, run.emit, run.stop)
         state = _resumed(run) or _diagnosed(run, stalled)

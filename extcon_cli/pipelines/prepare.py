@@ -63,6 +63,14 @@ class Prepared:
         moved: Inputs = tree_map(lambda leaf: leaf.to(device) if isinstance(leaf, Tensor) else leaf, self.example)
         return moved
 
+    def shorter(self) -> Prepared:
+        """The same with one evaluation batch of the validation and of the test data: enough to try a command out."""
+        data, first = self.data, torch.arange(self.data.spec.eval_batch_size)
+        validation, test = (
+            split.select(first) if len(split) > len(first) else split for split in (data.validation, data.test)
+        )
+        return replace(self, data=replace(data, validation=validation, test=test))
+
     @property
     def precision(self) -> Precision:
         """Which tensors were stored in half precision, and will be."""

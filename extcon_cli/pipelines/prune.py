@@ -39,6 +39,7 @@ def prune(
     plan: Path | None = None,
     trust: Trust = UNTRUSTED,
     emit: Emit = ignore,
+    rehearsal: bool = False,
 ) -> PruneResult:
     """Prune a checkpoint and write the smaller one to `output`.
 
@@ -47,7 +48,7 @@ def prune(
         output: a .safetensors file; for a folder of transformers a folder. Beside it, `OUTPUT.run/` holds the run.
         max_drop: points of accuracy (of 100 R2, 100 mIoU...: `Task.drop`) on the test data that may be lost. None: any.
         plan: the decision, as `extcon plan` writes it, in the place of ratio, target, score and decide.
-        device, resume, force, trust: as in `start_run`.
+        device, resume, force, trust, rehearsal: as in `start_run`.
 
     Raises: GateError where the removal is not exact, the target is missed, or more than `max_drop` is lost; then
     nothing is written. Interrupted (resumable) on Ctrl-C or SIGTERM.
@@ -55,7 +56,7 @@ def prune(
     precision, document = recipe.prune.finetune.mixed_precision, read_plan(plan) if plan is not None else None
     with start_run(
         "prune", recipe, checkpoint, output=output, device=device, mixed_precision=precision, resume=resume,
-        force=force, trust=trust, emit=emit,
+        force=force, trust=trust, emit=emit, rehearsal=rehearsal,
     ) as run:  # fmt: skip
         pruning = analyse(run)
         chosen = planned(document, pruning.channels, pruning.filters, str(plan)) if document is not None else None

@@ -152,6 +152,7 @@ def start_run(
     emit: Emit = ignore,
     plain: bool = False,
     check: Callable[[Prepared], None] | None = None,
+    rehearsal: bool = False,
 ) -> Iterator[Run]:
     """Begin a run, or go on with one; within, Ctrl-C and SIGTERM wait for the end of a step.
 
@@ -162,6 +163,7 @@ def start_run(
         force: overwrite the output.
         plain: the output may be a plain state dict (.pt, .pth) as well.
         check: refuses what this command cannot work with, before anything is written.
+        rehearsal: measure on one evaluation batch.
 
     Raises: UsageError where the output cannot be written or the kept run is another; errors of data, checkpoint and
     recipe; from within, Interrupted (resumable) in the place of KeyboardInterrupt.
@@ -180,6 +182,7 @@ def start_run(
         prepared = prepare(recipe, checkpoint, trust=trust, emit=emit)
         if check is not None:
             check(prepared)
+        prepared = prepared.shorter() if rehearsal else prepared
         directory = RunDirectory(lock.folder, prepared.recipe, _inputs(command, prepared))
         kept = directory.begin(resume=resume)
     except BaseException:

@@ -29,6 +29,7 @@ def train(
     force: bool = False,
     trust: Trust = UNTRUSTED,
     emit: Emit = ignore,
+    rehearsal: bool = False,
 ) -> TrainResult:
     """Train and write `output`.
 
@@ -36,13 +37,13 @@ def train(
         recipe: what to do; `train`, `data`, `model`, `task`, `seed` count.
         checkpoint: go on from here; None: from scratch.
         output: .safetensors, or .pt/.pth for a plain state dict. Beside it, `OUTPUT.run/` holds the run.
-        device, resume, force, trust: as in `start_run`.
+        device, resume, force, trust, rehearsal: as in `start_run`.
 
     Raises: Interrupted (resumable) on Ctrl-C or SIGTERM; GateError where the loss is not finite.
     """
     with start_run(
         "train", recipe, checkpoint, output=output, device=device, mixed_precision=recipe.train.mixed_precision,
-        resume=resume, force=force, trust=trust, emit=emit, plain=True,
+        resume=resume, force=force, trust=trust, emit=emit, rehearsal=rehearsal, plain=True,
     ) as run:  # fmt: skip
         if recipe.data and recipe.data.normalize is None and (used := run.prepared.data.normalize):
             run.emit(Noted(f"inputs normalised by mean {list(used.mean)}, std {list(used.std)}"))

@@ -165,6 +165,31 @@ class PlanResult(Result):
     groups: tuple[PlanGroup, ...]
 
 
+@dataclass(frozen=True, kw_only=True)
+class DryRunResult(Result):
+    """The result of `--dry-run`: nothing stands in the way, and this would be done."""
+
+    command: Literal["dry-run"] = "dry-run"
+    tried: str
+    """`prune`, `bypass` or `train`."""
+    checkpoint: str | None
+    """null: from scratch."""
+    output: str
+    """What would be written."""
+    device: str
+    samples: Mapping[str, int]
+    """Of `train`, `validation` and `test`."""
+    read: int
+    """Samples that were read: all of them, or as many as some seconds allow."""
+    steps: Mapping[str, int]
+    """Training steps of each phase of the real run; of `bypass` for each extension."""
+    before: Size | None
+    """null: training from scratch changes no size."""
+    after: Size | None
+    """What would be left, by scores from two batches. null: as before."""
+    seconds: float
+
+
 @dataclass(frozen=True)
 class TrainHistory:
     """How a training went."""
@@ -296,6 +321,7 @@ COMMANDS: Mapping[str, type] = {
     "evaluate": EvaluateResult,
     "inspect": InspectResult,
     "plan": PlanResult,
+    "dry-run": DryRunResult,
     "verify": VerifyResult,
     "export": ExportResult,
 }
