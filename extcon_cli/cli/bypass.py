@@ -76,7 +76,6 @@ def bypass(
                     rehearsal=True,
                 ),
                 output=output,
-                force=overwrite,
                 trust=trust,
             )  # fmt: skip
         else:

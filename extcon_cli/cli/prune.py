@@ -110,9 +110,9 @@ def prune(
     kind = o.data_kind(data)
     resolved = o.find_recipe("prune", recipe, checkpoint, overrides, kind, **aim, seed=seed)
     without_data = folder and kind is None and resolved.recipe.data is None and not already_zero and plan is None
-    if without_data and (max_drop is not None or resume):
+    if without_data and (max_drop is not None or resume or dry_run):
         raise UsageError(
-            "without data nothing is measured or trained: give --data, or go without --max-drop and --resume"
+            "without data nothing is measured or trained: give --data, or go without --max-drop, --resume and --dry-run"
         )
     if not already_zero and not without_data:
         o.check_data(resolved, checkpoint)
@@ -154,7 +154,6 @@ def prune(
                     checkpoint, short, output=to, device=device, plan=plan, trust=trust, emit=told, rehearsal=True
                 ),
                 output=output,
-                force=force,
                 trust=trust,
             )
         else:

@@ -75,7 +75,6 @@ def train(
                     short, checkpoint=checkpoint, output=to, device=device, trust=trust, emit=told, rehearsal=True
                 ),
                 output=output,
-                force=force,
                 trust=trust,
             )
         else:

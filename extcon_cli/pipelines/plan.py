@@ -12,6 +12,7 @@ from torch import Tensor
 from extcon_cli.channels import zero_channels
 from extcon_cli.channels.modules import evaluating
 from extcon_cli.channels.preserving import duplicate
+from extcon_cli.checkpoint.folder import is_transformers
 from extcon_cli.checkpoint.trust import UNTRUSTED, Trust
 from extcon_cli.errors import UsageError
 from extcon_cli.events import Emit, Event, Progress, RunStarted, ignore
@@ -54,11 +55,10 @@ def plan(
     def tell(event: Event) -> None:  # where the run's own output would go says nothing to the user
         emit(replace(event, output=str(output)) if isinstance(event, RunStarted) else event)
 
+    name = "net" if is_transformers(checkpoint) else "net.safetensors"
     with (
         tempfile.TemporaryDirectory() as folder,
-        start_run(
-            "plan", recipe, checkpoint, output=Path(folder, "net.safetensors"), device=device, trust=trust, emit=tell
-        ) as run,
+        start_run("plan", recipe, checkpoint, output=Path(folder, name), device=device, trust=trust, emit=tell) as run,
     ):
         pruning = analyse(run)
         check_patterns(recipe.prune.decide, [group.name for group in pruning.channels.groups])

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from extcon_cli.catalyst.alike import Tie
 from extcon_cli.catalyst.filters import Filters
 from extcon_cli.channels import ChannelGroup, Channels
 from extcon_cli.errors import DataError, UsageError
@@ -60,12 +61,14 @@ def read_plan(path: Path) -> Mapping[str, Json]:
     return document
 
 
-def planned(document: Mapping[str, Json], channels: Channels, filters: Filters, source: str) -> Tensor:
+def planned(
+    document: Mapping[str, Json], channels: Channels, filters: Filters, source: str, ties: Sequence[Tie] = ()
+) -> Tensor:
     """The filters that a plan takes, as a mask (n,).
 
     Raises:
         UsageError: groups that the model does not have or that cannot lose channels, channels that are not there, too
-            many of them, or none at all; all problems in one message.
+            many of them, or none at all; groups that should stay alike (`ties`) and do not. All problems together.
     """
     rows, mask, problems = document.get("groups"), torch.zeros(len(filters), dtype=torch.bool), list[str]()
     if not isinstance(rows, list):
@@ -89,6 +92,8 @@ def planned(document: Mapping[str, Json], channels: Channels, filters: Filters, 
         elif row["remove"]:
             mask[spans[id(group)]] = _mask(row["remove"], group.size)
         seen.add(name)
+    counts = {id(group): int(mask[spans[id(group)]].sum()) for group in filters.groups}
+    problems += [_unlike(tie) for tie in ties if not problems and not _alike(tie, counts)]
     if not problems and not mask.any():
         problems.append("no group loses a channel")
     if problems:
@@ -112,6 +117,20 @@ def _wrong(row: Mapping[str, Any], group: ChannelGroup, least: int) -> str | Non
     if len(remove) > group.size - least:
         return f"{len(remove)} of {group.size} channels are too many: {least} should stay"
     return None
+
+
+def _alike(tie: Tie, counts: Mapping[int, int]) -> bool:
+    """Do all groups of a tie lose the same number of whole parts, one that may go?"""
+    shares = {counts.get(id(group), 0) * tie.parts / group.size for group in tie.groups}
+    return len(shares) == 1 and shares.pop() in (0, *tie.allowed)
+
+
+def _unlike(tie: Tie) -> str:
+    names = ", ".join(group.name for group in tie.groups[:3])
+    return (
+        f"{names} ... stay alike: each should lose the same share of its channels, one of "
+        f"{', '.join(f'{gone}/{tie.parts}' for gone in tie.allowed[:8])}; or set prune.widths to free"
+    )
 
 
 def _mask(remove: Sequence[int], size: int) -> Tensor:

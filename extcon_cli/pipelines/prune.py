@@ -59,7 +59,9 @@ def prune(
         force=force, trust=trust, emit=emit, rehearsal=rehearsal,
     ) as run:  # fmt: skip
         pruning = analyse(run)
-        chosen = planned(document, pruning.channels, pruning.filters, str(plan)) if document is not None else None
+        chosen = None
+        if document is not None:
+            chosen = planned(document, pruning.channels, pruning.filters, str(plan), pruning.ties)
         check_patterns(recipe.prune.decide, [group.name for group in pruning.channels.groups])
         state = PruneState.of(run.resume_state)
         state.check(chosen)

@@ -24,7 +24,6 @@ from extcon_cli.data.datasets import Data
 from extcon_cli.data.splits import Split
 from extcon_cli.errors import DataError, UsageError
 from extcon_cli.events import Emit, Event, RunStarted, Saved
-from extcon_cli.pipelines.output import check_output
 from extcon_cli.pipelines.prepare import Prepared, prepare
 from extcon_cli.recipe.base import Duration
 from extcon_cli.recipe.schema import Recipe
@@ -44,8 +43,7 @@ def rehearse(
     checkpoint: Path | None,
     run: Callable[[Recipe, Path], Worked],  # the command itself, with this recipe and this output
     *,
-    output: Path,
-    force: bool,
+    output: Path,  # of the real run, which was checked
     trust: Trust,
 ) -> DryRunResult:
     """Try a command out, and say what it would do.
@@ -53,7 +51,6 @@ def rehearse(
     Raises: what the command itself would raise, and UsageError where the output has no room.
     """
     began = time.monotonic()
-    check_output(output, force=force)
     prepared = prepare(recipe, checkpoint, trust=trust)
     read = _read(prepared, until=began + READING)
     steps = planned_steps(command, recipe, len(prepared.data.train_loader(device="cpu", seed=0)))

@@ -1,4 +1,4 @@
-"""`--dry-run` catches what would stop the real run: faults seeded in recipes, data and checkpoints, none of them missed.
+"""`--dry-run` catches what would stop the real run: no fault seeded in recipes, data and checkpoints is missed.
 
 In this process, on a net and data so small that a try takes a moment.
 """
@@ -270,7 +270,7 @@ FAULTS: dict[str, tuple[str, Fault, str]] = {
     "a checkpoint cut off": ("prune", cut_off("net.pt"), "net.pt"),
     "text for a checkpoint": ("bypass", text("net.pt", "weights"), "net.pt"),
     "a pickled module": ("prune", pickled, "--trust-pickle"),
-    "weights that are NaN": ("prune", weights(lambda state: state["fc.weight"].fill_(np.nan)), "sample 7 holds NaN"),
+    "weights that are NaN": ("prune", weights(lambda state: state["fc.weight"].fill_(np.nan)), "not finite"),
     "a tensor too few": ("prune", weights(lambda state: state.pop("fc.weight")), "fc.weight"),
     "a tensor of another shape": ("train", weights(lambda s: s.update({"fc.bias": torch.zeros(9)})), "fc.bias"),
     "no tensors": ("prune", weights(lambda state: state.clear()), "net.pt"),

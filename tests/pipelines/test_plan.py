@@ -9,11 +9,16 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 import extcon_cli
+from extcon_cli.catalyst.alike import Tie
+from extcon_cli.catalyst.filters import Filters
+from extcon_cli.channels import channel_groups
 from extcon_cli.checkpoint.architectures import build
 from extcon_cli.errors import DataError, UsageError
 from extcon_cli.pipelines.plan import plan
+from extcon_cli.pipelines.plan_file import planned
 from extcon_cli.pipelines.prune import prune
 from extcon_cli.recipe.load import from_dict
 from extcon_cli.recipe.schema import Recipe
@@ -56,12 +61,12 @@ def edited(made: tuple[Path, PlanResult], path: Path, edit: Callable[[dict[str, 
 
 
 def test_prune_leaves_what_the_plan_predicts(fresh: Path, made: tuple[Path, PlanResult], tmp_path: Path) -> None:
-    path, planned = made
+    path, predicted = made
     by_plan = prune(fresh, recipe(), output=tmp_path / "a.safetensors", plan=path, device="cpu")
     by_target = prune(fresh, recipe(target={"params": 0.5}), output=tmp_path / "b.safetensors", device="cpu")
-    assert by_plan.after.size == by_target.after.size == planned.after
-    assert by_plan.before.size == planned.before
-    assert by_plan.removal.filters == planned.filters == sum(len(group.remove) for group in planned.groups)
+    assert by_plan.after.size == by_target.after.size == predicted.after
+    assert by_plan.before.size == predicted.before
+    assert by_plan.removal.filters == predicted.filters == sum(len(group.remove) for group in predicted.groups)
     assert by_plan.removal.requested_ratio is None
     assert by_plan.removal.target is None
     first, second = (extcon_cli.load(tmp_path / name).state_dict() for name in ("a.safetensors", "b.safetensors"))
@@ -135,3 +140,19 @@ def test_a_file_that_is_no_plan_is_refused(fresh: Path, tmp_path: Path, text: st
 def test_a_score_that_trains_is_refused(fresh: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="race does: choose energy"):
         plan(fresh, recipe(score={"method": "race"}), output=tmp_path / "x.json", device="cpu")
+
+
+def test_groups_that_stay_alike_lose_the_same_share() -> None:
+    module = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 12), nn.ReLU(), nn.Linear(12, 2))
+    channels = channel_groups(module, (torch.randn(2, 4),))
+    filters = Filters.of(channels.groups)
+    tie = Tie(filters.groups, parts=3, allowed=(1, 2))
+
+    def rows(first: int, second: int) -> dict[str, Any]:
+        return {"groups": [{"name": "0", "remove": list(range(first))}, {"name": "2", "remove": list(range(second))}]}
+
+    assert int(planned(rows(2, 4), channels, filters, "p.json", [tie]).sum()) == 6
+    for first, second in ((2, 3), (1, 2), (2, 0)):
+        with pytest.raises(UsageError, match="stay alike"):
+            planned(rows(first, second), channels, filters, "p.json", [tie])
+        assert planned(rows(first, second), channels, filters, "p.json").any()
