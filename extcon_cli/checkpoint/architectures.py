@@ -18,6 +18,7 @@ from torch import nn
 
 from extcon_cli.checkpoint.habits import habit
 from extcon_cli.checkpoint.identify import Candidate, identify
+from extcon_cli.checkpoint.sketch import TooLarge, sketch
 from extcon_cli.checkpoint.user_code import find_factory
 from extcon_cli.checkpoint.zoo import ZOO
 from extcon_cli.errors import UsageError
@@ -31,11 +32,22 @@ FETCHING = {
 }
 
 
-def build(arch: str, kwargs: Mapping[str, Any], *, trust_code: bool = False, beside: Path | None = None) -> nn.Module:
+def build(
+    arch: str,
+    kwargs: Mapping[str, Any],
+    *,
+    trust_code: bool = False,
+    beside: Path | None = None,
+    tensors: int | None = None,
+    check: Callable[[nn.Module], None] | None = None,
+) -> nn.Module:
     """Build `torchvision:NAME`, `zoo:NAME`, `timm:NAME`, `transformers:CLASS`, `file.py:factory` or `package:factory`.
 
     The last two run the user's code and need `trust_code`; a `file.py` that is not where its path says is looked
     for in the folder `beside`. UsageError if the name is unknown, a library is missing or an argument does not fit.
+
+    A library's module is first built without its numbers, as `check` sees it: UsageError if they take more memory than
+    there may be (`limits.memory_limit`), or are far more than the `tensors` that it should have.
     """
     source, colon, name = arch.partition(":")
     if not colon:
@@ -48,6 +60,7 @@ def build(arch: str, kwargs: Mapping[str, Any], *, trust_code: bool = False, bes
         if fetching := _fetching(kwargs):
             raise UsageError(f"{arch}: {fetching} would fetch weights from elsewhere; leave it out of model.kwargs")
         factory = BUILDERS[source](name)
+        _check_size(factory, arch, kwargs, tensors, check)
     else:
         if typo := get_close_matches(source, BUILDERS, n=1, cutoff=0.8):
             raise UsageError(f"architecture {arch!r} is not known" + _hint([f"{typo[0]}:{name}"]))
@@ -59,6 +72,36 @@ def default_input_shape(arch: str, kwargs: Mapping[str, Any]) -> tuple[int, ...]
     """Shape of one input without the batch, where the architecture has a customary one."""
     known = habit(arch, kwargs)
     return known.input_shape if known is not None else None
+
+
+LARGEST_ARGUMENT = 10**7
+"""No architecture of a library has more of anything along one side; loops of more would never end."""
+
+
+def _largest(value: Any) -> int:
+    """The largest whole number in the arguments, at any depth."""
+    if isinstance(value, Mapping):
+        return max(map(_largest, value.values()), default=0)
+    if isinstance(value, list | tuple):
+        return max(map(_largest, value), default=0)
+    return abs(value) if isinstance(value, int) else 0
+
+
+def _check_size(
+    factory: Callable[..., Any],
+    arch: str,
+    kwargs: Mapping[str, Any],
+    tensors: int | None,
+    check: Callable[[nn.Module], None] | None,
+) -> None:
+    if (largest := _largest(kwargs)) > LARGEST_ARGUMENT:
+        raise UsageError(f"{arch}{_with(kwargs)} cannot be built: {largest} of anything is too many")
+    try:
+        drawn = sketch(factory, dict(kwargs), tensors)
+    except TooLarge as error:
+        raise UsageError(f"{arch}{_with(kwargs)} {error}") from None
+    if drawn is not None and check is not None:
+        check(drawn)
 
 
 def _call(factory: Callable[..., Any], arch: str, kwargs: Mapping[str, Any]) -> nn.Module:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from extcon_cli.checkpoint.fingerprints import Shapes, lookup
 from extcon_cli.checkpoint.fit import peeled
 from extcon_cli.checkpoint.said import told
+from extcon_cli.checkpoint.sketch import Unfilled
 from extcon_cli.checkpoint.state import COUNTER
 from extcon_cli.checkpoint.zoo import ZOO
 
@@ -124,7 +125,7 @@ def _skeleton(arch: str, classes: int | None = None) -> Shapes:
         builder = tv.get_model_builder(name)
         if name in ("googlenet", "inception_v3"):
             kwargs["init_weights"] = False  # slow, and warns unless told
-    with weightless():
+    with weightless(), Unfilled():
         return shapes_of(builder(**kwargs))
 
 

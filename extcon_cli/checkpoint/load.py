@@ -120,7 +120,14 @@ def restore(
 
     UsageError if the architecture cannot be built, CheckpointError if the tensors are not its own.
     """
-    module = build(arch, kwargs, trust_code=trust_code, beside=checkpoint.path.parent)
+
+    def check(sketch: nn.Module) -> None:  # its shapes, before there are numbers in it
+        if checkpoint.metadata is None or not checkpoint.metadata.plans:
+            own, _ = _own(sketch)
+            _check_fit(fit(own, checkpoint.state)[0], own, checkpoint.state, str(checkpoint.path), arch)
+
+    beside, tensors = checkpoint.path.parent, len(checkpoint.state)
+    module = build(arch, kwargs, trust_code=trust_code, beside=beside, tensors=tensors, check=check)
     return _put_in(checkpoint, module, arch, emit)
 
 
@@ -147,14 +154,7 @@ def fill(
     """
     own, wrapper = _own(module)
     best, *others = fit(own, state)
-    if not best.complete:
-        reshaped = [f"{n}: {_kind(best.state[n])} for {_kind(own[n])}" for n in best.reshaped]
-        groups = [("missing", best.missing), ("unexpected", best.unexpected), ("of another shape", reshaped)]
-        problems = [f"{len(names)} {what} ({shown(names)})" for what, names in groups if names]
-        raise CheckpointError(
-            f"{source} does not fit {arch}: tensors {', '.join(problems)}. Is it a checkpoint of another architecture"
-            f"{_nearest(identify(state)) or '?'}"
-        )
+    _check_fit(best, own, state, source, arch)
     if rivals := [other.prefix for other in others if other.complete and not averaged(other.prefix)]:
         raise CheckpointError(
             f"{source} holds several networks that fit {arch} (named {shown([best.prefix, *rivals])}): save the one "
@@ -174,6 +174,18 @@ def fill(
     except (RuntimeError, ValueError, TypeError, KeyError) as error:  # a module's own way of taking its tensors
         raise CheckpointError(f"{source} does not fit {arch}: {str(error).strip()[:200]}") from error
     return best
+
+
+def _check_fit(best: Fit, own: Mapping[str, Tensor], state: Mapping[str, Tensor], source: str, arch: str) -> None:
+    """CheckpointError that says what is missing, unexpected or of another shape."""
+    if not best.complete:
+        reshaped = [f"{n}: {_kind(best.state[n])} for {_kind(own[n])}" for n in best.reshaped]
+        groups = [("missing", best.missing), ("unexpected", best.unexpected), ("of another shape", reshaped)]
+        problems = [f"{len(names)} {what} ({shown(names)})" for what, names in groups if names]
+        raise CheckpointError(
+            f"{source} does not fit {arch}: tensors {', '.join(problems)}. Is it a checkpoint of another architecture"
+            f"{_nearest(identify(state)) or '?'}"
+        )
 
 
 def half_precision(module: nn.Module, checkpoint: Checkpoint) -> Precision:

@@ -14,11 +14,12 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt, Strict, Validati
 
 from extcon_cli.errors import CheckpointError
 from extcon_cli.recipe.inputs import InputKinds
+from extcon_cli.recipe.nesting import too_deep
 from extcon_cli.recipe.schema import NormalizeSpec
 
 PREFIX = "extcon."
 LARGEST = 64 * 2**20  # characters of all values together; a plan for a large network takes about 1 M
-LARGEST_INPUT = 2**28  # numbers in one input
+LARGEST_INPUT = 2**26  # numbers in one input
 
 
 class Metadata(BaseModel):
@@ -77,6 +78,8 @@ def from_header(header: Mapping[str, str], source: str) -> Metadata | None:
         values = {}
         for name, text in texts.items():
             values[name] = json.loads(text, parse_constant=_refuse)
+            if too_deep(values[name]):
+                raise RecursionError("nested too deeply")
         return Metadata.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]

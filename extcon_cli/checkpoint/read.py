@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from extcon_cli.checkpoint.contents import kind
 from extcon_cli.checkpoint.folder import checkpoint_file
+from extcon_cli.checkpoint.limits import check_pickle
 from extcon_cli.checkpoint.metadata import Metadata, from_header
 from extcon_cli.checkpoint.said import said
 from extcon_cli.checkpoint.state import Versions, find_state
@@ -60,8 +61,10 @@ def read(path: str | Path, *, trust_pickle: bool = False) -> Checkpoint:
     if how == "safetensors":
         content, metadata = _read_safetensors(path)
     else:
+        if not trust_pickle:
+            check_pickle(path, zipped=how == "zip")
         content = _read_torch(path, trust_pickle)
-    found = find_state(content, str(path))
+    found = find_state(content, str(path), file_size=path.stat().st_size)
     return Checkpoint(
         path, found.state, metadata, _sha256(path), found.module, found.prefix, found.versions, said(content, path)
     )

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from extcon_cli.checkpoint.limits import check_tensors
 from extcon_cli.errors import CheckpointError
 
 # In the order in which they are taken where a file has several; averages come last.
@@ -39,8 +40,11 @@ class Found:
     """The module, if that is what was stored."""
 
 
-def find_state(content: Any, source: str) -> Found:
-    """Find the state dict in what a file held. CheckpointError names `source` where there is none."""
+def find_state(content: Any, source: str, *, file_size: int | None = None) -> Found:
+    """Find the state dict in what a file held. CheckpointError names `source` where there is none.
+
+    With `file_size` (bytes) also where its tensors say they hold more than such a file can.
+    """
     found = _search(content, source)
     module = found if isinstance(found, nn.Module) else None
     mapping = found.state_dict() if isinstance(found, nn.Module) else found
@@ -51,6 +55,8 @@ def find_state(content: Any, source: str) -> Found:
         state.pop("n_averaged", None)  # the counter of torch.optim.swa_utils.AveragedModel
     for name, tensor in state.items():
         _check(name, tensor, source)
+    if file_size is not None:
+        check_tensors({n: t.numel() * t.element_size() for n, t in state.items()}, file_size, source)
     stripped, prefix = strip(state)
     return Found(_unmasked(stripped), prefix, rebased(versions_of(mapping), prefix), module)
 

@@ -35,6 +35,7 @@ def bypass(
     report: o.ReportOption = None,
     trust_code: o.TrustCodeOption = False,
     trust_pickle: o.TrustPickleOption = False,
+    max_memory: o.MemoryOption = None,
 ) -> None:
     """Escape a plateau: extend the model, train, contract it again, and compare with going on.
 
@@ -44,6 +45,7 @@ def bypass(
 
     Example: `extcon bypass model.pt --set bypass.extensions=[widen] --ignore-probe --json`
     """
+    o.set_memory(max_memory)
     o.set_threads(threads)
     if dry_run and resume:
         raise UsageError("--dry-run tries a whole run out: it goes without --resume")

@@ -25,6 +25,7 @@ def evaluate(
     report: o.ReportOption = None,
     trust_code: o.TrustCodeOption = False,
     trust_pickle: o.TrustPickleOption = False,
+    max_memory: o.MemoryOption = None,
 ) -> None:
     """Measure a checkpoint on its data: loss and accuracy, or R2. Changes nothing.
 
@@ -32,6 +33,7 @@ def evaluate(
 
     Example: `extcon evaluate model.pt --split validation --json`
     """
+    o.set_memory(max_memory)
     o.set_threads(threads)
     if split not in SPLITS:
         raise UsageError(f"--split {split}: should be one of {', '.join(SPLITS)}")

@@ -39,6 +39,7 @@ def export(
     report: o.ReportOption = None,
     trust_code: o.TrustCodeOption = False,
     trust_pickle: o.TrustPickleOption = False,
+    max_memory: o.MemoryOption = None,
 ) -> None:
     """Write a file that runs without extcon, and check it: run in its own runtime, beside the checkpoint.
 
@@ -50,6 +51,7 @@ def export(
 
     Example: `extcon export model.pt --format pt2 --out model.pt2 --json`
     """
+    o.set_memory(max_memory)
     o.set_threads(threads)
     if not max_diff >= 0:
         raise UsageError(f"--max-diff {max_diff:g}: should be 0 or more")

@@ -18,6 +18,7 @@ def init(
     as_json: o.JsonOption = False,
     quiet: o.QuietOption = False,
     trust_pickle: o.TrustPickleOption = False,
+    max_memory: o.MemoryOption = None,
 ) -> None:
     """Look at a checkpoint and its data, and write a recipe with what they tell and what only you know.
 
@@ -27,6 +28,7 @@ def init(
 
     Example: `extcon init model.pt --data table.csv --out mine.yaml`
     """
+    o.set_memory(max_memory)
     checkpoint = o.checkpoint_file(checkpoint)
     output = out or checkpoint.with_suffix(".yaml")
     o.check_output(output, force=force, resume=False, suffixes=[".yaml", ".yml"])

@@ -26,6 +26,7 @@ def inspect(
     report: o.ReportOption = None,
     trust_code: o.TrustCodeOption = False,
     trust_pickle: o.TrustPickleOption = False,
+    max_memory: o.MemoryOption = None,
 ) -> None:
     """Look into a checkpoint: its layers, widths, parameters and MACs, and which channels can go.
 
@@ -35,6 +36,7 @@ def inspect(
 
     Example: `extcon inspect sample_models/digits_mlp_stalled.pt --data`
     """
+    o.set_memory(max_memory)
     o.set_threads(threads)
     checkpoint = o.checkpoint_file(checkpoint)
     o.check_reports(report)

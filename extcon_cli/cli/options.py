@@ -13,6 +13,7 @@ import typer
 from extcon_cli.checkpoint.contents import kind
 from extcon_cli.checkpoint.folder import checkpoint_file as find_checkpoint
 from extcon_cli.checkpoint.folder import has_tokenizer, is_transformers, task_of
+from extcon_cli.checkpoint.limits import VARIABLE, parse_bytes
 from extcon_cli.checkpoint.trust import Trust
 from extcon_cli.data.kinds import Kind
 from extcon_cli.data.kinds import kind as kind_of_data
@@ -105,6 +106,15 @@ ThreadsOption = Annotated[
         rich_help_panel=RUN,
     ),
 ]
+MemoryOption = Annotated[
+    str | None,
+    typer.Option(
+        "--max-memory",
+        metavar="SIZE",
+        help="Memory that a checkpoint may ask for: 4GB, 512MiB. Default: 0.8 of what is free.",
+        rich_help_panel=TRUST,
+    ),
+]
 ResumeOption = Annotated[
     bool,
     typer.Option("--resume", metavar=FLAG, help="Go on with the interrupted run in OUT.run/.", rich_help_panel=RUN),
@@ -161,6 +171,16 @@ def set_threads(number: int | None) -> None:
     if not 1 <= number <= MOST_THREADS:
         raise UsageError(f"--threads {number}: should lie between 1 and {MOST_THREADS}")
     os.environ["OMP_NUM_THREADS"] = str(number)
+
+
+def set_memory(size: str | None) -> None:
+    """Let checkpoints ask for so much memory (None: as the environment says, or what is free)."""
+    if size is None:
+        return
+    try:
+        os.environ[VARIABLE] = str(parse_bytes(size))
+    except ValueError as error:
+        raise UsageError(f"--max-memory: {error}") from None
 
 
 def find_recipe(

@@ -34,6 +34,7 @@ def plan(
     quiet: o.QuietOption = False,
     trust_code: o.TrustCodeOption = False,
     trust_pickle: o.TrustPickleOption = False,
+    max_memory: o.MemoryOption = None,
 ) -> None:
     """Say what prune would remove and what would be left, without training: seconds.
 
@@ -43,6 +44,7 @@ def plan(
 
     Example: `extcon plan model.pt --ratio 0.3 --out mine.json`, then `extcon prune model.pt --plan mine.json`
     """
+    o.set_memory(max_memory)
     o.set_threads(threads)
     aim = o.aim(ratio, macs, params, size)
     if samples < 0:

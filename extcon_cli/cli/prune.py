@@ -59,6 +59,7 @@ def prune(
     report: o.ReportOption = None,
     trust_code: o.TrustCodeOption = False,
     trust_pickle: o.TrustPickleOption = False,
+    max_memory: o.MemoryOption = None,
 ) -> None:
     """Remove filters: drive them to exactly zero, cut them out, and measure that no output changed.
 
@@ -79,6 +80,7 @@ def prune(
 
     Example: `extcon prune ./bert --ratio 0.25`
     """
+    o.set_memory(max_memory)
     o.set_threads(threads)
     aim = o.aim(ratio, macs, params, size)
     if max_drop is not None and not max_drop >= 0:

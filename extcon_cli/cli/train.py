@@ -30,6 +30,7 @@ def train(
     report: o.ReportOption = None,
     trust_code: o.TrustCodeOption = False,
     trust_pickle: o.TrustPickleOption = False,
+    max_memory: o.MemoryOption = None,
 ) -> None:
     """Train a recipe from scratch, or go on from a checkpoint.
 
@@ -39,6 +40,7 @@ def train(
 
     Example: `extcon train digits.pt --recipe mine.yaml --set train.epochs=5`
     """
+    o.set_memory(max_memory)
     o.set_threads(threads)
     if checkpoint is None and recipe is None:
         raise UsageError("nothing to train: give --recipe FILE|NAME (see `extcon recipe list`), or a checkpoint")

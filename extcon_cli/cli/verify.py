@@ -28,6 +28,7 @@ def verify(
     report: o.ReportOption = None,
     trust_code: o.TrustCodeOption = False,
     trust_pickle: o.TrustPickleOption = False,
+    max_memory: o.MemoryOption = None,
 ) -> None:
     """Compare the outputs of two checkpoints: exit code 4 where they differ by more than the bound.
 
@@ -35,6 +36,7 @@ def verify(
 
     Example: `extcon verify model.pt other.pt --max-diff 1e-3 --data test --json`
     """
+    o.set_memory(max_memory)
     if not max_diff >= 0:
         raise UsageError(f"--max-diff {max_diff:g}: should be 0 or more")
     if data is not None and data not in SPLITS:

@@ -15,6 +15,7 @@ from extcon_cli.checkpoint.architectures import default_input_shape
 from extcon_cli.checkpoint.folder import is_transformers
 from extcon_cli.checkpoint.huggingface.examples import example_inputs, without_cache
 from extcon_cli.checkpoint.huggingface.folder import Folder, read_folder
+from extcon_cli.checkpoint.limits import check_inputs
 from extcon_cli.checkpoint.load import half_precision, recognise, restore
 from extcon_cli.checkpoint.pickled import architecture
 from extcon_cli.checkpoint.precision import Precision
@@ -23,6 +24,7 @@ from extcon_cli.checkpoint.trust import UNTRUSTED, Trust
 from extcon_cli.errors import CheckpointError, RecipeError, UsageError
 from extcon_cli.events import Emit, Noted, ignore
 from extcon_cli.pipelines.inputs import made
+from extcon_cli.recipe.inputs import InputKind
 from extcon_cli.recipe.schema import ModelSpec, Recipe
 from extcon_cli.tasks import TASKS
 
@@ -98,6 +100,8 @@ def open_model(
         )
     if recipe.task in TASKS:
         TASKS[recipe.task]().ready(module)
+    kinds = (InputKind.parse(text).shape for text in (inputs or {}).values())
+    check_inputs([*([shape] if shape else []), *recipe.model.examples, *kinds], path)
     if not _is_double(module):
         module.float()  # half precision is how numbers are stored; one computes with more
     spec = recipe.model.model_copy(update={"arch": arch, "kwargs": kwargs, "input_shape": shape, "inputs": inputs})

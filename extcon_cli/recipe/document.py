@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 
 from extcon_cli.errors import RecipeError
+from extcon_cli.recipe.nesting import text_too_deep, too_deep
 
 Key = tuple[str | int, ...]
 """The way to a value from the top: ("data", "normalize", "mean", 0)."""
@@ -114,8 +115,13 @@ _use_yaml_1_2(_Dumper)
 def read(text: str, source: str, *, with_lines: bool = True) -> Document:
     """Read one YAML document. What is no YAML at all raises a RecipeError; the rest goes to `problems`."""
     try:
+        if text_too_deep(text):
+            raise RecursionError
         node = _Loader(text).get_single_node()
-        return _Builder(source, with_lines).document(node)
+        document = _Builder(source, with_lines).document(node)
+        if too_deep(document.values):
+            raise RecursionError
+        return document
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = mark.line + 1 if mark and with_lines else None

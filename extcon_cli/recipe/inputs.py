@@ -9,7 +9,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator
 
-LARGEST = 2**28
+LARGEST = 2**26
 """Numbers in one input."""
 
 _TEXT = re.compile(r"(float32|float64|int64|int32|uint8|bool)\[([0-9]*(?:, ?[0-9]+)*)\](?: (-?[0-9]+)\.\.(-?[0-9]+))?")
