@@ -2,8 +2,8 @@
 
     python benchmarks/targets.py resnet18 mobilenet_v2
 
-Prints one row of docs/results/targets.md for each network and target. Nothing is trained: channels are scored by their
-norms, since it is the budget that is looked at, not the accuracy.
+Prints a row for each network, target and rounding; docs/results/targets.md has both roundings side by side. Nothing is
+trained: channels are scored by their norms, since it is the budget that is looked at, not the accuracy.
 """
 
 from __future__ import annotations

@@ -101,7 +101,7 @@ def shortened(recipe: Recipe) -> Recipe:
                     "score": prune.score.model_copy(update={"batches": min(2, prune.score.batches), "steps": 1}),
                     "bifurcate": prune.bifurcate.model_copy(update={**one, **reliable}),
                     "compensate": prune.compensate.model_copy(update={"images": min(batch, prune.compensate.images)}),
-                    "finetune": prune.finetune.model_copy(update=one),
+                    "finetune": prune.finetune.model_copy(update=one if prune.finetune.steps != 0 else {}),
                 }
             ),
             "bypass": bypass.model_copy(
@@ -118,12 +118,14 @@ def shortened(recipe: Recipe) -> Recipe:
 def planned_steps(command: str, recipe: Recipe, steps_per_epoch: int) -> dict[str, int]:
     """Training steps of each phase of the real run."""
     prune, bypass = recipe.prune, recipe.bypass
-    phases: Mapping[str, Mapping[str, Duration]] = {
-        "prune": {"bifurcate": prune.bifurcate, "finetune": prune.finetune},
+    shrink = prune.bifurcate if prune.bifurcate.method != "none" else None
+    phases: Mapping[str, Mapping[str, Duration | None]] = {
+        "prune": {"bifurcate": shrink, "finetune": prune.finetune},
         "bypass": {"opt_1": bypass.opt_1, "opt_2": bypass.opt_2, "train_3": bypass.train_3},
         "train": {"train": recipe.train},
     }
-    return {name: total_steps(length, steps_per_epoch) for name, length in phases[command].items()}
+    lengths = phases[command].items()
+    return {name: 0 if length is None else total_steps(length, steps_per_epoch) for name, length in lengths}
 
 
 def _split(data: Data, name: str) -> Split:

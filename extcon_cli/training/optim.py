@@ -24,8 +24,8 @@ class Length(Protocol):
 
 
 def total_steps(length: Length, steps_per_epoch: int) -> int:
-    """Optimizer steps of a phase; at least one."""
-    return length.steps or max(1, round((length.epochs or 0) * steps_per_epoch))
+    """Optimizer steps of a phase; at least one, where its length is given in epochs."""
+    return length.steps if length.steps is not None else max(1, round((length.epochs or 0) * steps_per_epoch))
 
 
 def optimizer(spec: OptimizerSpec, parameters: Iterable[nn.Parameter]) -> Optimizer:
