@@ -150,7 +150,7 @@ class Trainer:
             self.done / len(self.loader),
             lr,
             loss,
-            partial(task.progress, tree_map(_detached, outputs), batch[1]),
+            partial(task.progress, _detached(outputs), batch[1]),
         )
 
     def _guide(self, batch: Batch) -> Any:
@@ -216,5 +216,7 @@ class Trainer:
             torch.cuda.set_rng_state(state["random_cuda"].cpu(), self.accelerator.device)
 
 
-def _detached(value: Any) -> Any:
-    return value.detach() if isinstance(value, Tensor) else value
+def _detached(outputs: Any) -> Any:
+    if isinstance(outputs, Tensor):
+        return outputs.detach()  # tree_map takes as long as a small layer
+    return tree_map(lambda leaf: leaf.detach() if isinstance(leaf, Tensor) else leaf, outputs)
