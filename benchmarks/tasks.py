@@ -25,7 +25,7 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset, TensorDataset
 
-TOKENS = 64
+TOKENS = 32
 
 
 def shapes(count, size, seed):
@@ -55,7 +55,7 @@ def shapes(count, size, seed):
 
 
 def masks():
-    return tuple(TensorDataset(*shapes(count, 48, seed)[:2]) for count, seed in ((600, 1), (150, 2)))
+    return tuple(TensorDataset(*shapes(count, 32, seed)[:2]) for count, seed in ((400, 1), (100, 2)))
 
 
 class Boxes(Dataset):
@@ -70,7 +70,7 @@ class Boxes(Dataset):
 
 
 def boxes():
-    return Boxes(600, 1), Boxes(150, 2)
+    return Boxes(400, 1), Boxes(80, 2)
 
 
 class Tokens(Dataset):
@@ -96,7 +96,7 @@ def _text(masked):
         torch.tensor(list(b"".join((folder / name).read_bytes() for name in names))).clamp_max(127)
         for names in (("argparse.py", "typing.py", "inspect.py"), ("dataclasses.py",))
     )
-    return Tokens(train[:200_000], masked), Tokens(test[:40_000], masked)
+    return Tokens(train[:100_000], masked), Tokens(test[:16_000], masked)
 
 
 def next_tokens():
@@ -148,23 +148,23 @@ def detector():
 def gpt2():
     from transformers import GPT2Config, GPT2LMHeadModel
 
-    sizes = dict(n_embd=64, n_layer=2, n_head=4, n_positions=TOKENS, vocab_size=128)
+    sizes = dict(n_embd=48, n_layer=2, n_head=4, n_positions=TOKENS, vocab_size=128)
     return GPT2LMHeadModel(GPT2Config(**sizes, bos_token_id=None, eos_token_id=None))
 
 
 def bert():
     from transformers import BertConfig, BertForMaskedLM
 
-    sizes = dict(hidden_size=64, num_hidden_layers=2, num_attention_heads=4, intermediate_size=256)
+    sizes = dict(hidden_size=48, num_hidden_layers=2, num_attention_heads=4, intermediate_size=192)
     return BertForMaskedLM(BertConfig(**sizes, vocab_size=128, max_position_embeddings=TOKENS))
 '''
 
 ADAM = {"name": "adamw", "lr": 0.001}
 ROWS: dict[str, dict[str, Any]] = {
-    "segmentation": {"arch": "UNet", "data": "masks", "figure": "miou", "steps": 160, "batch": 32},
-    "detection": {"arch": "detector", "data": "boxes", "figure": "map", "steps": 160, "batch": 16},
-    "causal_lm": {"arch": "gpt2", "data": "next_tokens", "figure": "perplexity", "steps": 400, "batch": 32},
-    "masked_lm": {"arch": "bert", "data": "masked_tokens", "figure": "perplexity", "steps": 400, "batch": 32},
+    "segmentation": {"arch": "UNet", "data": "masks", "figure": "miou", "steps": 160, "batch": 16},
+    "detection": {"arch": "detector", "data": "boxes", "figure": "map", "steps": 160, "batch": 8},
+    "causal_lm": {"arch": "gpt2", "data": "next_tokens", "figure": "perplexity", "steps": 300, "batch": 16},
+    "masked_lm": {"arch": "bert", "data": "masked_tokens", "figure": "perplexity", "steps": 300, "batch": 16},
 }
 
 
@@ -178,7 +178,7 @@ def recipe(task: str, code: Path, ratio: float) -> dict[str, Any]:
         "task": task,
         "data": {"dataset": f"{code}:{row['data']}", "batch_size": row["batch"], "eval_batch_size": 64, "workers": 0},
         "train": {"steps": row["steps"], "optimizer": {**ADAM, "lr": 0.002}, "clip_grad": 1.0, **once},
-        "prune": {"ratio": ratio, "score": {"batches": 20}, "bifurcate": short, "finetune": {**short, **once}},
+        "prune": {"ratio": ratio, "score": {"batches": 10}, "bifurcate": short, "finetune": {**short, **once}},
     }
 
 

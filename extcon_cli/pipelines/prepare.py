@@ -88,7 +88,10 @@ def prepare(
 
     Errors: of data, checkpoint, recipe.
     """
-    trusted, task = trust.named_code, find_task(recipe.task, trust)
+    trusted, task = (
+        trust.named_code,
+        find_task(recipe.task, trust, checkpoint.parent if checkpoint is not None else None),
+    )
     spec, shape = recipe.data, recipe.model.input_shape
     if checkpoint is None and recipe.model.arch is None:
         raise RecipeError("the recipe names no architecture: set model.arch, such as zoo:digits_resnet")

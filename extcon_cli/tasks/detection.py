@@ -100,8 +100,9 @@ def giving_losses(model: nn.Module) -> Iterator[None]:
     for module in turned:
         module.training = True
     try:
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(0)  # it samples anchors and proposals
+        device = next(model.parameters()).device
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            torch.manual_seed(0)  # it samples anchors and proposals
             yield
     finally:
         for module in turned:
