@@ -45,18 +45,27 @@ def resolve(
     The first of these that is there is taken, alone: `recipe` (a file, or a bundled name such as
     `prune/digits_resnet`), the sidecar `model.yaml` of the checkpoint `model.pt`, the recipe `embedded` in
     the checkpoint, the bundled default of the method, the schema's defaults. One RecipeError tells all.
+    An embedded recipe cannot turn `data.download` on; an override can.
     """
     source, path = _choose(method, recipe, checkpoint, embedded)
     try:
         if path is not None:
             document = read_file(path)
         else:
-            document = Document(f"the recipe in {checkpoint or 'the checkpoint'}", embedded or {})
+            document = Document(f"the recipe in {checkpoint or 'the checkpoint'}", _offline(embedded or {}))
         return Resolved(check(_at_home(override(document, overrides))), source, path)
     except RecipeError as error:
         if source == "sidecar" and not all(line.startswith("--set ") for line in str(error).splitlines()):
             raise RecipeError(f"{error}\n{path} lies beside the checkpoint; --recipe takes another one") from None
         raise
+
+
+def _offline(embedded: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A recipe out of a checkpoint fetches nothing, and so writes nothing: only the user can ask for that."""
+    data = embedded.get("data")
+    if isinstance(data, Mapping) and "download" in data:
+        return {**embedded, "data": {**data, "download": False}}
+    return embedded
 
 
 def _choose(

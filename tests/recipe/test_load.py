@@ -245,3 +245,12 @@ def test_recipes_answer_without_torch() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_recipe_in_a_checkpoint_fetches_nothing():
+    """Whoever made the file could have data fetched, and written to a place of their choice."""
+    embedded = {"data": {"dataset": "cifar10", "root": "/tmp/there", "download": True}}
+    assert resolve("prune", embedded=embedded).recipe.data.download is False
+    asked = resolve("prune", embedded=embedded, overrides=["data.download=true"])
+    assert asked.recipe.data.download is True
+    assert embedded["data"]["download"] is True
