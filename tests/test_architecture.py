@@ -78,3 +78,9 @@ def test_imports_without_torch(module: str) -> None:
     heavy = "{'torch', 'torchvision', 'accelerate', 'matplotlib', 'numpy'}"
     program = f"import sys, {module}; sys.exit(bool({heavy} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+def test_help_loads_no_recipe() -> None:
+    """`extcon --help` is instant: the recipe's schema, and pydantic with it, is loaded when a command runs."""
+    program = "import sys, extcon_cli.cli.app; sys.exit(bool({'pydantic', 'yaml', 'rich'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

@@ -6,22 +6,21 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from extcon_cli.checkpoint.contents import kind
 from extcon_cli.checkpoint.folder import checkpoint_file as find_checkpoint
 from extcon_cli.checkpoint.folder import has_tokenizer, is_transformers, task_of
-from extcon_cli.checkpoint.limits import VARIABLE, parse_bytes
 from extcon_cli.checkpoint.trust import Trust
-from extcon_cli.data.kinds import Kind
-from extcon_cli.data.kinds import kind as kind_of_data
 from extcon_cli.errors import UsageError
 from extcon_cli.events import Emit
-from extcon_cli.recipe.load import Resolved, resolve
-from extcon_cli.recipe.schema import Recipe
 from extcon_cli.training.whole import sha256
+
+if TYPE_CHECKING:
+    from extcon_cli.data.kinds import Kind
+    from extcon_cli.recipe.load import Resolved
+    from extcon_cli.recipe.schema import Recipe
 
 RECIPE, RUN, OUTPUT, TRUST = "Recipe", "Run", "Output", "Trust"
 MOST_THREADS = 1024
@@ -177,6 +176,8 @@ def set_memory(size: str | None) -> None:
     """Let checkpoints ask for so much memory (None: as the environment says, or what is free)."""
     if size is None:
         return
+    from extcon_cli.checkpoint.limits import VARIABLE, parse_bytes
+
     try:
         os.environ[VARIABLE] = str(parse_bytes(size))
     except ValueError as error:
@@ -193,6 +194,7 @@ def find_recipe(
 ) -> Resolved:
     """The recipe of a run, from where `recipe.load.resolve` looks for it, with --set and the other options put in."""
     from extcon_cli.checkpoint.header import read_header
+    from extcon_cli.recipe.load import resolve
 
     metadata = read_header(checkpoint) if checkpoint is not None else None
     put = [f"{key.replace('__', '.')}={value}" for key, value in given.items() if value is not None]
@@ -235,12 +237,18 @@ def _scalar(value: object) -> object:
 
 def bundled_recipe(method: str, overrides: Sequence[str] | None, data: Kind | None) -> Resolved:
     """The recipe of a method where the user has none yet."""
+    from extcon_cli.recipe.load import resolve
+
     return resolve(method, overrides=[*_data_keys(data), *(overrides or ())])
 
 
 def data_kind(path: str | None) -> Kind | None:
     """What --data holds. DataError where that is nothing that can be read."""
-    return kind_of_data(path) if path is not None else None
+    if path is None:
+        return None
+    from extcon_cli.data.kinds import kind as kind_of_data
+
+    return kind_of_data(path)
 
 
 def is_set(key: str, overrides: Sequence[str] | None) -> bool:
@@ -279,6 +287,8 @@ def checkpoint_file(path: Path) -> Path:
     """
     if is_transformers(path):
         return path
+    from extcon_cli.checkpoint.contents import kind
+
     file = find_checkpoint(path)
     kind(file)
     return file

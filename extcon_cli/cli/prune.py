@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -15,8 +15,10 @@ from extcon_cli.cli import options as o
 from extcon_cli.errors import UsageError
 from extcon_cli.events import Emit
 from extcon_cli.export.formats import FORMATS, beside, named
-from extcon_cli.recipe.schema import Recipe
-from extcon_cli.report.results import PruneResult
+
+if TYPE_CHECKING:
+    from extcon_cli.recipe.schema import Recipe
+    from extcon_cli.report.results import PruneResult
 
 
 def prune(
