@@ -154,6 +154,14 @@ def vector() -> nn.Parameter:
     return nn.Parameter(torch.rand(C, 1, 1) + 0.5)
 
 
+def runs(m: Any, y: Tensor) -> Tensor:
+    """Two experts: the first half of the rows goes through the one, the rest through the other."""
+    rows = y.flatten(0, 1)
+    ends = torch.tensor([len(rows) // 2, len(rows)], dtype=torch.int32)
+    inner = F.relu(F.grouped_mm(rows, m.up, offs=ends))
+    return F.grouped_mm(inner, m.down, offs=ends).unflatten(0, y.shape[:2])
+
+
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "plain": lambda: Image(lambda m, y: y),
     "flattened": lambda: nn.Sequential(nn.Conv2d(3, C, 3), nn.Sigmoid(), nn.Flatten(), nn.Linear(C * 81, 3)),
@@ -256,6 +264,8 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
                               a=nn.Linear(C, C), b=nn.Linear(C, C), at=torch.tensor([3, 1, 0, 0, 2])[:, None]),
     "gathered": lambda: Rows(lambda m, y: (a := m.a(y)).gather(1, m.at.expand_as(a)), a=nn.Linear(C, C),
                              at=torch.tensor([3, 1, 0, 0, 2])[:, None]),
+    "runs": lambda: Rows(runs, up=nn.Parameter(torch.randn(2, C, 12) / 3),
+                         down=nn.Parameter(torch.randn(2, 12, C) / 3)),
     "words": Words,
 }  # fmt: skip
 
