@@ -1,7 +1,7 @@
 """Attributes that the code of people's modules reads: how many heads, how wide a view, which eps. Names only."""
 
 COUNTS = ("num_heads", "n_heads", "n_head", "heads", "nhead", "num_attention_heads", "num_key_value_heads",
-          "hidden_dim", "width")  # fmt: skip
+          "hidden_dim", "width", "c")  # fmt: skip
 WIDTHS = ("all_head_size", "attn_dim", "split_size", "inner_dim", "expand_chs", "in_channels")
 """Attributes that say how many heads an attention has, how wide a view is, and how wide the heads are together."""
 

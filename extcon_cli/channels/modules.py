@@ -68,3 +68,16 @@ def norm_dim(module: Norm) -> int:
     held = vars(module)
     maps = type(module).__name__.endswith("2d") or held.get("data_format") == "channels_first"
     return 1 if isinstance(module, nn.GroupNorm) or maps else int(held.get("dim", -1))
+
+
+RESPONSE_NORMS = (
+    "transformers.models.convnextv2.modeling_convnextv2.ConvNextV2GRN",
+    "timm.layers.grn.GlobalResponseNorm",
+    "extcon_cli.channels.removal.narrow_models.NarrowResponseNorm",
+)
+"""Full names of the classes of ConvNeXt V2's norm, which divides by the mean over the channels."""
+
+
+def is_response_norm(module: nn.Module | None) -> bool:
+    """Whether it is ConvNeXt V2's norm, which has a narrow form."""
+    return f"{type(module).__module__}.{type(module).__qualname__}" in RESPONSE_NORMS

@@ -266,6 +266,8 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
                              at=torch.tensor([3, 1, 0, 0, 2])[:, None]),
     "runs": lambda: Rows(runs, up=nn.Parameter(torch.randn(2, C, 12) / 3),
                          down=nn.Parameter(torch.randn(2, 12, C) / 3)),
+    "a number read, by torch.export": lambda: Image(lambda m, y: y.double().float() * m.at.sum().item(),
+                                                    at=torch.tensor([3.0])),
     "words": Words,
 }  # fmt: skip
 

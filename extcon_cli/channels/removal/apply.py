@@ -16,6 +16,7 @@ from extcon_cli.channels.modules import evaluating, is_norm, named_tensor, named
 from extcon_cli.channels.preserving import duplicate
 from extcon_cli.channels.removal.narrow import narrow_attention, narrow_norm
 from extcon_cli.channels.removal.narrow_encoder import narrow_encoder
+from extcon_cli.channels.removal.narrow_models import narrow_response_norms, response_norms
 from extcon_cli.channels.removal.rewrites import Fold, Merge, RemovalPlan, Renorm
 from extcon_cli.errors import CheckpointError
 
@@ -42,7 +43,9 @@ def remove(module: nn.Module, plan: RemovalPlan) -> None:
     kept: dict[str, dict[int, Tensor]] = {}
     for cut in plan.cuts:
         kept.setdefault(cut.parameter, {})[cut.dim] = torch.tensor(cut.kept(), dtype=torch.int64)
+    widths = response_norms(module)
     _replace(module, kept)
+    narrow_response_norms(widths)
     for child in module.modules():
         narrow_attention(child)
     for size in plan.sizes:

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from extcon_cli.channels.modules import Norm, norm_dim
+from extcon_cli.channels.removal.narrow_models import NarrowMapAttention, NarrowResponseNorm
 from extcon_cli.errors import CheckpointError
 
 
@@ -236,11 +237,12 @@ ATTENTION: dict[str, type[nn.Module]] = {
     "torchvision.models.swin_transformer.ShiftedWindowAttention": NarrowWindowAttention,
     "torchvision.models.swin_transformer.ShiftedWindowAttentionV2": NarrowWindowAttention,
     "torchvision.models.maxvit.RelativePositionalMultiHeadAttention": NarrowRelativeAttention,
+    "ultralytics.nn.modules.block.Attention": NarrowMapAttention,
 }
 """By the full name of the original class: what takes its place when heads are removed."""
 
 
-NARROW = (NarrowLayerNorm, NarrowRMSNorm, NarrowGroupNorm, *set(ATTENTION.values()))
+NARROW = (NarrowLayerNorm, NarrowRMSNorm, NarrowGroupNorm, NarrowResponseNorm, *set(ATTENTION.values()))
 
 
 def exchanged(module: nn.Module) -> frozenset[str]:
@@ -263,6 +265,11 @@ def narrow_attention(module: nn.Module) -> None:
             raise CheckpointError("an attention with bias_k or add_zero_attn cannot lose heads")
         module._qkv_same_embed_dim = False  # keeps TransformerEncoderLayer's fused path off
         module.embed_dim = module.out_proj.weight.shape[0]
+    elif kind is NarrowMapAttention:
+        maps = module.get_submodule("proj.conv")
+        assert isinstance(maps, nn.Conv2d)
+        if maps.weight.shape[:2] == (maps.out_channels, maps.in_channels):
+            return
     else:
         output = module.get_submodule("merge" if kind is NarrowRelativeAttention else "proj")
         assert isinstance(output, nn.Linear)

@@ -10,7 +10,7 @@ import torch
 from torch import fx, nn
 
 from extcon_cli.channels.analysis.operator import FlowOperator, Operator, dtype, shape
-from extcon_cli.channels.modules import Norm, is_norm, norm_dim
+from extcon_cli.channels.modules import Norm, is_norm, is_response_norm, norm_dim
 
 PLAIN = (nn.LayerNorm, nn.RMSNorm, nn.GroupNorm)
 PERMUTATIONS = ("permute", "transpose", "movedim", "swapaxes", "swapdims")
@@ -25,6 +25,13 @@ def is_call_of_norm(op: FlowOperator) -> bool:
     if name is None or op.analysis.modules.get(name.rpartition(".")[0]) is not module or not is_norm(module):
         return False
     return type(module) in PLAIN or _nothing_but_the_norm(op, module)
+
+
+def is_mean_of_response(op: FlowOperator) -> bool:
+    """Whether a mean is that of a response norm, which can be told to count removed zeros."""
+    read = op.input(0)
+    sizes = read.op == "call_function" and Operator(read).name in ("linalg_vector_norm", "norm")
+    return sizes and op.flag("keepdim") and is_response_norm(op.analysis.modules.get(op.module))
 
 
 def _nothing_but_the_norm(op: FlowOperator, module: Norm) -> bool:

@@ -10,6 +10,7 @@ from torch import Tensor
 from extcon_cli.channels.analysis.axes import Value
 from extcon_cli.channels.analysis.operator import FlowOperator, KnownOperator, Operator, holds_tensor, shape
 from extcon_cli.channels.analysis.rules.inline_norms import root_mean_square
+from extcon_cli.channels.analysis.rules.norm_modules import is_mean_of_response
 from extcon_cli.channels.analysis.rules.pointwise import evaluate, meet
 from extcon_cli.channels.analysis.rules.registry import constants, flow
 
@@ -40,7 +41,7 @@ def along_space(op: FlowOperator) -> Value | list[Value]:
 def reduction(op: FlowOperator) -> Value:
     """Channels may lie along a dimension that goes only where zeros add nothing, or a norm can count those removed."""
     value, dims = op.axes(0), _reduced(op)
-    if _adds_up(op):
+    if _adds_up(op) or (op.name == "mean" and is_mean_of_response(op)):
         for dim in dims:
             op.read_zeros(op.input(0), dim)
     elif op.name != "mean" or not root_mean_square(op):
