@@ -42,7 +42,7 @@ class Views:
         channels, *size = input_shape
         resize = resize or ResizeSpec()
         mode = v2.InterpolationMode(resize.interpolation)
-        side = max(size)
+        side = max(size, default=1)
         share = resize.crop or (CENTER_SHARE if side >= 128 else 1)
         shorter = int(side / share + 0.5) if resize.crop is None else int(side / share + 1e-3)  # as timm: rounded down
         self.colours = v2.Grayscale(1) if channels == 1 else v2.RGB()
