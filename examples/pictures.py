@@ -2,8 +2,8 @@
 
     python examples/pictures.py
 
-It draws pictures of three kinds into photos/, a folder for each kind, and trains a small network on them in a plain loop
-of PyTorch, which saves a plain state dict. From there on it is the command line alone:
+It draws pictures of three kinds into photos/, a folder for each kind, and trains a small network on them in a plain
+loop of PyTorch, which saves a plain state dict. From there on it is the command line alone:
 
     extcon init model.pt --data photos
     extcon prune model.pt --ratio 0.5

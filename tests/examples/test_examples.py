@@ -69,6 +69,17 @@ def test_a_task_of_ones_own_is_the_guides(tmp_path: Path) -> None:
     assert "24 of 48 filters removed" in done.stdout
 
 
+def test_from_a_folder_of_pictures_to_a_smaller_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    script("pictures", tmp_path, monkeypatch)
+    printed = capfd.readouterr().out
+    assert "dataset: image_folder  # it holds 3 folders, one for each class, and no test part" in printed
+    assert "112 of 224 filters removed" in printed
+    assert printed.count("rows your model may have been trained on") == 2  # of prune and of evaluate
+    assert size(extcon_cli.load(tmp_path / "model.pruned.safetensors")) < 30_000  # of 93,859
+
+
 # The job ----------------------------------------------------------------------------------------------------------
 
 
