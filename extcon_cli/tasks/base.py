@@ -75,7 +75,7 @@ class Task:
         return samples_in(targets)
 
     def check(self, outputs: Any, targets: Any, classes: int | None) -> int | None:
-        """Refuse a model whose outputs do not fit the targets; the number of classes, where there are any.
+        """Refuse a model whose outputs do not fit the targets; the number of classes it tells apart, where it shows.
 
         Args:
             outputs, targets: of a few samples.

@@ -45,7 +45,7 @@ class Classification(Task):
                 f"labels run up to {classes - 1}, but the model has {shape[0]} outputs (classes 0 to {shape[0] - 1}); "
                 f"give it {classes} outputs (model.kwargs), or take the data it was trained for"
             )
-        return classes if classes is not None else shape[0]
+        return shape[0]
 
 
 class Hits:

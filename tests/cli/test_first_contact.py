@@ -54,6 +54,7 @@ def test_prune_with_nothing_but_data(extcon: Extcon, tmp_path: Path, photos: Pat
         "arch": "zoo:convnet",
         "kwargs": {"num_classes": 3},
         "input_shape": [3, 32, 32],
+        "inputs": None,
         "examples": [],
         "ignore_unreached": False,
     }
