@@ -14,7 +14,6 @@ import json
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
@@ -62,53 +61,38 @@ def prune(name: str, folder: Path, widths: str) -> Any:
 
 
 def main(names: list[str]) -> None:
-    rows: list[tuple[str, Any, Any, Path, float]] = []
+    """Both kinds of folder of every family, then all that should open at once."""
+    rows: list[tuple[str, Any, Any, Path]] = []
     with tempfile.TemporaryDirectory() as place:
         for number, name in enumerate(names):
             folder = Path(place, str(number))
             write(name, folder / "in")
-            began = time.monotonic()
-            alike = prune(name, folder, "uniform")
-            seconds = time.monotonic() - began
-            rows.append((name, alike, prune(name, folder, "free"), folder, seconds))
-            print(f"{name}: {seconds:.1f} s", file=sys.stderr)
-        asked = [(str(folder / "uniform"), FAMILIES[name][0]) for name, alike, *_, folder, _ in rows if alike]
+            rows.append((name, prune(name, folder, "uniform"), prune(name, folder, "free"), folder))
+            print(name, file=sys.stderr)
+        asked = [(str(folder / "uniform"), FAMILIES[name][0]) for name, alike, _, folder in rows if alike]
         done = subprocess.run(
             [sys.executable, "-c", PLAIN, json.dumps(asked)], cwd=place, check=True, capture_output=True, text=True
         )
         plain = json.loads(done.stdout)
-        head = (
-            "family",
-            "class",
-            "in",
-            "out",
-            "in config.json",
-            "differs by",
-            "can go: uniform",
-            "free",
-            "out, free",
-            "s",
-        )
-        print(f"| {' | '.join(head)} |")
-        print("|---|---|---:|---:|---|---:|---:|---:|---:|---:|")
-        for name, alike, free, folder, seconds in rows:
-            print(line(name, alike, free, plain.get(str(folder / "uniform")), seconds))
+        print("| family | class | in | out | in config.json | differs by | can go: uniform | free | out, free |")
+        print("|---|---|---:|---:|---|---:|---:|---:|---:|")
+        for name, alike, free, folder in rows:
+            print(line(name, alike, free, plain.get(str(folder / "uniform"))))
 
 
-def line(name: str, alike: Any, free: Any, plain: tuple[float, int] | None, seconds: float) -> str:
+def line(name: str, alike: Any, free: Any, plain: tuple[float, int] | None) -> str:
     """One row of the table."""
     shares = f"{free.folder.uniform_share:.1%} | {free.folder.free_share:.1%}"
-    left = f"{free.after.size.params:,}"
     if alike is None or plain is None:
         start = f"{free.before.size.params:,} | - | nothing says it | -"
     else:
         assert plain[1] == alike.after.size.params, "from_pretrained has other parameters"
         changes = ", ".join(
-            f"{key} {'-' if one.before is None else f'{one.before:g}'} → {one.after:g}"
+            f"{key} {'null' if one.before is None else f'{one.before:g}'} to {one.after:g}"
             for key, one in alike.folder.config.items()
         )
         start = f"{alike.before.size.params:,} | {alike.after.size.params:,} | {changes} | {plain[0]:.1e}"
-    return f"| {name} | {FAMILIES[name][0]} | {start} | {shares} | {left} | {seconds:.1f} |"
+    return f"| {name} | {FAMILIES[name][0]} | {start} | {shares} | {free.after.size.params:,} |"
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from extcon_cli.errors import CheckpointError, UsageError
@@ -59,10 +60,38 @@ def has_tokenizer(path: str | Path) -> bool:
     return any(Path(path, name).is_file() for name in TOKENIZERS)
 
 
-def _configuration(path: str | Path) -> Mapping[str, object]:
-    """What config.json says; nothing where it cannot be read."""
+@dataclass(frozen=True)
+class Image:
+    """What a folder's model takes: images of this shape, normalised so."""
+
+    shape: tuple[int, int, int]
+    mean: tuple[float, ...]
+    """Empty: nothing says it."""
+    std: tuple[float, ...]
+
+
+def image_of(path: str | Path) -> Image | None:
+    """The images that a folder's model takes, by its configuration and its preprocessor; None: it takes none."""
+    content, prepared = _configuration(path), _configuration(path, "preprocessor_config.json")
+    size, channels = content.get("image_size"), content.get("num_channels", 3)
+    if size is None and isinstance(wanted := prepared.get("size"), dict):  # ConvNeXt does not say it in its own
+        size = [wanted.get("height", wanted.get("shortest_edge")), wanted.get("width", wanted.get("shortest_edge"))]
+    sides = size if isinstance(size, list) else [size, size]
+    if len(sides) != 2 or not all(type(side) is int and side > 0 for side in (*sides, channels)):
+        return None
+    return Image((int(str(channels)), *sides), *(_floats(prepared.get(f"image_{name}")) for name in ("mean", "std")))
+
+
+def _floats(value: object) -> tuple[float, ...]:
+    """Numbers of a list; nothing where it holds something else."""
+    held = value if isinstance(value, list) else []
+    return tuple(map(float, held)) if all(type(one) in (int, float) for one in held) else ()
+
+
+def _configuration(path: str | Path, name: str = "config.json") -> Mapping[str, object]:
+    """What one of a folder's configurations says; nothing where it cannot be read."""
     try:
-        content = json.loads((Path(path) / "config.json").read_text(encoding="utf-8"))
+        content = json.loads((Path(path) / name).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return {}
     return content if isinstance(content, dict) else {}

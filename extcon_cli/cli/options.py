@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from extcon_cli.checkpoint.folder import checkpoint_file as find_checkpoint
-from extcon_cli.checkpoint.folder import has_tokenizer, is_transformers, task_of
+from extcon_cli.checkpoint.folder import has_tokenizer, image_of, is_transformers, task_of
 from extcon_cli.checkpoint.trust import Trust
 from extcon_cli.errors import UsageError
 from extcon_cli.events import Emit
@@ -264,8 +264,15 @@ def _told(method: str, recipe: str | None, checkpoint: Path | None, data: Kind |
     keys = [f"task={task}"] if task else []
     if data is not None and data.dataset in ("text", "saved") and has_tokenizer(checkpoint):
         keys.append(f"data.tokenizer={json.dumps(str(checkpoint))}")
+    if data is not None and (image := image_of(checkpoint)) is not None:
+        from extcon_cli.data.kinds import PICTURES
+
+        keys.append(f"model.input_shape={list(image.shape)}")
+        if data.dataset in PICTURES and image.mean and image.std:
+            keys.append(f"data.normalize={json.dumps({'mean': image.mean, 'std': image.std})}")
     if method == "prune":  # what transformers are trained with
-        keys += [f"prune.{phase}.optimizer.name=adamw" for phase in ("bifurcate", "finetune")]
+        for phase in ("bifurcate", "finetune"):
+            keys += [f"prune.{phase}.optimizer.name=adamw", f"prune.{phase}.optimizer.lr=1e-4"]
     return keys
 
 
