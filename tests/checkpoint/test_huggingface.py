@@ -15,6 +15,7 @@ import torch
 
 import extcon_cli
 from extcon_cli.channels import channel_groups
+from extcon_cli.checkpoint.folder import image_of, is_transformers, task_of
 from extcon_cli.checkpoint.huggingface.examples import example_inputs, without_cache
 from extcon_cli.checkpoint.huggingface.folder import read_folder
 from extcon_cli.checkpoint.huggingface.uniform import roles
@@ -228,3 +229,40 @@ def test_places_where_nothing_may_be_written(llama: Path, tmp_path: Path) -> Non
         with pytest.raises(UsageError, match=message):
             prune_at_once(llama, recipe(), output=place, force=force)
     assert (tmp_path / "mine" / "thesis.txt").read_text() == "all of it"
+
+
+@pytest.mark.parametrize(
+    ("content", "prepared", "shape", "mean"),
+    [
+        ({"image_size": 32}, {"image_mean": [0.5, 0.5, 0.5], "image_std": [1, 1, 1]}, (3, 32, 32), (0.5, 0.5, 0.5)),
+        ({"image_size": [16, 32], "num_channels": 1}, {}, (1, 16, 32), ()),
+        ({}, {"size": {"shortest_edge": 224}, "image_mean": "no"}, (3, 224, 224), ()),
+        ({"image_size": -1}, {}, None, ()),
+        ({"vocab_size": 5}, {}, None, ()),
+    ],
+)
+def test_what_a_folder_says_of_its_images(
+    tmp_path: Path, content: dict[str, Any], prepared: dict[str, Any], shape: Any, mean: Any
+) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(content))
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(prepared))
+    found = image_of(tmp_path)
+    assert (found.shape, found.mean) == (shape, mean) if found else shape is None
+
+
+@pytest.mark.parametrize(
+    ("architectures", "task"),
+    [
+        (["LlamaForCausalLM"], "causal_lm"),
+        (["GPT2LMHeadModel"], "causal_lm"),
+        (["ViTForImageClassification"], "classification"),
+        (["ViTModel"], None),
+        ([], None),
+        ("text", None),
+        (None, None),
+    ],
+)
+def test_the_class_tells_the_task(tmp_path: Path, architectures: object, task: str | None) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "x", "architectures": architectures}))
+    assert is_transformers(tmp_path)
+    assert task_of(tmp_path) == task
