@@ -25,6 +25,8 @@ from extcon_cli.channels.analysis.rules.linear import CONVOLUTIONS, TRANSPOSED, 
 from extcon_cli.channels.analysis.rules.matmul import MATRIX_PRODUCTS, Einsum
 from extcon_cli.channels.modules import named_tensors
 
+RECURRENT = ("lstm", "gru", "rnn_tanh", "rnn_relu")
+"""Operators that read a whole sequence, with all their weights in one list."""
 Counts = NDArray[np.float64]
 Places = tuple[tuple[int, Index | None], ...]
 """Dimensions that are multiplied: how long each is, and the positions along it (None: it carries no channels)."""
@@ -95,14 +97,15 @@ def bytes_cost(module: nn.Module, channels: Channels, stored: Mapping[str, torch
     )
 
 
-def macs_cost(channels: Channels) -> Cost:
+def macs_cost(channels: Channels, *, recurrent: bool = False) -> Cost:
     """Multiply-accumulates of one sample in the linear maps and products that torch's FLOP counter knows.
 
-    Of the first example that was traced, whose first dimension is the batch.
+    Of the first example that was traced, whose first dimension is the batch. `recurrent`: those of RNNs too, which the
+    counter sees only where they are no fused operator.
     """
     graph = channels.graphs[0]
     batch = next((shape(node)[0] for node in graph.nodes if node.name in graph.inputs and holds_tensor(node)), 1)
-    terms = (term for node in graph.nodes if node.op == "call_function" for term in _products_of(node))
+    terms = (term for node in graph.nodes if node.op == "call_function" for term in _products_of(node, recurrent))
     return _assemble(
         channels,
         ((coefficient / batch, tuple(_place(channels, *dim) for dim in dims)) for coefficient, dims in terms),
@@ -113,7 +116,7 @@ Dim = tuple[fx.Node, int]
 """A dimension of a value of the graph."""
 
 
-def _products_of(node: fx.Node) -> Iterator[tuple[float, list[Dim]]]:
+def _products_of(node: fx.Node, recurrent: bool) -> Iterator[tuple[float, list[Dim]]]:
     """What one operator multiplies: a coefficient, and the dimensions whose lengths it is multiplied by."""
     op = Operator(node)
     if op.name in CONVOLUTIONS:
@@ -131,6 +134,11 @@ def _products_of(node: fx.Node) -> Iterator[tuple[float, list[Dim]]]:
         query, key, value = op.input("query"), op.input("key"), op.input("value")
         yield 1.0, [*_dims(query), _back(key, 2)]
         yield 1.0, [*_dims(query)[:-1], _back(value, 2), _back(value, 1)]
+    elif op.name in RECURRENT and recurrent:
+        read, hidden = op.input(0), op.inputs(2)
+        for weight in hidden:
+            if len(shape(weight)) == 2:  # the others are biases
+                yield float(math.prod(shape(read)[:-1])), _dims(weight)
     elif op.name in (*MATRIX_PRODUCTS, "einsum") and (product := Einsum.of(op)) is not None:
         letters = dict.fromkeys("".join(product.terms))
         places = [max(product.places(letter), key=lambda dim: shape(dim[0])[dim[1]]) for letter in letters]

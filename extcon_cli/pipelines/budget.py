@@ -57,7 +57,8 @@ class Budget:
     def cost(self, module: nn.Module, channels: Channels, precision: Precision) -> Cost:
         """The quantity as a function of how many channels go."""
         if self.quantity == "macs":
-            cost = macs_cost(channels)
+            counted = [macs_cost(channels, recurrent=seen) for seen in (False, True)]
+            cost = min(counted, key=lambda one: abs(one.total(np.zeros(len(one.groups))) - self.original))
         elif self.quantity == "params":
             cost = params_cost(module, channels)
         else:
@@ -96,19 +97,21 @@ def keep_to(
     Raises:
         GateError: the limits do not allow it; the message says what was reached and what holds it back.
     """
-    aim = budget.limit
+    aim, best, least = budget.limit, None, -1
     for _ in range(ATTEMPTS):
         mask = decide_within(values, filters, cost, aim, limits, ties)
         expected = cost.total(removed_counts(filters, mask))
         if expected > aim:
-            raise GateError(f"the target is missed: {_held_back(budget, cost, limits)}")
+            break
         reached = measured(budget.quantity, cut(filters.masks(mask)))
+        if least < reached <= budget.limit:
+            best, least = mask, reached
         if reached == round(expected):
-            return mask
+            break
         aim = budget.limit - (reached - expected)
-    if reached > budget.limit:
-        raise GateError(f"the target is missed: {budget.compared(reached)}, and the model does not say what holds it")
-    return mask
+    if best is None:
+        raise GateError(f"the target is missed: {_held_back(budget, cost, limits)}")
+    return best
 
 
 def without(module: nn.Module, channels: Channels, masks: Masks) -> nn.Module:

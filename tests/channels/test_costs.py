@@ -109,7 +109,7 @@ def test_what_is_left_costs_what_was_predicted(case: tuple[nn.Module, tuple[int,
         "macs": macs_cost(channels),
         "bytes": bytes_cost(module, channels),
     }
-    whole = measure(module, shape)
+    whole = measure(module, (torch.zeros(1, *shape),))
     groups = costs["macs"].groups
     assert groups
     none = np.zeros(len(groups))
@@ -122,7 +122,7 @@ def test_what_is_left_costs_what_was_predicted(case: tuple[nn.Module, tuple[int,
         for group, count in zip(groups, gone.astype(int), strict=True):
             zero_channels(small, group, np.arange(count))
         remove(small, plan_removal(small, channels))
-        left = measure(small, shape)
+        left = measure(small, (torch.zeros(1, *shape),))
         for name, cost in costs.items():
             assert cost.total(gone) == getattr(left, name)
 
@@ -148,10 +148,33 @@ def test_bytes_count_as_stored() -> None:
     channels = channel_groups(module, (torch.randn(2, 3, 8, 8),))
     half = dict.fromkeys(module.state_dict(), torch.float16)
     nothing = np.zeros(sum(group.prunable for group in channels.groups))
-    assert bytes_cost(module, channels, half).total(nothing) == measure(module, (3, 8, 8), half).bytes
+    assert bytes_cost(module, channels, half).total(nothing) == measure(module, (torch.zeros(1, 3, 8, 8),), half).bytes
 
 
 def test_what_the_graph_does_not_explain_is_held_constant() -> None:
     cost = macs_cost(channel_groups(Convolutions().eval(), (torch.randn(2, 3, 8, 8),)))
     nothing = np.zeros(len(cost.groups))
     assert cost.anchored(cost.total(nothing) + 100).total(nothing) == cost.total(nothing) + 100
+
+
+def test_recurrent_layers_are_counted_where_the_counter_sees_them() -> None:
+    class Sequence(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.into, self.state, self.out = nn.Linear(4, 6), nn.GRU(6, 5, batch_first=True), nn.Linear(5, 3)
+
+        def forward(self, x: Tensor) -> Tensor:  # (N, 7, 4) -> (N, 3)
+            out: Tensor = self.out(self.state(self.into(x).relu())[0][:, -1])
+            return out
+
+    module, example = Sequence().eval(), (torch.randn(2, 7, 4),)
+    channels = channel_groups(module, example)
+    cost = macs_cost(channels, recurrent=True)
+    nothing = np.zeros(len(cost.groups))
+    assert cost.total(nothing) == measure(module, example).macs
+    assert macs_cost(channels).total(nothing) < cost.total(nothing)
+    (group,) = cost.groups
+    small = duplicate(module)
+    zero_channels(small, group, np.arange(2))
+    remove(small, plan_removal(small, channels))
+    assert cost.total(np.array([2.0])) == measure(small, example).macs

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 import extcon_cli
+from extcon_cli.catalyst.filters import Filters
+from extcon_cli.catalyst.limits import Limits
+from extcon_cli.channels import Masks, channel_groups
 from extcon_cli.checkpoint.architectures import build
 from extcon_cli.errors import GateError, RecipeError
 from extcon_cli.pipelines import removal
+from extcon_cli.pipelines.budget import Budget, keep_to
 from extcon_cli.pipelines.prune import prune
 from extcon_cli.recipe.load import from_dict
 from extcon_cli.recipe.schema import Recipe
@@ -100,3 +106,22 @@ def test_a_result_over_its_budget_is_not_written(fresh: Path, tmp_path: Path, mo
 def test_a_pattern_that_matches_no_group_is_refused(fresh: Path, tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=r"prune\.decide\.layers\.0\.match: 'stage1\*' matches no group"):
         run(fresh, tmp_path / "net.safetensors", recipe(decide={"layers": [{"match": "stage1*", "keep": True}]}))
+
+
+def test_a_cost_that_is_not_fully_known_is_corrected_by_what_is_measured() -> None:
+    module = nn.Sequential(nn.Linear(4, 20), nn.ReLU(), nn.Linear(20, 2))
+    channels = channel_groups(module, (torch.randn(2, 4),))
+    filters = Filters.of(channels.groups)
+    budget = Budget("macs", "0.5", original=120, limit=60)
+    seen: list[int] = []
+
+    def cut(masks: Masks) -> Size:  # 6 for each channel that is left, and 2 more that no cost knows
+        left = 20 - sum(int(mask.sum()) for mask in masks.values())
+        seen.append(8 * left)
+        return Size(params=0, macs=8 * left, bytes=0)
+
+    mask = keep_to(budget, budget.cost(module, channels, {}), torch.rand(20), filters, Limits(), cut)
+    assert 40 < seen[-1] <= 60
+    assert 8 * int((~mask).sum()) <= 60
+    with pytest.raises(GateError, match="at least"):
+        keep_to(replace(budget, limit=5), budget.cost(module, channels, {}), torch.rand(20), filters, Limits(), cut)
