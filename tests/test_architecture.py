@@ -16,13 +16,14 @@ ROOT = Path(extcon_cli.__file__).parent
 
 ALLOWED = {
     "errors": set(),
+    "memory": {"errors"},
     "events": set(),
     "channels": {"errors"},
     "catalyst": {"channels", "errors"},
     "bypass": {"channels", "catalyst", "errors"},
     "recipe": {"errors"},
-    "checkpoint": {"channels", "recipe", "errors", "events"},
-    "data": {"recipe", "errors", "events"},
+    "checkpoint": {"channels", "recipe", "errors", "events", "memory"},
+    "data": {"recipe", "errors", "events", "memory"},
     "tasks": {"channels", "errors"},
     "export": {"channels", "errors"},
     "training": {"tasks", "recipe", "errors", "events"},

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from extcon_cli.checkpoint.limits import memory_limit, shown
+from extcon_cli.memory import memory_limit, shown
 
 MOST_TENSORS = 200_000
 """That any module asks for while it is built."""

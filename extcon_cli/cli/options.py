@@ -110,7 +110,7 @@ MemoryOption = Annotated[
     typer.Option(
         "--max-memory",
         metavar="SIZE",
-        help="Memory that a checkpoint may ask for: 4GB, 512MiB. Default: 0.8 of what is free.",
+        help="Memory that a checkpoint or data may ask for: 4GB, 512MiB. Default: 0.8 of what is free.",
         rich_help_panel=TRUST,
     ),
 ]
@@ -176,7 +176,7 @@ def set_memory(size: str | None) -> None:
     """Let checkpoints ask for so much memory (None: as the environment says, or what is free)."""
     if size is None:
         return
-    from extcon_cli.checkpoint.limits import VARIABLE, parse_bytes
+    from extcon_cli.memory import VARIABLE, parse_bytes
 
     try:
         os.environ[VARIABLE] = str(parse_bytes(size))

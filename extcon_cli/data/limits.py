@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import zipfile
 from math import prod
 from pathlib import Path
@@ -11,10 +10,7 @@ from typing import IO
 from numpy.lib import format as npy
 
 from extcon_cli.errors import DataError
-
-VARIABLE = "EXTCON_MAX_MEMORY"
-"""Bytes that data may take. Not set: a share of what is free."""
-SHARE = 0.8
+from extcon_cli.memory import memory_limit, shown
 
 
 def check_npz(path: Path) -> None:
@@ -24,10 +20,10 @@ def check_npz(path: Path) -> None:
     """
     with zipfile.ZipFile(path) as archive:
         total = sum(member.file_size for member in archive.infolist())
-        if total > (limit := _limit()):
+        if total > (limit := memory_limit()):
             raise DataError(
-                f"{path}: its arrays would take {total / 1e9:.2g} GB, the limit is {limit / 1e9:.2g} GB; "
-                f"save fewer samples in one file ({VARIABLE} sets the limit in bytes)"
+                f"{path}: its arrays would take {shown(total)} of memory; the limit is {shown(limit)} "
+                "(--max-memory raises it)"
             )
         for member in archive.infolist():
             with archive.open(member) as file:
@@ -44,13 +40,3 @@ def _bytes_said(file: IO[bytes]) -> int:
     read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
     shape, _, dtype = read(file)
     return prod(int(size) for size in shape) * int(dtype.itemsize)
-
-
-def _limit() -> int:
-    told = os.environ.get(VARIABLE, "")
-    if told.isascii() and told.isdigit():
-        return int(told)
-    try:
-        return int(SHARE * os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
-    except (AttributeError, ValueError, OSError):  # not on every system
-        return 2**33

@@ -16,7 +16,7 @@ import torch
 import torchvision.models  # noqa: F401 - its import is not what is timed
 from torch import nn
 
-from extcon_cli.checkpoint import limits
+from extcon_cli import memory
 from extcon_cli.checkpoint.architectures import build
 from extcon_cli.checkpoint.load import load
 from extcon_cli.checkpoint.metadata import Metadata
@@ -32,7 +32,7 @@ from extcon_cli.recipe.schema import Recipe
 @pytest.fixture(autouse=True)
 def two_gigabytes(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The limit; and no refusal takes a second of the processor, or much memory."""
-    monkeypatch.setenv(limits.VARIABLE, "2GB")
+    monkeypatch.setenv(memory.VARIABLE, "2GB")
     tracemalloc.start()
     began = time.process_time()
     yield
@@ -164,25 +164,25 @@ def test_deep_nesting_is_refused(tmp_path: Path, depth: int) -> None:
     ("text", "size"), [("4GB", 4 * 10**9), ("512MiB", 2**29), ("1000", 1000), ("1.5 kB", 1500), ("2gb", 2 * 10**9)]
 )
 def test_sizes(text: str, size: int) -> None:
-    assert limits.parse_bytes(text) == size
+    assert memory.parse_bytes(text) == size
 
 
 @pytest.mark.parametrize("text", ["", "much", "-1GB", "0", "1e9", "GB"])
 def test_no_sizes(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError, match="amount of memory"):
-        limits.parse_bytes(text)
-    monkeypatch.setenv(limits.VARIABLE, text or "x")
-    with pytest.raises(UsageError, match=limits.VARIABLE):
-        limits.memory_limit()
+        memory.parse_bytes(text)
+    monkeypatch.setenv(memory.VARIABLE, text or "x")
+    with pytest.raises(UsageError, match=memory.VARIABLE):
+        memory.memory_limit()
 
 
 def test_the_option_says_what_is_wrong() -> None:
     with pytest.raises(UsageError, match="--max-memory: 'much' is no amount"):
         set_memory("much")
     set_memory("3GB")
-    assert limits.memory_limit() == 3 * 10**9
+    assert memory.memory_limit() == 3 * 10**9
 
 
 def test_by_default_a_share_of_what_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv(limits.VARIABLE)
-    assert 10**8 < limits.memory_limit() < 2**62
+    monkeypatch.delenv(memory.VARIABLE)
+    assert 10**8 < memory.memory_limit() < 2**62

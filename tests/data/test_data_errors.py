@@ -217,7 +217,7 @@ def test_an_archive_that_would_fill_the_memory(tmp_path, monkeypatch):
     np.savez_compressed(tmp_path / "d.npz", x=np.zeros((4, 2**22), np.uint8), y=np.arange(4))
     assert (tmp_path / "d.npz").stat().st_size < 2**17
     monkeypatch.setenv("EXTCON_MAX_MEMORY", str(2**20))
-    assert "its arrays would take 0.017 GB, the limit is 0.001 GB" in refused(
+    assert "its arrays would take 16.8 MB of memory; the limit is 1.05 MB (--max-memory raises it)" in refused(
         DataSpec(dataset="arrays", root=str(tmp_path))
     )
 
