@@ -16,6 +16,7 @@ from torch import Tensor
 from extcon_cli.data import text, user
 from extcon_cli.data.arrays import NUMBERS
 from extcon_cli.data.batchwise import mask_tokens, mixup
+from extcon_cli.data.labels import check_labels, check_mask
 from extcon_cli.data.loader import InMemoryLoader, Loader, StreamingLoader
 from extcon_cli.data.plan import Batch, Change
 from extcon_cli.data.reading import Reading, Request
@@ -30,6 +31,8 @@ from extcon_cli.recipe.schema import AugmentSpec, DataSpec, NormalizeSpec
 VALIDATION_SEED = 20_140_717
 STATISTICS_SAMPLES = 1000
 """Samples of a streamed set that mean and standard deviation are taken from."""
+CHECKS = {"classification": check_labels, "segmentation": check_mask}
+"""What refuses targets that no output stands for, by task."""
 TRIED = 64
 """Samples of each streamed split that are read before a run begins."""
 
@@ -104,7 +107,11 @@ class Data:
         reader: Reader | None = None,
     ) -> Loader:
         drawn = self.spec.augment if shuffle and self.task not in JOINT else None
+        check = CHECKS.get(self.task)
+        check = check and partial(check, classes=self.classes)
         if isinstance(split, Arrays):
+            if check is not None:
+                check(split.y)
             return InMemoryLoader(
                 split.x,
                 split.y,
@@ -126,8 +133,7 @@ class Data:
             seed=seed,
             shuffle=shuffle,
             change=self._change(shuffle),
-            labels=self.task == "classification",
-            classes=self.classes if self.task == "classification" else None,
+            check=check,
         )
 
     def _change(self, training: bool) -> Change | None:

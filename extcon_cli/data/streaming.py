@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,7 +13,6 @@ from extcon_cli.data.reading import Found, Reading, Request
 from extcon_cli.data.splits import Stream
 from extcon_cli.data.trees import mapped
 from extcon_cli.data.workers import Reader
-from extcon_cli.errors import DataError
 from extcon_cli.recipe.schema import AugmentSpec, NormalizeSpec
 
 
@@ -24,8 +24,7 @@ class StreamingLoader:
 
     Args:
         reader: reads the split's dataset. None: one of its own, in this process.
-        labels: the targets are class numbers, and checked as they are read.
-        classes: refuse a label that is not below this number.
+        check: refuses targets (DataError), as they are read. None: takes them all.
     """
 
     def __init__(
@@ -40,8 +39,7 @@ class StreamingLoader:
         seed: int = 0,
         shuffle: bool = False,
         change: Change | None = None,
-        labels: bool = False,
-        classes: int | None = None,
+        check: Callable[[Any], None] | None = None,
     ) -> None:
         self._plan = Plan(
             len(split),
@@ -53,7 +51,7 @@ class StreamingLoader:
             shuffle=shuffle,
             change=change,
         )
-        self._split, self._labels, self._classes = split, labels or classes is not None, classes
+        self._split, self._check = split, check
         self._reader = reader or Reader(Reading((split.dataset,), name="the dataset"))
         self._part = self._reader.part(split.dataset)
         self._reading: Iterator[Found] | None = None
@@ -74,7 +72,8 @@ class StreamingLoader:
             self._reading = self._reader.read(requests, pin=self._plan.device.type == "cuda")
         self._next = step + 1
         found = next(self._reading)
-        self._check(found.y)
+        if self._check is not None:
+            self._check(found.y)
         x, y = (mapped(tree, lambda leaf: leaf.to(self._plan.device, non_blocking=True)) for tree in (found.x, found.y))
         places = index * self._plan.batch_size + torch.tensor(found.kept, device=self._plan.device)
         return self._plan.finish(x, y, epoch, places, step)
@@ -88,13 +87,3 @@ class StreamingLoader:
         samples = self._split.indices if order is None else self._split.indices[order.cpu()]
         parts = (samples[i * size : (i + 1) * size].tolist() for i in range(index, self._plan.steps))
         return [Request(self._part, part, seed, training=self._plan.shuffle) for part in parts]
-
-    def _check(self, y: object) -> None:
-        if not self._labels:
-            return
-        if not isinstance(y, Tensor) or y.is_floating_point() or y.dim() != 1:
-            kind = f"{y.dtype} {tuple(y.shape)}" if isinstance(y, Tensor) else f"a {type(y).__name__}"
-            raise DataError(f"the dataset's labels should be whole numbers, not {kind}")
-        if int(y.min()) < 0 or (self._classes is not None and int(y.max()) >= self._classes):
-            top = "" if self._classes is None else f" to {self._classes - 1}"
-            raise DataError(f"a label is {int(y.min())} or {int(y.max())}; labels should run from 0{top}")

@@ -143,7 +143,10 @@ def _documents(path: Path, task: str) -> Iterator[tuple[str, Any]]:
     """The texts of a file, each with its label."""
     if path.suffix.lower() == ".txt":
         if task == "classification":
-            raise DataError(f"{path}: a .txt has no labels; give a .jsonl with a text and a label in each line")
+            raise DataError(
+                f"{path}: a .txt has no labels for a classification: set `task: causal_lm` or `masked_lm`, "
+                "or give a .jsonl with a text and a label in each line"
+            )
         yield _read(path), None
         return
     for number, line in enumerate(_read(path).split("\n"), 1):

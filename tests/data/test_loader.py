@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, TensorDataset
 
+from extcon_cli.data.labels import check_labels
 from extcon_cli.data.loader import InMemoryLoader, StreamingLoader
 from extcon_cli.data.reading import Reading
 from extcon_cli.data.splits import Stream
@@ -118,7 +120,7 @@ def test_random_datasets_repeat_themselves_by_seed_epoch_and_sample():
 
 def test_streaming_refuses_labels_out_of_range():
     with pytest.raises(DataError, match="labels should run from 0 to 9"):
-        StreamingLoader(Stream(Noisy(), Y), 37, classes=10).batch(0)
+        StreamingLoader(Stream(Noisy(), Y), 37, check=partial(check_labels, classes=10)).batch(0)
 
 
 def test_augmenting_a_table_is_refused():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -146,6 +147,9 @@ def test_what_is_wrong_with_masks_is_said(masks: Path) -> None:
     assert "data.augment.policy is not for" in refused(
         masks, "segmentation_folder", "segmentation", shape, augment=crop
     )
+    data = replace(opened(masks, "segmentation_folder", "segmentation", shape), classes=1)
+    with pytest.raises(DataError, match=r"a mask holds 0 or 1; classes should run \(but for 255\) from 0 to 0"):
+        batch(data)
     Image.new("L", (5, 5)).save(masks / "test" / "masks" / "0.png")
     assert "its mask is 5 x 5, the picture 16 x 16" in refused(masks, "segmentation_folder", "segmentation", shape)
     Image.new("RGB", (16, 16)).save(masks / "test" / "masks" / "0.png")
