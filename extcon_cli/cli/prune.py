@@ -42,6 +42,9 @@ def prune(
         float,
         typer.Option(metavar="SIZE", parser=o.number, help="With --already-zero: what counts as zero."),
     ] = 0.0,
+    no_latency: Annotated[
+        bool, typer.Option("--no-latency", metavar=o.FLAG, help="Do not measure how fast the models are.")
+    ] = False,
     exports: Annotated[
         list[str] | None,
         typer.Option("--export", metavar="FORMAT", help=f"Also export the result: {', '.join(FORMATS)}. Repeatable."),
@@ -131,7 +134,14 @@ def prune(
             from extcon_cli.pipelines.already_zero import already_zero as cut
 
             result = cut(
-                checkpoint, resolved.recipe, output=output, tolerance=tolerance, force=force, trust=trust, emit=emit
+                checkpoint,
+                resolved.recipe,
+                output=output,
+                tolerance=tolerance,
+                latency=not no_latency,
+                force=force,
+                trust=trust,
+                emit=emit,
             )
             result = _exported(result, resolved.recipe, exports, force=force, trust=trust, emit=emit)
         return deliver(result, as_json=as_json, reports=report)
@@ -140,7 +150,15 @@ def prune(
         with listening(quiet=quiet) as emit:
             from extcon_cli.pipelines.at_once import prune_at_once
 
-            result = prune_at_once(checkpoint, resolved.recipe, output=output, force=force, trust=trust, emit=emit)
+            result = prune_at_once(
+                checkpoint,
+                resolved.recipe,
+                output=output,
+                latency=not no_latency,
+                force=force,
+                trust=trust,
+                emit=emit,
+            )
         return deliver(result, as_json=as_json, reports=report)
 
     with listening(quiet=quiet) as emit:
@@ -170,6 +188,7 @@ def prune(
                 force=force,
                 max_drop=max_drop,
                 plan=plan,
+                latency=not no_latency,
                 emit=emit,
                 trust=trust,
             )

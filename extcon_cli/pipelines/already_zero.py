@@ -34,6 +34,7 @@ def already_zero(
     *,
     output: Path,
     tolerance: float = 0.0,
+    latency: bool = True,
     force: bool = False,
     trust: Trust = UNTRUSTED,
     emit: Emit = ignore,
@@ -43,7 +44,7 @@ def already_zero(
     Args:
         recipe: only `model` counts.
         tolerance: slices of a parameter whose largest absolute value is at most this count as zero.
-        output, force, trust: as in `prune`.
+        output, latency, force, trust: as in `prune`.
 
     Raises: GateError where nothing is dead or the outputs would change; then nothing is written.
     """
@@ -82,7 +83,7 @@ def already_zero(
         plan = removal.plan.to_json()
         folder = write_pruned(output, small, said, record, described, plan, examples, force=force)
     emit(Saved(str(output)))
-    before, after = timed(record.before, original, example), timed(record.after, small, example)
+    before, after = timed(record.before, record.after, (original, small), example, wanted=latency, emit=emit)
     return PruneResult(
         before=before,
         after=after,

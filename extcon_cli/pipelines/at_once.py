@@ -39,6 +39,7 @@ def prune_at_once(
     recipe: Recipe,
     *,
     output: Path,
+    latency: bool = True,
     force: bool = False,
     trust: Trust = UNTRUSTED,
     emit: Emit = ignore,
@@ -48,7 +49,7 @@ def prune_at_once(
     Args:
         recipe: `ratio` or `target`, `widths` and `decide` of `prune` count, and `score` where it is `random`.
         output: a folder.
-        force, trust: as in `prune`.
+        latency, force, trust: as in `prune`.
 
     Raises: GateError where the removal is not exact, the target is missed or the configuration cannot say the widths;
     then nothing is written.
@@ -96,9 +97,10 @@ def prune_at_once(
     described = metadata(opened.recipe, opened.folder.metadata, record, plan=plan)
     folder = write_pruned(output, small, alike, record, described, plan, examples, force=force)
     emit(Saved(str(output)))
+    stats = timed(record.before, record.after, (original, small), example, wanted=latency, emit=emit)
     return PruneResult(
-        before=timed(record.before, original, example),
-        after=timed(record.after, small, example),
+        before=stats[0],
+        after=stats[1],
         removal=record.removal,
         certificate=record.certificate,
         layers=widths(original, small, example),

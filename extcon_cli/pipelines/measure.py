@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from dataclasses import asdict, replace
 
 from torch import nn
@@ -10,6 +11,7 @@ from torch import nn
 from extcon_cli.channels import Difference
 from extcon_cli.channels.compare import Inputs
 from extcon_cli.errors import GateError
+from extcon_cli.events import Emit, PhaseEnded, PhaseStarted, ignore
 from extcon_cli.pipelines.phase import interruptible
 from extcon_cli.pipelines.prepare import Prepared
 from extcon_cli.report.measure import latency
@@ -35,9 +37,23 @@ BATCHES = (1, 64)
 """Batch sizes at which latency is measured."""
 
 
-def timed(stats: ModelStats, module: nn.Module, example: Inputs) -> ModelStats:
-    """The same with the latency of the module, measured where it is."""
-    return replace(stats, latency={str(batch): latency(module, example, batch) for batch in BATCHES})
+def timed(
+    before: ModelStats,
+    after: ModelStats,
+    modules: tuple[nn.Module, nn.Module],  # before and after, measured where they are
+    example: Inputs,
+    *,
+    wanted: bool = True,
+    emit: Emit = ignore,
+) -> tuple[ModelStats, ModelStats]:
+    """The same with the latency of the two modules, where it is wanted."""
+    if not wanted:
+        return before, after
+    began = time.monotonic()
+    emit(PhaseStarted("latency", "Measuring latency", None, "batch"))
+    found = [{str(batch): latency(module, example, batch) for batch in BATCHES} for module in modules]
+    emit(PhaseEnded("latency", time.monotonic() - began))
+    return replace(before, latency=found[0]), replace(after, latency=found[1])
 
 
 def output_difference(gap: Difference) -> OutputDifference:

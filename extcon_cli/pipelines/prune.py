@@ -37,6 +37,7 @@ def prune(
     force: bool = False,
     max_drop: float | None = None,
     plan: Path | None = None,
+    latency: bool = True,
     trust: Trust = UNTRUSTED,
     emit: Emit = ignore,
     rehearsal: bool = False,
@@ -48,6 +49,7 @@ def prune(
         output: a .safetensors file; for a folder of transformers a folder. Beside it, `OUTPUT.run/` holds the run.
         max_drop: points of accuracy (of 100 R2, 100 mIoU...: `Task.drop`) on the test data that may be lost. None: any.
         plan: the decision, as `extcon plan` writes it, in the place of ratio, target, score and decide.
+        latency: measure the latency of the model before and after.
         device, resume, force, trust, rehearsal: as in `start_run`.
 
     Raises: GateError where the removal is not exact, the target is missed, or more than `max_drop` is lost; then
@@ -92,9 +94,10 @@ def prune(
         described = data_metadata(run.prepared, record, known.plan)
         folder = write_pruned(output, module, pruning.widths, record, described, known.plan, example, force=force)
         run.emit(Saved(str(output)))
+    before, after = timed(record.before, record.after, (original, module), example, wanted=latency, emit=run.emit)
     return PruneResult(
-        before=timed(record.before, original, example),
-        after=timed(record.after, module, example),
+        before=before,
+        after=after,
         removal=record.removal,
         certificate=record.certificate,
         layers=widths(original, module, example),

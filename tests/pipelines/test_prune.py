@@ -80,7 +80,7 @@ def test_the_result_the_file_and_evaluate_agree(dense: Path, tmp_path: Path) -> 
     assert sum(layer["after"] < layer["before"] for layer in document["layers"]) > 5
 
     assert [e.phase for e in events if isinstance(e, PhaseEnded)] == [
-        "score", "compensate", "bifurcate", "remove", "finetune",
+        "score", "compensate", "bifurcate", "remove", "finetune", "latency",
     ]  # fmt: skip
     dead = [e.metrics["dead"] for e in events if isinstance(e, Progress) and "dead" in e.metrics]
     assert dead[-1] == removal["filters"]
