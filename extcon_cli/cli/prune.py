@@ -168,16 +168,14 @@ def prune(
         complete = o.complete(resolved, checkpoint, kind, overrides, trust, emit)
         if dry_run:
             told = quietly(emit, output)
-            tried = rehearse(
-                "prune",
-                complete,
-                checkpoint,
-                lambda short, to: run(
+
+            def attempt(short: Recipe, to: Path) -> PruneResult:
+                done = run(
                     checkpoint, short, output=to, device=device, plan=plan, trust=trust, emit=told, rehearsal=True
-                ),
-                output=output,
-                trust=trust,
-            )
+                )
+                return _exported(done, short, exports, force=False, trust=trust, emit=told)
+
+            tried = rehearse("prune", complete, checkpoint, attempt, output=output, trust=trust)
         else:
             result = run(
                 checkpoint,

@@ -20,6 +20,7 @@ from extcon_cli.errors import DataError, UsageError
 from extcon_cli.pipelines.plan import plan
 from extcon_cli.pipelines.plan_file import planned
 from extcon_cli.pipelines.prune import prune
+from extcon_cli.pipelines.prune_run import PruneState
 from extcon_cli.recipe.load import from_dict
 from extcon_cli.recipe.schema import Recipe
 from extcon_cli.report.results import PlanResult
@@ -156,3 +157,12 @@ def test_groups_that_stay_alike_lose_the_same_share() -> None:
         with pytest.raises(UsageError, match="stay alike"):
             planned(rows(first, second), channels, filters, "p.json", [tie])
         assert planned(rows(first, second), channels, filters, "p.json").any()
+
+
+def test_a_run_goes_on_with_its_own_plan_only() -> None:
+    mask = torch.tensor([True, False, True])
+    state = PruneState(selected=mask)
+    state.check(mask.clone())
+    state.check(None)
+    with pytest.raises(UsageError, match="other filters than --plan"):
+        state.check(~mask)
