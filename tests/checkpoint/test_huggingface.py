@@ -198,6 +198,8 @@ def test_opens_in_a_process_without_extcon(pruned: Path, tmp_path: Path) -> None
         ({"intermediate_size": 48}, "cannot be opened as LlamaForCausalLM"),
         ({"num_hidden_layers": 3}, "lacks 9 tensors"),
         ({"hidden_act": "no such"}, "cannot be opened as LlamaForCausalLM"),
+        ({"vocab_size": 10**12}, "the limit is"),
+        ({"vocab_size": 2**62}, "cannot be opened|the limit is"),
     ],
 )
 def test_a_folder_that_is_wrong_is_refused(llama: Path, tmp_path: Path, change: dict[str, Any], message: str) -> None:

@@ -15,6 +15,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,9 @@ from extcon_cli.channels import Difference, difference
 from extcon_cli.channels.compare import EXACT, Examples, each_example, random_batches
 from extcon_cli.checkpoint.folder import check_folder
 from extcon_cli.checkpoint.header import read_header
-from extcon_cli.checkpoint.huggingface.config import filled, quiet, transformers, unfilled
+from extcon_cli.checkpoint.huggingface.config import filled, quiet, shapes_of, transformers, unfilled
 from extcon_cli.checkpoint.huggingface.examples import without_cache
+from extcon_cli.checkpoint.limits import check_memory
 from extcon_cli.checkpoint.load import fill, replay
 from extcon_cli.checkpoint.metadata import Metadata, from_header, to_header
 from extcon_cli.checkpoint.precision import Precision, lossless, stored_precision
@@ -78,6 +80,7 @@ def read_folder(path: str | Path, *, trust_code: bool = False, emit: Emit = igno
     path = Path(path)
     content = _configuration(path)
     kind = _kind(path, content, trust_code)
+    _check_size(path, kind)
     header = read_header(path / WEIGHTS)
     if header is not None and header.plans:
         module, precision = _with_plans(path, kind, header)
@@ -174,6 +177,21 @@ def _kind(path: Path, content: Mapping[str, Any], trust_code: bool) -> Any:
     return get_class_from_dynamic_module(own[0], str(path), local_files_only=True)
 
 
+def _check_size(path: Path, kind: Any) -> None:
+    """CheckpointError where the model that the configuration describes would not fit into memory."""
+    try:
+        config = kind.config_class.from_pretrained(str(path), local_files_only=True)
+        shapes = shapes_of(kind, config)
+    except Exception as error:  # the library's, on a configuration from anywhere
+        raise CheckpointError(_opened_as(path, kind, error)) from error
+    check_memory(sum(4 * prod(shape) for shape in shapes.values()), str(path))
+
+
+def _opened_as(path: Path, kind: Any, error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{path} cannot be opened as {kind.__name__}: {lines[0][:200] if lines else type(error).__name__}"
+
+
 def _from_pretrained(path: Path, kind: Any, trust_code: bool, emit: Emit = ignore, **more: Any) -> Any:
     """The model with all of its weights, from this machine's files alone."""
     try:
@@ -183,8 +201,7 @@ def _from_pretrained(path: Path, kind: Any, trust_code: bool, emit: Emit = ignor
                 **{"dtype": "auto", **more},
             )  # fmt: skip
     except Exception as error:  # the library's, on a folder from anywhere
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise CheckpointError(f"{path} cannot be opened as {kind.__name__}: {reason[:200]}") from error
+        raise CheckpointError(_opened_as(path, kind, error)) from error
     if found["missing_keys"]:
         names = sorted(found["missing_keys"])
         raise CheckpointError(f"{path} lacks {len(names)} tensors of {kind.__name__} ({shown(names)})")
@@ -201,7 +218,7 @@ def _with_plans(path: Path, kind: Any, header: Metadata) -> tuple[Any, Precision
         config = kind.config_class.from_pretrained(str(path), local_files_only=True)
         module = unfilled(kind, config)
     except Exception as error:  # the library's, on a configuration from anywhere
-        raise CheckpointError(f"{path} cannot be opened as {kind.__name__}: {str(error)[:200]}") from error
+        raise CheckpointError(_opened_as(path, kind, error)) from error
     for plan in header.plans:
         replay(module, plan, f"{path} does not fit {kind.__name__}")
     state = {checkpoint.prefix + name: tensor for name, tensor in checkpoint.state.items()}  # all may begin with model.
