@@ -30,7 +30,7 @@ from extcon_cli.channels.modules import evaluating, named_tensors
 from extcon_cli.channels.preserving import preserving
 from extcon_cli.channels.replay import SideBySide
 
-WIDEST = 2304  # columns of one covariance; more are treated as independent blocks
+WIDEST = 1152  # columns of one covariance; more are treated as independent blocks
 POSITIONS = 1 << 13  # of one map and one batch
 DAMPING = 1e-3  # of the mean of C's diagonal, added to it
 
@@ -133,6 +133,8 @@ def _measure(
                     if readers[found.weight]:
                         outputs[found] = passing.tap(node)
                         _add_inputs(found, readers[found.weight], passing.values(found.input)[0][0], outputs[found])
+            if not outputs:
+                continue
             gradients = torch.autograd.grad(loss(leaves), list(outputs.values()), allow_unused=True)
             for found, gradient in zip(outputs, gradients, strict=True):
                 if gradient is not None:
@@ -203,17 +205,21 @@ def eliminate(blocks: list[Block], members: range) -> tuple[Tensor, Tensor]:
     """Remove all members one by one, the cheapest first: their order, and e(1) .. e(m). (m,) each."""
     alive = torch.ones(len(members), dtype=torch.bool)
     order, spent, total = [], [], 0.0
+    places = [block.filters - members.start for block in blocks]
+    known = [_costs(block, alive[place]) for block, place in zip(blocks, places, strict=True)]
     for _ in members:
         costs = torch.zeros(len(members), dtype=torch.float64)
-        for block in blocks:
-            costs.index_add_(0, block.filters - members.start, _costs(block, alive[block.filters - members.start]))
+        for place, cost in zip(places, known, strict=True):
+            costs.index_add_(0, place, cost)
         chosen = int(torch.where(alive, costs, torch.inf).argmin())
         alive[chosen] = False
         total += max(0.0, float(costs[chosen]))
         order.append(members.start + chosen)
         spent.append(total)
-        for block in blocks:
-            _remove(block, members.start + chosen)
+        for number, (block, place) in enumerate(zip(blocks, places, strict=True)):
+            if bool((place == chosen).any()):
+                _remove(block, members.start + chosen)
+                known[number] = _costs(block, alive[place])
     return torch.tensor(order), torch.tensor(spent, dtype=torch.float64)
 
 
@@ -253,10 +259,8 @@ def _costs(block: Block, alive: Tensor) -> Tensor:
 
 
 def _remove(block: Block, chosen: int) -> None:
-    """Refit the other columns and downdate A, where the filter is one of the block's."""
+    """Refit the other columns of the filter's block, and downdate A."""
     place = (block.filters == chosen).nonzero().flatten()
-    if not len(place):
-        return
     assert block.weight is not None
     assert block.inverse is not None
     taps = block.taps
