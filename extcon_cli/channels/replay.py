@@ -13,8 +13,10 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_leaves
 
+from extcon_cli.channels.analysis.operator import Operator
 from extcon_cli.channels.analysis.trace import Graph, trace
 from extcon_cli.channels.compare import Inputs
+from extcon_cli.channels.culprits import first_line
 from extcon_cli.channels.modules import named_tensors
 from extcon_cli.errors import TraceError
 
@@ -70,7 +72,7 @@ class SideBySide:
     """The same forward pass of several modules of one architecture, on several batches.
 
     Raises:
-        TraceError: the forward pass cannot be traced, or runs other operators on another batch.
+        TraceError: the forward pass cannot be traced or run again, or runs other operators on another batch.
     """
 
     def __init__(self, modules: Sequence[nn.Module], batches: Sequence[Inputs]) -> None:
@@ -95,7 +97,10 @@ class SideBySide:
     def run(self, node: fx.Node, module: int) -> None:
         """Run a node of one module on all batches, with its weights as they are now."""
         for replay, same in zip(self.replays[module], self._same[node], strict=True):
-            replay.run(same)
+            try:
+                replay.run(same)
+            except (RuntimeError, ValueError, IndexError, KeyError, TypeError) as error:  # whatever torch says to it
+                raise TraceError(f"{Operator(node).name} fails when it is run again: {first_line(error)}") from error
 
     def tap(self, node: fx.Node) -> Tensor:
         """What a node gives in the first module on the first batch, as a tensor to ask for the gradient at."""
