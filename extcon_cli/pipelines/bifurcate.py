@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -142,13 +143,17 @@ class _Sequential:
         if self.done or not spec.enabled or spec.hand_over != "sequential":
             return
         self.done = True
-        task = pruning.run.prepared.task
-        batches = [task.arguments(inputs) for inputs, _ in pruning.batches(3, 1, spec.images)]
-        arguments = pruning.module, pruning.original, pruning.channels, pruning.filters, self.selected
-        try:
-            hand_over(*arguments, batches, ridge=spec.ridge)
-        except TraceError as error:
-            pruning.run.emit(Noted(f"nothing was handed over: {error}", warning=True))
+        at_once = pruning.spec.bifurcate.method == "none"  # else it is a moment of that phase
+        with pruning.run.phase("compensate", "Handing over", reported=False) if at_once else nullcontext():
+            task = pruning.run.prepared.task
+            batches = [task.arguments(inputs) for inputs, _ in pruning.batches(3, 1, spec.images)]
+            before = {name: tensor.clone() for name, tensor in pruning.module.state_dict().items()}
+            arguments = pruning.module, pruning.original, pruning.channels, pruning.filters, self.selected
+            try:
+                hand_over(*arguments, batches, ridge=spec.ridge)
+            except TraceError as error:
+                pruning.module.load_state_dict(before)
+                pruning.run.emit(Noted(f"nothing was handed over: {error}", warning=True))
 
 
 class TraceRecorder:

@@ -21,7 +21,7 @@ from extcon_cli.channels import Channels, Masks
 from extcon_cli.channels.compare import Inputs, call
 from extcon_cli.channels.modules import evaluating, open_dataclasses
 from extcon_cli.checkpoint.precision import Precision
-from extcon_cli.errors import GateError
+from extcon_cli.errors import GateError, TraceError
 from extcon_cli.events import Noted, Progress
 from extcon_cli.pipelines.budget import Budget, keep_to, without
 from extcon_cli.pipelines.phase import run_phase
@@ -49,7 +49,11 @@ def score(pruning: PruneRun) -> Tensor:
     if spec.method in ("energy", "taylor"):
         return _summed(pruning, scores.energy if spec.method == "energy" else scores.taylor)
     if spec.method == "compensated":
-        return _compensated(pruning)
+        try:
+            return _compensated(pruning)
+        except TraceError as error:
+            pruning.run.emit(Noted(f"{error}; filters are scored by their energy instead", warning=True))
+            return normalised(_summed(pruning, scores.energy), pruning.filters)
     if spec.method == "magnitude":
         return scores.magnitude(pruning.module, pruning.filters)
     if spec.method == "random":
@@ -117,7 +121,10 @@ def _summed(pruning: PruneRun, method: Callable[..., Tensor]) -> Tensor:
 
 
 def _compensated(pruning: PruneRun) -> Tensor:
-    """What is left of the loss once others stand in, on batches of the training's size; labels from the outputs."""
+    """What is left of the loss once others stand in, on batches of the training's size; labels from the outputs.
+
+    Raises: TraceError where the task's loss is not one of the model's plain outputs, or they cannot be run again.
+    """
     run, spec = pruning.run, pruning.spec.score
     generator = torch.Generator().manual_seed(pruning.seed(1))
     size = min(spec.images, run.prepared.data.spec.batch_size)
@@ -147,9 +154,12 @@ def _prediction_place(pruning: PruneRun) -> int:
     leaves = [leaf for leaf in tree_leaves(open_dataclasses(output)) if isinstance(leaf, Tensor)]
     try:
         wanted = prediction(output)
-    except GateError:  # a task of its own takes what the model gives apart
-        wanted = next((leaf for leaf in leaves if leaf.is_floating_point()), leaves[0])
-    return next(place for place, leaf in enumerate(leaves) if leaf is wanted)
+    except GateError as error:  # a task of its own takes what the model gives apart
+        raise TraceError(f"no single output is what the loss is of: {error}") from error
+    found = next((place for place, leaf in enumerate(leaves) if leaf is wanted), None)
+    if found is None or not wanted.is_floating_point() or pruning.run.prepared.task.name == "detection":
+        raise TraceError("no single output of the model is what the loss is of")
+    return found
 
 
 def _trained(pruning: PruneRun) -> Tensor:

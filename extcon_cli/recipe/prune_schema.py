@@ -29,9 +29,9 @@ SIZE = r"(\d+|\d*\.\d+) ?([kKMG]i?)?B"
 class ScoreSpec(Section):
     """What each channel is worth."""
 
-    method: Literal["energy", "compensated", "race", "taylor", "magnitude", "random", "group_lasso"] = "energy"
-    """`energy`: the sum over batches of (F_i . dL/dF_i)^2. `compensated`: the loss that is left once the others are
-    refitted to stand in for the channel, one channel after the other. `taylor`: the sum of |F_i . dL/dF_i|.
+    method: Literal["energy", "compensated", "race", "taylor", "magnitude", "random", "group_lasso"] = "compensated"
+    """`compensated`: the loss that is left once the others are refitted to stand in for the channel, one channel after
+    the other. `energy`: the sum over batches of (F_i . dL/dF_i)^2. `taylor`: the sum of |F_i . dL/dF_i|.
     `magnitude`: ||F_i||. `random`: chance. `race`: the paper's, by training with sum |d_i| ||F_i||.
     `group_lasso`: ||F_i|| after training with sum ||F_i||."""
 
@@ -139,12 +139,13 @@ class BifurcateSchedule(ScheduleSpec):
 class BifurcateSpec(Duration):
     """How the decided channels reach zero while the others train on and take over."""
 
-    method: Literal["flow", "proximal", "penalty", "none"] = "flow"
-    """`flow`: along the gradient flow of |d| ||F||, exactly zero on time. `proximal`: its proximal step after
-    each optimizer step. `penalty`: its subgradient in the loss. `none`: set to zero at once."""
+    method: Literal["flow", "proximal", "penalty", "none"] = "none"
+    """`none`: set to zero at once, without training; the rest of the section does not count. `flow`: along the
+    gradient flow of |d| ||F||, exactly zero on time. `proximal`: its proximal step after each optimizer step.
+    `penalty`: its subgradient in the loss."""
 
     epochs: PositiveFloat | None = 5.0
-    """Length in passes over the training data; fractions are allowed. Or give `steps`."""
+    """Length in passes over the training data; fractions are allowed. Or give `steps`. No time with `none`."""
 
     optimizer: BifurcateOptimizer = BifurcateOptimizer()
     """What moves the parameters."""
@@ -177,7 +178,7 @@ class CompensateSpec(Section):
     enabled: bool = True
     """Whether to do it."""
 
-    hand_over: Literal["sequential", "local"] = "local"
+    hand_over: Literal["sequential", "local"] = "sequential"
     """`sequential`: once the channels are zero, front to back, every linear map behind them so that what follows it
     is as in the original model, and batch norms with it. `local`: each map that reads them by itself, in proportion
     as they shrink."""
@@ -185,7 +186,7 @@ class CompensateSpec(Section):
     images: PositiveInt = 512
     """Training samples that it is fitted on. `sequential` runs them as one batch."""
 
-    ridge: PositiveFloat = 1e-3
+    ridge: PositiveFloat = 1e-2
     """Pull towards the old weights, as a share of the mean square, or variance, of what a map reads."""
 
 

@@ -38,7 +38,7 @@ def recipe(**prune_section: Any) -> Recipe:
     short: dict[str, Any] = {
         "ratio": 0.5,
         "score": {"batches": 4},
-        "bifurcate": {"steps": 12},
+        "bifurcate": {"method": "flow", "steps": 12},
         "finetune": {"steps": 16, "optimizer": {"lr": 0.02}},
     }
     return from_dict({"model": MODEL, "data": DATA, "prune": {**short, **prune_section}})
@@ -60,7 +60,8 @@ def run(dense: Path, output: Path, recipe: Recipe, **others: Any) -> dict[str, A
 def test_the_result_the_file_and_evaluate_agree(dense: Path, tmp_path: Path) -> None:
     events: list[Event] = []
     output = tmp_path / "net.safetensors"
-    document = run(dense, output, recipe(compensate={"enabled": True, "images": 200}), emit=events.append)
+    wanted = recipe(compensate={"hand_over": "local", "images": 200})
+    document = run(dense, output, wanted, emit=events.append)
 
     json.dumps(document, allow_nan=False)
     removal, certificate = document["removal"], document["certificate"]

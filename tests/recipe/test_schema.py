@@ -28,10 +28,12 @@ def test_a_recipe_is_a_frozen_value() -> None:
         Recipe().seed = 1  # type: ignore[misc]
 
 
-def test_prune_begins_with_the_defaults_of_the_design() -> None:
+def test_prune_begins_with_the_defaults_that_were_measured() -> None:
+    """docs/results/selection.md compares them."""
     prune = PruneSpec()
-    assert (prune.ratio, prune.score.method, prune.decide.floor) == (0.5, "energy", 0.1)
-    assert (prune.bifurcate.method, prune.bifurcate.chi, prune.bifurcate.shrink) == ("flow", 1.25, 0.5)
+    assert (prune.ratio, prune.score.method, prune.decide.floor) == (0.5, "compensated", 0.1)
+    assert (prune.bifurcate.method, prune.bifurcate.chi, prune.bifurcate.shrink) == ("none", 1.25, 0.5)
+    assert (prune.compensate.enabled, prune.compensate.hand_over) == (True, "sequential")
     assert (prune.bifurcate.optimizer.lr, prune.bifurcate.clip_grad) == (0.01, 1.0)
     assert prune.finetune.distill is not None
     assert prune.finetune.distill.temperature == 4.0
