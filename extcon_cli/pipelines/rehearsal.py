@@ -98,7 +98,13 @@ def shortened(recipe: Recipe) -> Recipe:
             "train": recipe.train.model_copy(update=one),
             "prune": prune.model_copy(
                 update={
-                    "score": prune.score.model_copy(update={"batches": min(2, prune.score.batches), "steps": 1}),
+                    "score": prune.score.model_copy(
+                        update={
+                            "batches": min(2, prune.score.batches),
+                            "images": min(batch, prune.score.images),
+                            "steps": 1,
+                        }
+                    ),
                     "bifurcate": prune.bifurcate.model_copy(update={**one, **reliable}),
                     "compensate": prune.compensate.model_copy(update={"images": min(batch, prune.compensate.images)}),
                     "finetune": prune.finetune.model_copy(update=one if prune.finetune.steps != 0 else {}),

@@ -116,7 +116,7 @@ def test_what_is_right_passes_and_leaves_nothing(
     assert document["samples"] == {"train": 48, "validation": 12, "test": 60}
     assert document["read"] == 120
     assert sorted(path.name for path in scene.folder.iterdir()) == ["data.npz", "mine.py", "mine.yaml", "net.pt"]
-    assert all(steps > 1 for steps in document["steps"].values())
+    assert all(steps > 1 for name, steps in document["steps"].items() if name != "bifurcate")  # at once by default
 
 
 Fault = Callable[[Scene], object]
