@@ -7,7 +7,9 @@ is asked for; it does not watch what the process uses.
 from __future__ import annotations
 
 import pickletools
+import struct
 import zipfile
+import zlib
 from collections.abc import Iterable, Mapping
 from math import prod
 from pathlib import Path
@@ -62,11 +64,14 @@ def check_pickle(path: Path, *, zipped: bool) -> None:
     """Refuse what would make torch.load allocate more than the file holds, by reading the opcodes alone."""
     size = path.stat().st_size
     if zipped:
-        with zipfile.ZipFile(path) as archive:
-            for name in archive.namelist():
-                if name.rpartition("/")[2] == "data.pkl":
-                    with archive.open(name) as file:
-                        _check_pickle(file, size, path)
+        try:
+            with zipfile.ZipFile(path) as archive:
+                for name in archive.namelist():
+                    if name.rpartition("/")[2] == "data.pkl":
+                        with archive.open(name) as file:
+                            _check_pickle(file, size, path)
+        except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, NotImplementedError) as error:
+            raise CheckpointError(f"{path} is cut off or damaged ({error}). Copy or download it again.") from error
     else:
         with path.open("rb") as file:
             for _ in range(5):  # the older format: numbers of the format, the object and its keys
@@ -84,8 +89,8 @@ def _check_pickle(file: IO[bytes], size: int, path: Path) -> None:
             elif isinstance(argument, int) and opcode.name not in _NO_NUMBERS:
                 largest = max(largest, argument)
             calls += opcode.name in ("REDUCE", "NEWOBJ", "BUILD")
-    except (ValueError, IndexError, KeyError, OverflowError, UnicodeError):
-        return  # a broken pickle: torch's reader says so
+    except (ValueError, IndexError, KeyError, OverflowError, UnicodeError, EOFError, struct.error):
+        pass  # a broken pickle: torch's reader says so, once it has done what stands before
     if grows and (largest > INFLATION * size + SMALL or calls * longest > memory_limit()):
         raise CheckpointError(
             f"{path} would make a reader take {shown(max(largest, calls * longest))} of memory, from a file of "

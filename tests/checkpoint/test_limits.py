@@ -60,20 +60,28 @@ def zipped(path: Path, content: object) -> Path:
     return path
 
 
+def broken_after_the_bomb(path: Path) -> None:
+    """The pickle ends in what is no opcode; by then the bomb has gone off."""
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("a/data.pkl", pickle.dumps(Call(bytearray, 5 * 10**9), 2)[:-1] + b"\xff.")
+        archive.writestr("a/version", "3\n")
+
+
+def grown() -> dict[str, object]:
+    text = "x" * 2_000_000
+    return {"x": [Call(bytearray, text, "utf-8") for _ in range(1500)]}
+
+
 BOMBS = {
     "an array of bytes": lambda path: zipped(path, {"w": torch.Size([1]), "x": Call(bytearray, 5 * 10**9)}),
     "many arrays of the same bytes": lambda path: zipped(path, grown()),
+    "an array of bytes before the pickle breaks": broken_after_the_bomb,
     "a tensor of no numbers": lambda path: zipped(path, {"w": Call(torch.Tensor, 40_000, 40_000)}),
     "strides of 0": lambda path: torch.save({"w": torch.zeros(1).expand(100_000, 100_000)}, path),
     "masks with strides of 0": lambda path: torch.save(
         {f"w_{kind}": torch.zeros(1).expand(30_000, 30_000) for kind in ("orig", "mask")}, path
     ),
 }
-
-
-def grown() -> dict[str, object]:
-    text = "x" * 2_000_000
-    return {"x": [Call(bytearray, text, "utf-8") for _ in range(1500)]}
 
 
 @pytest.mark.parametrize("bomb", BOMBS)
