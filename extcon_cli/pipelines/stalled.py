@@ -145,6 +145,8 @@ def stalled_model(
 
     Raises: UsageError (a layer says no way to draw new weights).
     """
+    if not prepared.task.by_sample:
+        raise UsageError(f"task {prepared.recipe.task} gives no loss of each sample, which a diagnosis compares")
     seed, data = prepared.recipe.seed, prepared.data
     module = prepared.module.to(accelerator.device)
     if prepared.recipe.bypass.start == "initialisation":

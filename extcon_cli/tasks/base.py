@@ -49,6 +49,9 @@ class Task:
     teachable: ClassVar[bool] = True
     """Can another model's outputs guide this one's? Else nothing is distilled."""
 
+    by_sample: ClassVar[bool] = True
+    """Has each sample a loss of its own? A diagnosis compares these."""
+
     label_smoothing: float = 0.0
     """Share of each label that is spread over all classes."""
     temperature: float = 4.0

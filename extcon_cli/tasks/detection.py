@@ -31,7 +31,8 @@ class Detection(Task):
     detector gives is a list of boxes.
     """
 
-    name, figure, higher, teachable = "detection", "map", True, False
+    name, figure, higher = "detection", "map", True
+    teachable = by_sample = False
 
     def forward(self, model: nn.Module, batch: Batch) -> Mapping[str, Any]:
         """`losses`, and `boxes` where no gradient is asked for. A model in eval mode keeps its norms and dropout so."""
@@ -48,9 +49,6 @@ class Detection(Task):
 
     def metrics(self) -> AveragePrecision:
         return AveragePrecision()
-
-    def sample_losses(self, outputs: Any, targets: Any) -> Tensor:
-        raise UsageError("a detector gives the loss of a whole batch alone; `extcon bypass` needs those of each sample")
 
     def ready(self, model: nn.Module) -> None:
         if hasattr(model, "transform") and hasattr(model, "backbone") and "forward" not in vars(model):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,6 +16,8 @@ from torchvision.models.detection.ssd import SSD, SSDHead
 from torchvision.ops import MultiScaleRoIAlign
 
 from extcon_cli.channels import channel_groups, remove_zeros
+from extcon_cli.errors import UsageError
+from extcon_cli.pipelines.stalled import stalled_model
 from extcon_cli.tasks import Detection
 from extcon_cli.training.objective import evaluate
 
@@ -80,6 +83,11 @@ def test_perfect_boxes_have_a_precision_of_one():
     found = [{**target, "scores": torch.ones(1)} for target in BATCH[1]]
     metrics.update({"boxes": found}, BATCH[1])
     assert {name: float(value) for name, value in metrics.compute().items()} == {"map": 1.0, "map50": 1.0}
+
+
+def test_no_diagnosis_without_the_loss_of_each_sample():
+    with pytest.raises(UsageError, match="task detection gives no loss of each sample"):
+        stalled_model(SimpleNamespace(task=TASK, recipe=SimpleNamespace(task="detection")), None)
 
 
 @torch.no_grad()
