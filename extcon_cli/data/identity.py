@@ -11,8 +11,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from extcon_cli.data.kinds import IN_TORCHVISION_S_FOLDERS
+from extcon_cli.data.paths import split_files
 from extcon_cli.errors import DataError
 from extcon_cli.recipe.schema import DataSpec
+
+FILES = {"csv": (".csv",), "text": (".txt", ".jsonl")}
+"""Datasets whose root may be a folder of which only some files are read."""
 
 
 def identity(spec: DataSpec) -> str:
@@ -41,7 +45,12 @@ def _sources(spec: DataSpec) -> Iterator[Path]:
     code, colon, _ = spec.dataset.rpartition(":")
     if colon and Path(code).expanduser().is_file():
         yield Path(code).expanduser()
+    if spec.tokenizer is not None:
+        yield Path(spec.tokenizer).expanduser()
     if spec.root is None:
+        return
+    if spec.dataset in FILES:  # what else lies in the folder, such as the output, is no data
+        yield from split_files(spec.root, FILES[spec.dataset], spec.dataset).values()
         return
     root = Path(spec.root).expanduser()
     plain = spec.dataset.lower().replace("-", "").replace("_", "")

@@ -70,13 +70,10 @@ def _file(place: Path, root: Path) -> Kind:
         return Kind("csv", str(root), task, why)
     if suffix in (".npz", ".safetensors"):
         return Kind("arrays", str(root), None, "named arrays")
-    if suffix == ".jsonl":
-        labelled = _labelled(place)
-        return Kind(
-            "text", str(root), "classification" if labelled else None, "lines of text" + " with labels" * labelled
-        )
-    if suffix == ".txt":
-        return Kind("text", str(root), None, "text")
+    if suffix == ".jsonl" and _labelled(place):
+        return Kind("text", str(root), "classification", "lines of text with labels")
+    if suffix in (".txt", ".jsonl"):
+        return Kind("text", str(root), "causal_lm", "text without labels; masked_lm for models such as BERT")
     known = ".npz, .safetensors, .csv, .txt or .jsonl file"
     raise DataError(f"{root}: not a kind of data that is known: give an {known}, or a folder")
 

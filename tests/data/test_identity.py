@@ -74,3 +74,14 @@ def test_own_code_counts_and_bundled_data_have_a_name(tmp_path: Path) -> None:
     code.write_text("def data(): return 1")
     assert identity(spec) != before
     assert identity(DataSpec(dataset="digits")) != identity(DataSpec(dataset="eggholder"))
+
+
+def test_what_lies_beside_tables_does_not_count(tmp_path: Path) -> None:
+    for name in ("train", "test"):
+        (tmp_path / f"{name}.csv").write_text("a,target\n1,2\n")
+    spec = DataSpec(dataset="csv", root=str(tmp_path))
+    before = identity(spec)
+    (tmp_path / "out.safetensors.run").mkdir()
+    assert identity(spec) == before
+    (tmp_path / "test.csv").write_text("a,target\n1,3\n")
+    assert identity(spec) != before

@@ -44,7 +44,7 @@ def test_text_is_bytes_in_blocks_and_its_own_target(tmp_path: Path) -> None:
     assert torch.equal(x, y)  # not shifted
     assert data.normalize is None
     assert not data.test_is_cut
-    assert (kind(str(tmp_path)).dataset, kind(str(tmp_path)).task) == ("text", None)
+    assert (kind(str(tmp_path)).dataset, kind(str(tmp_path)).task) == ("text", "causal_lm")
 
 
 def test_masks_are_drawn_by_seed_and_step_alone(tmp_path: Path) -> None:
