@@ -153,7 +153,8 @@ def silenced_to_constants(module: nn.Module, channels: Channels) -> None:
             zero_channels(module, group, dead)
             for part in group.zeroing_slices:
                 if part.parameter.endswith("bias"):
-                    tensors[part.parameter][part.index[dead[::2]].ravel()] = 0.4
+                    places = torch.from_numpy(part.index[dead[::2]].ravel())
+                    tensors[part.parameter].index_fill_(part.dim, places, 0.4)
 
 
 @torch.no_grad()
