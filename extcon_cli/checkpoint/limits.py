@@ -13,7 +13,7 @@ import zlib
 from collections.abc import Iterable, Mapping
 from math import prod
 from pathlib import Path
-from typing import IO
+from typing import IO, cast
 
 from extcon_cli.errors import CheckpointError
 from extcon_cli.memory import memory_limit, shown
@@ -70,7 +70,7 @@ def check_pickle(path: Path, *, zipped: bool) -> None:
                     if name.rpartition("/")[2] == "data.pkl":
                         with archive.open(name) as file:
                             _check_pickle(file, size, path)
-        except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, NotImplementedError) as error:
+        except (zipfile.BadZipFile, zlib.error, struct.error, EOFError, OSError, RuntimeError, ValueError) as error:
             raise CheckpointError(f"{path} is cut off or damaged ({error}). Copy or download it again.") from error
     else:
         with path.open("rb") as file:
@@ -78,10 +78,25 @@ def check_pickle(path: Path, *, zipped: bool) -> None:
                 _check_pickle(file, size, path)
 
 
+class _Bounded:
+    """A file of which no more is read at a time than there can be: a length in it may be any number."""
+
+    def __init__(self, file: IO[bytes], most: int) -> None:
+        self._file, self._most = file, most
+
+    def read(self, count: int) -> bytes:
+        if count > self._most:
+            raise ValueError(f"{count} bytes are said to follow")
+        return self._file.read(count)
+
+    def readline(self) -> bytes:
+        return self._file.readline(self._most)
+
+
 def _check_pickle(file: IO[bytes], size: int, path: Path) -> None:
     calls, longest, largest, grows = 0, 0, 0, False
     try:
-        for opcode, argument, _ in pickletools.genops(file):
+        for opcode, argument, _ in pickletools.genops(cast(IO[bytes], _Bounded(file, INFLATION * size))):
             if isinstance(argument, str | bytes):
                 longest = max(longest, len(argument))
                 text = argument.encode(errors="replace") if isinstance(argument, str) else argument

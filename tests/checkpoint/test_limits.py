@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import pickle
 import time
@@ -67,6 +68,15 @@ def broken_after_the_bomb(path: Path) -> None:
         archive.writestr("a/version", "3\n")
 
 
+def length_that_lies(path: Path) -> None:
+    """5 GB are said to follow in the pickle."""
+    file = io.BytesIO()
+    torch.save({"w": torch.zeros(2)}, file, _use_new_zipfile_serialization=False)
+    content = file.getvalue()
+    at = content.index(b"X\x01\x00\x00\x00w")
+    path.write_bytes(content[:at] + b"\x8d" + (5 * 10**9).to_bytes(8, "little") + content[at + 5 :])
+
+
 def grown() -> dict[str, object]:
     text = "x" * 2_000_000
     return {"x": [Call(bytearray, text, "utf-8") for _ in range(1500)]}
@@ -82,6 +92,12 @@ BOMBS = {
         {f"w_{kind}": torch.zeros(1).expand(30_000, 30_000) for kind in ("orig", "mask")}, path
     ),
 }
+
+
+def test_a_length_that_lies_is_no_bomb(tmp_path: Path) -> None:
+    length_that_lies(tmp_path / "a.pt")
+    with pytest.raises(CheckpointError, match="damaged"):
+        read(tmp_path / "a.pt")
 
 
 @pytest.mark.parametrize("bomb", BOMBS)
