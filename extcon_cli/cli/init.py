@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+from extcon_cli.checkpoint.folder import is_transformers
 from extcon_cli.cli import options as o
 from extcon_cli.errors import UsageError
 from extcon_cli.report.serialise import to_json
@@ -30,6 +31,11 @@ def init(
     """
     o.set_memory(max_memory)
     checkpoint = o.checkpoint_file(checkpoint)
+    if is_transformers(checkpoint):
+        raise UsageError(
+            f"{checkpoint} is a folder of Hugging Face: it says its model and its task; begin a recipe of "
+            "your own with `extcon recipe show prune/default`"
+        )
     output = out or checkpoint.with_suffix(".yaml")
     o.check_output(output, force=force, resume=False, suffixes=[".yaml", ".yml"])
     kind = o.data_kind(data)

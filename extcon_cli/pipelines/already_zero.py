@@ -17,14 +17,13 @@ from extcon_cli.checkpoint.write import Metadata, check_writable, write
 from extcon_cli.errors import GateError
 from extcon_cli.events import Emit, PhaseEnded, PhaseStarted, RunStarted, Saved, ignore
 from extcon_cli.pipelines.folders import folder_widths, write_pruned
-from extcon_cli.pipelines.measure import timed
 from extcon_cli.pipelines.open import Opened, open_model
-from extcon_cli.pipelines.output import frozen, metadata, widths
+from extcon_cli.pipelines.output import metadata
 from extcon_cli.pipelines.removal import certificate_record, figures
-from extcon_cli.recipe.load import to_dict
+from extcon_cli.pipelines.untrained import untrained_result
 from extcon_cli.recipe.schema import Recipe
 from extcon_cli.report.measure import measure
-from extcon_cli.report.records import ModelStats, RunFacts
+from extcon_cli.report.records import ModelStats
 from extcon_cli.report.results import PruneRecord, PruneResult
 
 
@@ -83,26 +82,8 @@ def already_zero(
         plan = removal.plan.to_json()
         folder = write_pruned(output, small, said, record, described, plan, examples, force=force)
     emit(Saved(str(output)))
-    before, after = timed(record.before, record.after, (original, small), example, wanted=latency, emit=emit)
-    return PruneResult(
-        before=before,
-        after=after,
-        removal=record.removal,
-        certificate=record.certificate,
-        layers=widths(original, small, example),
-        frozen=frozen(channels),
-        unreached=channels.unreached,
-        folder=folder,
-        run=RunFacts(
-            checkpoint=str(checkpoint),
-            output=str(output),
-            recipe=to_dict(opened.recipe),
-            seed=recipe.seed,
-            device="cpu",
-            threads=torch.get_num_threads(),
-            seconds={"total": time.monotonic() - began},
-            test_caution=None,
-        ),
+    return untrained_result(
+        checkpoint, output, opened, small, channels, record, folder, example, began=began, latency=latency, emit=emit
     )
 
 

@@ -22,15 +22,14 @@ from extcon_cli.events import Emit, Noted, PhaseEnded, PhaseStarted, RunStarted,
 from extcon_cli.pipelines.budget import Budget
 from extcon_cli.pipelines.folders import folder_widths, write_pruned
 from extcon_cli.pipelines.keep import check_patterns
-from extcon_cli.pipelines.measure import timed
 from extcon_cli.pipelines.open import open_model
-from extcon_cli.pipelines.output import frozen, metadata, widths
+from extcon_cli.pipelines.output import metadata
 from extcon_cli.pipelines.removal import certificate_record, figures
 from extcon_cli.pipelines.scoring import choose
-from extcon_cli.recipe.load import to_dict
+from extcon_cli.pipelines.untrained import untrained_result
 from extcon_cli.recipe.schema import Recipe
 from extcon_cli.report.measure import measure
-from extcon_cli.report.records import ModelStats, RunFacts
+from extcon_cli.report.records import ModelStats
 from extcon_cli.report.results import PruneRecord, PruneResult
 
 
@@ -97,23 +96,6 @@ def prune_at_once(
     described = metadata(opened.recipe, opened.folder.metadata, record, plan=plan)
     folder = write_pruned(output, small, alike, record, described, plan, examples, force=force)
     emit(Saved(str(output)))
-    stats = timed(record.before, record.after, (original, small), example, wanted=latency, emit=emit)
-    return PruneResult(
-        before=stats[0],
-        after=stats[1],
-        removal=record.removal,
-        certificate=record.certificate,
-        layers=widths(original, small, example),
-        frozen=frozen(channels),
-        unreached=channels.unreached,
-        folder=folder,
-        run=RunFacts(
-            checkpoint=str(checkpoint),
-            output=str(output),
-            recipe=to_dict(opened.recipe),
-            seed=recipe.seed,
-            device="cpu",
-            threads=torch.get_num_threads(),
-            seconds={"total": time.monotonic() - began},
-        ),
+    return untrained_result(
+        checkpoint, output, opened, small, channels, record, folder, example, began=began, latency=latency, emit=emit
     )

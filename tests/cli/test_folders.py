@@ -78,3 +78,10 @@ def test_masks_of_a_folder_are_cut_exactly(folder: Path, tmp_path: Path) -> None
     assert result["folder"]["config"] == {"intermediate_size": {"before": 32, "after": 24}}
     compared = CliRunner().invoke(app, ["verify", str(tmp_path / "masked"), str(tmp_path / "masked.pruned")])
     assert compared.exit_code == 0, compared.stdout
+
+
+def test_a_folder_needs_no_first_recipe(folder: Path) -> None:
+    ran = CliRunner().invoke(app, ["init", str(folder)])
+    assert isinstance(ran.exception, UsageError)
+    assert "recipe show" in str(ran.exception)
+    assert not folder.with_suffix(".yaml").exists()

@@ -1,0 +1,57 @@
+"""The result of a pruning that trains nothing: of zeros that were there, or without data. It removes nothing itself."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from extcon_cli.channels import Channels
+from extcon_cli.channels.compare import Inputs
+from extcon_cli.events import Emit
+from extcon_cli.pipelines.measure import timed
+from extcon_cli.pipelines.open import Opened
+from extcon_cli.pipelines.output import frozen, widths
+from extcon_cli.recipe.load import to_dict
+from extcon_cli.report.records import RunFacts
+from extcon_cli.report.results import FolderFigures, PruneRecord, PruneResult
+
+
+def untrained_result(
+    checkpoint: Path,
+    output: Path,
+    opened: Opened,
+    small: nn.Module,  # what is left of the module that was opened
+    channels: Channels,
+    record: PruneRecord,
+    folder: FolderFigures | None,
+    example: Inputs,
+    *,
+    began: float,  # by time.monotonic()
+    latency: bool,
+    emit: Emit,
+) -> PruneResult:
+    """The record of the removal with what there is to say beside it."""
+    before, after = timed(record.before, record.after, (opened.module, small), example, wanted=latency, emit=emit)
+    return PruneResult(
+        before=before,
+        after=after,
+        removal=record.removal,
+        certificate=record.certificate,
+        layers=widths(opened.module, small, example),
+        frozen=frozen(channels),
+        unreached=channels.unreached,
+        folder=folder,
+        run=RunFacts(
+            checkpoint=str(checkpoint),
+            output=str(output),
+            recipe=to_dict(opened.recipe),
+            seed=opened.recipe.seed,
+            device="cpu",
+            threads=torch.get_num_threads(),
+            seconds={"total": time.monotonic() - began},
+            test_caution=None,
+        ),
+    )
