@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 from extcon_cli.catalyst.bifurcation import Bifurcation, Flow, Penalty, Proximal
 from extcon_cli.catalyst.compensate import Compensation, fit_compensation
@@ -25,6 +26,8 @@ from extcon_cli.training.optim import total_steps
 
 TRACE_POINTS = 60
 """Moments of the bifurcation that the report shows."""
+NUMBERS, FEWEST = 1 << 24, 32
+"""Inputs of the sequential hand-over hold at most so many numbers (111 images of 224 pixels), or so many samples."""
 MOVES = 20
 """In how many parts a filter's work is handed over while it shrinks."""
 
@@ -146,7 +149,7 @@ class _Sequential:
         at_once = pruning.spec.bifurcate.method == "none"  # else it is a moment of that phase
         with pruning.run.phase("compensate", "Handing over", reported=False) if at_once else nullcontext():
             task = pruning.run.prepared.task
-            batches = [task.arguments(inputs) for inputs, _ in pruning.batches(3, 1, spec.images)]
+            batches = [task.arguments(inputs) for inputs, _ in pruning.batches(3, 1, self._images(spec.images))]
             before = {name: tensor.clone() for name, tensor in pruning.module.state_dict().items()}
             arguments = pruning.module, pruning.original, pruning.channels, pruning.filters, self.selected
             try:
@@ -154,6 +157,12 @@ class _Sequential:
             except TraceError as error:
                 pruning.module.load_state_dict(before)
                 pruning.run.emit(Noted(f"nothing was handed over: {error}", warning=True))
+
+    def _images(self, wanted: int) -> int:
+        """How many samples make the one batch, whose activations lie in memory twice: fewer where they are large."""
+        leaves = [leaf for leaf in tree_leaves(self.pruning.examples[0]) if isinstance(leaf, Tensor)]
+        each = max(1, sum(leaf.numel() for leaf in leaves) // 2)  # an example holds two
+        return max(1, min(wanted, max(FEWEST, NUMBERS // each)))
 
 
 class TraceRecorder:

@@ -184,7 +184,7 @@ class CompensateSpec(Section):
     as they shrink."""
 
     images: PositiveInt = 512
-    """Training samples that it is fitted on. `sequential` runs them as one batch."""
+    """Training samples that it is fitted on. `sequential` runs them as one batch, and takes fewer of large ones."""
 
     ridge: PositiveFloat = 1e-2
     """Pull towards the old weights, as a share of the mean square, or variance, of what a map reads."""
