@@ -11,7 +11,7 @@ from typing import Any, get_type_hints
 from python_reference import meanings
 
 from extcon_cli import report
-from extcon_cli.report import records
+from extcon_cli.report import records, results
 from extcon_cli.report.serialise import json_schema
 
 TYPES: dict[str, type] = {
@@ -40,8 +40,9 @@ def json_page(made: str) -> str:
         if issubclass(kind, records.Result) and kind is not records.Result:
             schema: Any = json_schema(kind)
             parts.update(schema["$defs"])
-            (command,) = schema["properties"]["command"]["enum"]
-            lines += [f"## {command}", "", *table(kind, schema)]
+            (title,) = schema["properties"]["command"].get("enum", ["any command, refused"])
+            said = [schema["description"], ""] if title not in results.COMMANDS else []
+            lines += [f"## {title}", "", *said, *table(kind, schema)]
     for name, schema in sorted(parts.items()):
         lines += [f"## {name}", "", f"{schema.get('description', '')}", "", *table(TYPES[name], schema)]
     return "\n".join(lines).rstrip() + "\n"

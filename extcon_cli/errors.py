@@ -38,9 +38,18 @@ class TraceError(ExtconError):
 
 
 class GateError(ExtconError):
-    """A check that guards the result failed: not exact, target missed, accuracy drop too large."""
+    """A check that guards the result failed: not exact, target missed, accuracy drop too large.
+
+    Args:
+        gate: the name of the check.
+        result: what was measured until then, where all of it was.
+    """
 
     exit_code = 4
+
+    def __init__(self, message: str, *, gate: str = "check", result: object = None) -> None:
+        super().__init__(message)
+        self.gate, self.result = gate, result
 
 
 class DivergedError(GateError):

@@ -24,6 +24,7 @@ def bypass(
     threads: o.ThreadsOption = None,
     resume: o.ResumeOption = False,
     dry_run: o.DryRunOption = False,
+    keep_run: o.KeepRunOption = False,
     force: o.ForceOption = False,
     ignore_probe: Annotated[
         bool,
@@ -33,6 +34,7 @@ def bypass(
     as_json: o.JsonOption = False,
     quiet: o.QuietOption = False,
     report: o.ReportOption = None,
+    junit: o.JunitOption = None,
     trust_code: o.TrustCodeOption = False,
     trust_pickle: o.TrustPickleOption = False,
     max_memory: o.MemoryOption = None,
@@ -53,16 +55,19 @@ def bypass(
     output = out or checkpoint.with_name(f"{checkpoint.stem}.bypassed.safetensors")
     overwrite = o.check_output(output, force=force, resume=resume, suffixes=[".safetensors"])
     o.check_reports(report)
+    o.check_junit(junit)
     kind = o.data_kind(data)
     resolved = o.find_recipe("bypass", recipe, checkpoint, overrides, kind, seed=seed)
     o.check_data(resolved, checkpoint)
 
     from extcon_cli.cli.console import listening
+    from extcon_cli.cli.gated import gated
     from extcon_cli.cli.previews import show_dry_run
     from extcon_cli.cli.results import deliver
 
     trust = o.trust(trust_code, trust_pickle, resolved)
-    with listening(quiet=quiet) as emit:
+    gate = gated("bypass", checkpoint, as_json=as_json, reports=report, quiet=quiet, junit=junit)
+    with gate, listening(quiet=quiet) as emit:
         from extcon_cli.pipelines.bypass import bypass as run  # takes seconds: torch
         from extcon_cli.pipelines.rehearsal import quietly, rehearse
 
@@ -90,9 +95,10 @@ def bypass(
                 force=overwrite,
                 ignore_probe=ignore_probe or go_on,
                 require_gain=require_gain,
+                keep_run=keep_run,
                 trust=trust,
                 emit=emit,
             )
     if dry_run:
         return show_dry_run(tried, as_json=as_json)
-    deliver(result, as_json=as_json, reports=report)
+    deliver(result, as_json=as_json, reports=report, quiet=quiet, junit=junit)

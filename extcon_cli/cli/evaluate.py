@@ -14,6 +14,7 @@ from extcon_cli.errors import UsageError
 def evaluate(
     checkpoint: o.Checkpoint,
     split: Annotated[str, typer.Option(metavar="NAME", help="test, validation or train.")] = "test",
+    min_accuracy: o.MinAccuracyOption = None,
     data: o.DataOption = None,
     recipe: o.RecipeOption = None,
     overrides: o.SetOption = None,
@@ -23,6 +24,7 @@ def evaluate(
     as_json: o.JsonOption = False,
     quiet: o.QuietOption = False,
     report: o.ReportOption = None,
+    junit: o.JunitOption = None,
     trust_code: o.TrustCodeOption = False,
     trust_pickle: o.TrustPickleOption = False,
     max_memory: o.MemoryOption = None,
@@ -37,24 +39,29 @@ def evaluate(
     o.set_threads(threads)
     if split not in SPLITS:
         raise UsageError(f"--split {split}: should be one of {', '.join(SPLITS)}")
+    o.check_accuracy(min_accuracy)
     checkpoint = o.checkpoint_file(checkpoint)
     o.check_reports(report)
+    o.check_junit(junit)
     kind = o.data_kind(data)
     resolved = o.find_recipe("evaluate", recipe, checkpoint, overrides, kind, seed=seed)
 
     from extcon_cli.cli.console import listening
+    from extcon_cli.cli.gated import gated
     from extcon_cli.cli.results import deliver
 
     trust = o.trust(trust_code, trust_pickle, resolved)
-    with listening(quiet=quiet) as emit:
+    gate = gated("evaluate", checkpoint, as_json=as_json, reports=report, quiet=quiet, junit=junit)
+    with gate, listening(quiet=quiet) as emit:
         from extcon_cli.pipelines.evaluate import evaluate as run  # takes seconds: torch
 
         result = run(
             checkpoint,
             o.complete(resolved, checkpoint, kind, overrides, trust, emit),
             split=split,
+            min_accuracy=min_accuracy,
             device=device,
             trust=trust,
             emit=emit,
         )
-    deliver(result, as_json=as_json, reports=report)
+    deliver(result, as_json=as_json, reports=report, quiet=quiet, junit=junit)

@@ -68,9 +68,11 @@ def export(
     resolved = o.find_recipe("export", recipe, checkpoint, overrides, kind)
 
     from extcon_cli.cli.console import listening
+    from extcon_cli.cli.gated import gated
     from extcon_cli.cli.results import deliver
 
-    with listening(quiet=quiet) as emit:
+    gate = gated("export", checkpoint, as_json=as_json, reports=report, quiet=quiet)
+    with gate, listening(quiet=quiet) as emit:
         from extcon_cli.pipelines.export import export as run  # takes seconds: torch
 
         result = run(
@@ -87,4 +89,4 @@ def export(
             trust=o.trust(trust_code, trust_pickle, resolved),
             emit=emit,
         )
-    deliver(result, as_json=as_json, reports=report)
+    deliver(result, as_json=as_json, reports=report, quiet=quiet)

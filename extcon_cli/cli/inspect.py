@@ -58,4 +58,4 @@ def inspect(
             trust=o.trust(trust_code, trust_pickle, resolved),
             emit=emit,
         )
-    deliver(result, as_json=as_json, reports=report)
+    deliver(result, as_json=as_json, reports=report, quiet=quiet)

@@ -139,7 +139,24 @@ JsonOption = Annotated[
         "--json", metavar=FLAG, help="Print one JSON document on stdout, nothing else.", rich_help_panel=OUTPUT
     ),
 ]
-QuietOption = Annotated[bool, typer.Option("--quiet", "-q", metavar=FLAG, help="No progress.", rich_help_panel=OUTPUT)]
+QuietOption = Annotated[
+    bool,
+    typer.Option("--quiet", "-q", metavar=FLAG, help="No progress; one line of the result.", rich_help_panel=OUTPUT),
+]
+JunitOption = Annotated[
+    Path | None,
+    typer.Option("--junit", metavar="FILE", help="Write the gates as JUnit XML.", rich_help_panel=OUTPUT),
+]
+KeepRunOption = Annotated[
+    bool,
+    typer.Option("--keep-run", metavar=FLAG, help="Leave OUT.run/ there after success.", rich_help_panel=RUN),
+]
+MinAccuracyOption = Annotated[
+    float | None,
+    typer.Option(
+        "--min-accuracy", metavar="SHARE", parser=number, help="Fail (exit 4) where the accuracy is less: 0.9."
+    ),
+]
 ReportOption = Annotated[
     list[Path] | None,
     typer.Option(
@@ -363,6 +380,18 @@ def _written_by(run: Path, path: Path) -> bool:
         return bool(told == sha256(path))
     except (OSError, ValueError, KeyError, TypeError):
         return False
+
+
+def check_accuracy(limit: float | None) -> None:
+    """UsageError where --min-accuracy is no share."""
+    if limit is not None and not 0 <= limit <= 1:
+        raise UsageError(f"--min-accuracy {limit:g}: should lie between 0 and 1")
+
+
+def check_junit(path: Path | None) -> None:
+    """UsageError where --junit could not be written."""
+    if path is not None:
+        check_folder(path, "--junit")
 
 
 def check_reports(paths: Sequence[Path] | None) -> None:

@@ -34,6 +34,11 @@ def prune(
         float | None,
         typer.Option(metavar="POINTS", parser=o.number, help="Fail (exit 4) where more accuracy is lost than this."),
     ] = None,
+    min_accuracy: o.MinAccuracyOption = None,
+    max_size: Annotated[
+        str | None,
+        typer.Option(metavar="SIZE", help="Fail (exit 4) where more bytes of tensors are left: 10MB, 512KiB."),
+    ] = None,
     already_zero: Annotated[
         bool,
         typer.Option("--already-zero", metavar=o.FLAG, help="Only cut what is dead already: no data, no training."),
@@ -58,10 +63,12 @@ def prune(
     threads: o.ThreadsOption = None,
     resume: o.ResumeOption = False,
     dry_run: o.DryRunOption = False,
+    keep_run: o.KeepRunOption = False,
     force: o.ForceOption = False,
     as_json: o.JsonOption = False,
     quiet: o.QuietOption = False,
     report: o.ReportOption = None,
+    junit: o.JunitOption = None,
     trust_code: o.TrustCodeOption = False,
     trust_pickle: o.TrustPickleOption = False,
     max_memory: o.MemoryOption = None,
@@ -100,6 +107,12 @@ def prune(
         raise UsageError("--plan says what goes: it goes without --ratio and other targets, and --already-zero")
     if dry_run and (resume or already_zero):
         raise UsageError("--dry-run tries a whole run out: it goes without --resume and --already-zero")
+    o.check_accuracy(min_accuracy)
+    from extcon_cli.recipe.sizes import bytes_of
+
+    most = int(bytes_of(max_size)) if max_size is not None else None
+    if already_zero and (min_accuracy is not None or most is not None):
+        raise UsageError("--already-zero measures nothing: it goes without --min-accuracy and --max-size")
     checkpoint = o.checkpoint_file(checkpoint)
     folder = is_transformers(checkpoint)
     if folder:
@@ -114,6 +127,7 @@ def prune(
         named(format)
         o.check_output(beside(output, format), force=force, resume=resume, suffixes=[FORMATS[format][1]])
     o.check_reports(report)
+    o.check_junit(junit)
     kind = o.data_kind(data)
     resolved = o.find_recipe("prune", recipe, checkpoint, overrides, kind, **aim, seed=seed)
     without_data = folder and kind is None and resolved.recipe.data is None and not already_zero and plan is None
@@ -125,6 +139,7 @@ def prune(
         o.check_data(resolved, checkpoint)
 
     from extcon_cli.cli.console import listening
+    from extcon_cli.cli.gated import gated
     from extcon_cli.cli.previews import show_dry_run
     from extcon_cli.cli.results import deliver
 
@@ -144,7 +159,7 @@ def prune(
                 emit=emit,
             )
             result = _exported(result, resolved.recipe, exports, force=force, trust=trust, emit=emit)
-        return deliver(result, as_json=as_json, reports=report)
+        return deliver(result, as_json=as_json, reports=report, quiet=quiet, junit=junit)
 
     if without_data:
         with listening(quiet=quiet) as emit:
@@ -159,9 +174,11 @@ def prune(
                 trust=trust,
                 emit=emit,
             )
-        return deliver(result, as_json=as_json, reports=report)
+        return deliver(result, as_json=as_json, reports=report, quiet=quiet, junit=junit)
 
-    with listening(quiet=quiet) as emit:
+    gate = gated("prune", checkpoint, as_json=as_json, reports=report, quiet=quiet, junit=junit)
+    with gate, listening(quiet=quiet) as emit:
+        from extcon_cli.pipelines.gates import Limits
         from extcon_cli.pipelines.prune import prune as run  # takes seconds: torch
         from extcon_cli.pipelines.rehearsal import quietly, rehearse
 
@@ -184,7 +201,8 @@ def prune(
                 device=device,
                 resume=resume,
                 force=force,
-                max_drop=max_drop,
+                limits=Limits(max_drop, min_accuracy, most),
+                keep_run=keep_run,
                 plan=plan,
                 latency=not no_latency,
                 emit=emit,
@@ -193,7 +211,7 @@ def prune(
             result = _exported(result, complete, exports, force=force, trust=trust, emit=emit)
     if dry_run:
         return show_dry_run(tried, as_json=as_json)
-    deliver(result, as_json=as_json, reports=report)
+    deliver(result, as_json=as_json, reports=report, quiet=quiet, junit=junit)
 
 
 def _exported(

@@ -23,12 +23,15 @@ from extcon_cli.report.document import (
     comparison,
     exactness,
     gaps,
+    gate_rows,
     moves,
     outcome,
     signs,
     widths,
 )
 from extcon_cli.report.export_results import ExportResult
+from extcon_cli.report.junit import write_junit
+from extcon_cli.report.line import line
 from extcon_cli.report.numbers import count, duration, figure, percent
 from extcon_cli.report.records import LayerWidth, ModelStats
 from extcon_cli.report.results import (
@@ -46,10 +49,19 @@ WIDTH = 100
 """Columns where stdout is no terminal."""
 
 
-def deliver(result: CommandResult, *, as_json: bool, reports: Sequence[Path] | None = None) -> None:
-    """Print the result, write the reports, and append to the summary of a GitHub Actions job."""
+def deliver(
+    result: CommandResult,
+    *,
+    as_json: bool,
+    reports: Sequence[Path] | None = None,
+    quiet: bool = False,
+    junit: Path | None = None,
+) -> None:
+    """Print the result (one line of it where `quiet`), write the reports and what CI servers show."""
     for path in reports or ():
         write(result, path)
+    if junit is not None:
+        write_junit(junit, result)
     if job := os.environ.get("GITHUB_STEP_SUMMARY"):
         with open(job, "a", encoding="utf-8") as file:
             file.write(summary(result) + "\n")
@@ -57,6 +69,8 @@ def deliver(result: CommandResult, *, as_json: bool, reports: Sequence[Path] | N
         if isinstance(result, PruneResult | BypassResult | TrainResult):
             result = replace(result, history=None)  # thousands of points, for the figures of a report
         print(json.dumps(to_json(result), indent=2, allow_nan=False))
+    elif quiet:
+        print(line(result))
     else:
         _draw(new_console(), result)
 
@@ -82,8 +96,14 @@ def _draw(console: Console, result: CommandResult) -> None:
         _inspect(console, result)
     elif isinstance(result, ExportResult):
         draw_export(console, result)
-    else:
+    elif isinstance(result, VerifyResult):
         _verify(console, result)
+    if rows := gate_rows(result):
+        gates = new_table("gate", "", "measured")
+        for row in rows:
+            gates.add_row(*row)
+        console.print()
+        console.print(gates)
 
 
 def _prune(console: Console, result: PruneResult) -> None:
@@ -95,7 +115,7 @@ def _prune(console: Console, result: PruneResult) -> None:
     console.print()
     console.print(_widths(widths(result.layers), "█░" if shows("█░", sys.stdout) else "#."))
     console.print()
-    console.print(f"written to {result.run.output}", style="bold")
+    console.print(written(result), style="bold")
     for done in result.exported or ():
         console.print()
         draw_export(console, done)
@@ -115,7 +135,7 @@ def _bypass(console: Console, result: BypassResult) -> None:
     for sentence in moves(result):
         console.print(sentence)
     console.print(outcome(result), style="bold")
-    console.print(f"written to {result.run.output}", style="bold")
+    console.print(written(result), style="bold")
 
 
 def _diagnosis(console: Console, found: Diagnosis) -> None:
@@ -125,6 +145,13 @@ def _diagnosis(console: Console, found: Diagnosis) -> None:
     console.print(table)
     console.print()
     console.print(found.verdict, style="bold")
+
+
+def written(result: PruneResult | BypassResult | TrainResult) -> str:
+    """Where the result is; nowhere where a gate has failed."""
+    if any(not gate.passed for gate in result.gates or ()):
+        return "nothing was written"
+    return f"written to {result.run.output}"
 
 
 def _comparison(before: ModelStats, after: ModelStats) -> Table:
@@ -156,7 +183,7 @@ def _train(console: Console, result: TrainResult) -> None:
     console.print(table)
     console.print()
     console.print(f"{count(result.params)} parameters, {duration(result.run.seconds['total'])}")
-    console.print(f"written to {result.run.output}", style="bold")
+    console.print(written(result), style="bold")
 
 
 def _evaluate(console: Console, result: EvaluateResult) -> None:

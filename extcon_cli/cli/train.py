@@ -24,6 +24,7 @@ def train(
     threads: o.ThreadsOption = None,
     resume: o.ResumeOption = False,
     dry_run: o.DryRunOption = False,
+    keep_run: o.KeepRunOption = False,
     force: o.ForceOption = False,
     as_json: o.JsonOption = False,
     quiet: o.QuietOption = False,
@@ -59,11 +60,13 @@ def train(
     resolved = o.find_recipe("train", recipe, checkpoint, overrides, kind, seed=seed)
 
     from extcon_cli.cli.console import listening
+    from extcon_cli.cli.gated import gated
     from extcon_cli.cli.previews import show_dry_run
     from extcon_cli.cli.results import deliver
 
     trust = o.trust(trust_code, trust_pickle, resolved)
-    with listening(quiet=quiet) as emit:
+    gate = gated("train", checkpoint, as_json=as_json, reports=report, quiet=quiet)
+    with gate, listening(quiet=quiet) as emit:
         from extcon_cli.pipelines.rehearsal import quietly, rehearse
         from extcon_cli.pipelines.train import train as run  # takes seconds: torch
 
@@ -87,9 +90,10 @@ def train(
                 device=device,
                 resume=resume,
                 force=force,
+                keep_run=keep_run,
                 trust=trust,
                 emit=emit,
             )
     if dry_run:
         return show_dry_run(tried, as_json=as_json)
-    deliver(result, as_json=as_json, reports=report)
+    deliver(result, as_json=as_json, reports=report, quiet=quiet)

@@ -60,7 +60,7 @@ def verify(
             trust=o.trust(trust_code, trust_pickle, *resolved),
             emit=emit,
         )
-    deliver(result, as_json=as_json, reports=report)
+    deliver(result, as_json=as_json, reports=report, quiet=quiet)
     if not result.verdict:
         worst = max(gap.relative for gap in result.differences.values() if gap is not None)
         raise GateError(f"outputs differ by {worst:.1e} of the largest, more than --max-diff {max_diff:g}")

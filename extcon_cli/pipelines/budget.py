@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -28,10 +27,10 @@ from extcon_cli.channels.preserving import duplicate
 from extcon_cli.checkpoint.precision import Precision
 from extcon_cli.errors import GateError
 from extcon_cli.recipe.schema import TargetSpec
+from extcon_cli.recipe.sizes import bytes_of
 from extcon_cli.report.records import Size
 from extcon_cli.report.results import TargetFigures
 
-UNITS = {"": 1, "k": 10**3, "K": 10**3, "M": 10**6, "G": 10**9, "ki": 2**10, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30}
 NAMES = {"macs": "MACs", "params": "parameters", "size": "bytes"}
 ATTEMPTS = 4
 """Decisions after which the measured figure has to be what was aimed at: the first one is, but for odd modules."""
@@ -51,7 +50,7 @@ class Budget:
         """The recipe's target for a model of this size."""
         ((quantity, asked),) = target.model_dump(exclude_none=True).items()
         before = measured(quantity, original)
-        limit = _bytes(asked) if isinstance(asked, str) else asked * before
+        limit = bytes_of(asked) if isinstance(asked, str) else asked * before
         return cls(quantity, f"{asked:g}" if isinstance(asked, float) else asked, before, limit)
 
     def cost(self, module: nn.Module, channels: Channels, precision: Precision) -> Cost:
@@ -133,10 +132,3 @@ def _held_back(budget: Budget, cost: Cost, limits: Limits) -> str:
             f"{free / budget.original:.4f} is the least without them"
         )
     return f"{text}; {cost.constant / budget.original:.4f} lie in layers that cannot shrink (`extcon inspect` says why)"
-
-
-def _bytes(text: str) -> float:
-    """A number of bytes: '10MB', '512 KiB'."""
-    found = re.fullmatch(r"([\d.]+) ?([kKMG]i?)?B", text)
-    assert found is not None, "the recipe was checked"
-    return float(found[1]) * UNITS[found[2] or ""]

@@ -12,10 +12,11 @@ from pathlib import Path
 
 from extcon_cli.bypass.strategies import BASELINE, CONTROLS, EXTENSIONS
 from extcon_cli.checkpoint.trust import UNTRUSTED, Trust
-from extcon_cli.errors import DataError, GateError
+from extcon_cli.errors import DataError
 from extcon_cli.events import Emit, Noted, ignore
 from extcon_cli.pipelines.branch import BranchOutcome, follow
 from extcon_cli.pipelines.diagnosis import diagnose, probed
+from extcon_cli.pipelines.gates import enforce
 from extcon_cli.pipelines.output import widths
 from extcon_cli.pipelines.prepare import Prepared
 from extcon_cli.pipelines.run import Run, start_run
@@ -32,7 +33,7 @@ from extcon_cli.report.bypass_results import (
     Diagnosis,
 )
 from extcon_cli.report.numbers import percent
-from extcon_cli.report.records import PhaseRecord
+from extcon_cli.report.records import Gate, PhaseRecord
 from extcon_cli.report.serialise import from_json, to_json
 
 
@@ -46,6 +47,7 @@ def bypass(
     force: bool = False,
     ignore_probe: bool = False,
     require_gain: bool = False,
+    keep_run: bool = True,
     trust: Trust = UNTRUSTED,
     emit: Emit = ignore,
     rehearsal: bool = False,
@@ -55,6 +57,7 @@ def bypass(
     Args:
         ignore_probe: by every extension, though the probe predicts no gain.
         require_gain: GateError, and nothing written, where no extended model is the best.
+        keep_run: let the run's folder be there afterwards.
         the others: as in `prune`.
     """
     with start_run(
@@ -74,8 +77,6 @@ def bypass(
         chosen = best(ends)
         original, module = stalled.model(stalled.theta), stalled.model(chosen.weights or stalled.theta)
         before, after = run.stats(original), run.stats(module)
-    if require_gain and chosen.record.branch.strategy not in EXTENSIONS:
-        raise GateError(f"no gain: the best on the validation data is {chosen.record.branch}; nothing was written")
     tried = [end.record for end in ends[1:]]
     done = BypassRecord(
         before=before,
@@ -86,13 +87,24 @@ def bypass(
         certificate={str(record.branch): record.certificate for record in tried if record.certificate is not None},
     )
     original, module = original.cpu(), module.cpu()
-    run.write(module, done)
-    return BypassResult(
+    gates = (_gain_gate(chosen.record.branch),) if require_gain else ()
+    result = BypassResult(
         **vars(done),
         run=run.facts(),
         layers=widths(original, module, run.prepared.example),
         history=BypassHistory(tuple(record.history for record in tried)),
+        gates=gates or None,
     )
+    enforce(gates, result, hint="; nothing was written")
+    run.write(module, done)
+    run.finish(keep=keep_run)
+    return result
+
+
+def _gain_gate(best: Branch) -> Gate:
+    passed = best.strategy in EXTENSIONS
+    said = f"{'a gain' if passed else 'no gain'}: the best on the validation data is {best}"
+    return Gate("require-gain", passed, None, None, said)
 
 
 def strategies(spec: BypassSpec) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ from extcon_cli.checkpoint.trust import UNTRUSTED, Trust
 from extcon_cli.data import SPLITS
 from extcon_cli.errors import DataError, Interrupted, UsageError
 from extcon_cli.events import Emit, PhaseEnded, PhaseStarted, RunStarted, ignore
+from extcon_cli.pipelines.gates import accuracy_gate, enforce
 from extcon_cli.pipelines.measure import measured
 from extcon_cli.pipelines.prepare import prepare
 from extcon_cli.recipe.schema import Recipe
@@ -22,11 +23,15 @@ def evaluate(
     recipe: Recipe,
     *,
     split: str = "test",
+    min_accuracy: float | None = None,
     device: str | None = None,
     trust: Trust = UNTRUSTED,
     emit: Emit = ignore,
 ) -> EvaluateResult:
-    """The loss and the task's figures of the checkpoint on `test`, `validation` or `train`."""
+    """The loss and the task's figures of the checkpoint on `test`, `validation` or `train`.
+
+    GateError, which carries the result, where the accuracy is less than `min_accuracy`.
+    """
     if split not in SPLITS:
         raise UsageError(f"split {split!r}: should be one of {', '.join(SPLITS)}")
     accelerator = create_accelerator(device)
@@ -42,11 +47,15 @@ def evaluate(
     if metrics is None:
         raise DataError(f"{prepared.data.spec.dataset}: the {split} split is empty (data.validation)")
     emit(PhaseEnded("evaluate", time.monotonic() - began, metrics))
-    return EvaluateResult(
+    gates = (accuracy_gate(metrics.get("accuracy"), min_accuracy),) if min_accuracy is not None else ()
+    result = EvaluateResult(
         checkpoint=str(checkpoint),
         split=split,
         samples=len(prepared.data.split(split)),
         metrics=metrics,
         device=str(accelerator.device),
         test_caution=prepared.test_caution if split == "test" else None,
+        gates=gates or None,
     )
+    enforce(gates, result)
+    return result

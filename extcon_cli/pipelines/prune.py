@@ -6,15 +6,16 @@ selection are not made again.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from extcon_cli.checkpoint.precision import round_to
 from extcon_cli.checkpoint.trust import UNTRUSTED, Trust
-from extcon_cli.errors import GateError
 from extcon_cli.events import Emit, Saved, ignore
 from extcon_cli.pipelines.bifurcate import bifurcate
 from extcon_cli.pipelines.finetune import finetune
 from extcon_cli.pipelines.folders import write_pruned
+from extcon_cli.pipelines.gates import NO_LIMITS, Limits, enforce
 from extcon_cli.pipelines.keep import check_patterns
 from extcon_cli.pipelines.measure import timed
 from extcon_cli.pipelines.output import data_metadata, frozen, widths
@@ -26,6 +27,8 @@ from extcon_cli.pipelines.scoring import score, select
 from extcon_cli.recipe.schema import Recipe
 from extcon_cli.report.results import PruneHistory, PruneRecord, PruneResult
 
+AGAIN = "repeat with --resume and another limit to accept it, or fine-tune longer"
+
 
 def prune(
     checkpoint: Path,
@@ -35,7 +38,8 @@ def prune(
     device: str | None = None,
     resume: bool = False,
     force: bool = False,
-    max_drop: float | None = None,
+    limits: Limits = NO_LIMITS,
+    keep_run: bool = True,
     plan: Path | None = None,
     latency: bool = True,
     trust: Trust = UNTRUSTED,
@@ -47,13 +51,14 @@ def prune(
     Args:
         recipe: `prune`, `data`, `model`, `task`, `seed` count.
         output: a .safetensors file; for a folder of transformers a folder. Beside it, `OUTPUT.run/` holds the run.
-        max_drop: points of accuracy (of 100 R2, 100 mIoU...: `Task.drop`) on the test data that may be lost. None: any.
+        limits: what the result has to keep to.
+        keep_run: let the run's folder be there afterwards.
         plan: the decision, as `extcon plan` writes it, in the place of ratio, target, score and decide.
         latency: measure the latency of the model before and after.
         device, resume, force, trust, rehearsal: as in `start_run`.
 
-    Raises: GateError where the removal is not exact, the target is missed, or more than `max_drop` is lost; then
-    nothing is written. Interrupted (resumable) on Ctrl-C or SIGTERM.
+    Raises: GateError where the removal is not exact, the target is missed, or a limit is not kept; then nothing is
+    written. Interrupted (resumable) on Ctrl-C or SIGTERM.
     """
     precision, document = recipe.prune.finetune.mixed_precision, read_plan(plan) if plan is not None else None
     with start_run(
@@ -79,23 +84,12 @@ def prune(
         round_to(removal.module, run.prepared.precision)
         after = run.stats(removal.module)
     known = removal.record
-    drop = run.prepared.task.drop(known.before.metrics, after.metrics)
-    if max_drop is not None and drop > max_drop:
-        raise GateError(
-            f"{drop:.2f} points were lost, more than --max-drop {max_drop:g}; nothing was written (the state is kept "
-            f"in {run.directory.path}: repeat with --resume and a larger --max-drop to accept it, or fine-tune longer)"
-        )
+    gates = limits.checked(run.prepared.task, known.before, after)
     record = PruneRecord(before=known.before, after=after, removal=known.figures, certificate=known.certificate)
     original, module = pruning.original.cpu(), removal.module.cpu().eval()
-    folder, example = None, run.prepared.example
-    if pruning.widths is None:
-        run.write(module, record, plan=known.plan)
-    else:
-        described = data_metadata(run.prepared, record, known.plan)
-        folder = write_pruned(output, module, pruning.widths, record, described, known.plan, example, force=force)
-        run.emit(Saved(str(output)))
+    example = run.prepared.example
     before, after = timed(record.before, record.after, (original, module), example, wanted=latency, emit=run.emit)
-    return PruneResult(
+    result = PruneResult(
         before=before,
         after=after,
         removal=record.removal,
@@ -103,7 +97,17 @@ def prune(
         layers=widths(original, module, example),
         frozen=frozen(pruning.channels),
         unreached=pruning.channels.unreached,
-        folder=folder,
         history=PruneHistory((*known.phases, *([final.record] if final else [])), known.trace),
         run=run.facts(),
+        gates=gates or None,
     )
+    enforce(gates, result, hint=f"; nothing was written (the state is kept in {run.directory.path}: {AGAIN})")
+    if pruning.widths is None:
+        run.write(module, record, plan=known.plan)
+    else:
+        described = data_metadata(run.prepared, record, known.plan)
+        folder = write_pruned(output, module, pruning.widths, record, described, known.plan, example, force=force)
+        run.emit(Saved(str(output)))
+        result = replace(result, folder=folder)
+    run.finish(keep=keep_run)
+    return result

@@ -17,7 +17,7 @@ from extcon_cli.checkpoint.folder import check_folder, is_transformers
 from extcon_cli.checkpoint.trust import UNTRUSTED, Trust
 from extcon_cli.checkpoint.write import check_writable
 from extcon_cli.data.identity import identity
-from extcon_cli.errors import Interrupted
+from extcon_cli.errors import ExtconError, Interrupted
 from extcon_cli.events import Emit, Noted, PhaseEnded, PhaseStarted, RunStarted, Saved, ignore
 from extcon_cli.pipelines.measure import measured
 from extcon_cli.pipelines.output import check_output, data_metadata, write_output
@@ -123,6 +123,12 @@ class Run:
         )
         self.emit(Saved(str(self.output)))
 
+    def finish(self, *, keep: bool) -> None:
+        """The run is over and its output is there: take its folder away, unless it is to be kept."""
+        if not keep:
+            self.directory.clear()
+            self.lock.remove()
+
     def facts(self) -> RunFacts:
         """What the result says of the run; call it last, for the seconds."""
         return RunFacts(
@@ -184,6 +190,9 @@ def start_run(
             check(prepared)
         prepared = prepared.shorter() if rehearsal else prepared
         directory = RunDirectory(lock.folder, prepared.recipe, _inputs(command, prepared))
+        if not resume and directory.resumable:
+            text = f"{directory.path} held the state of a run that was interrupted: it begins anew (--resume goes on)"
+            emit(Noted(text, warning=True))
         kept = directory.begin(resume=resume)
     except BaseException:
         lock.withdraw()
@@ -203,6 +212,11 @@ def start_run(
             raise Interrupted(
                 f"interrupted; the state is kept in {directory.path}: repeat the command with --resume to go on"
             ) from error
+        except ExtconError:
+            if not directory.resumable:  # nothing to go on from: leave no trace
+                directory.clear()
+                lock.remove()
+            raise
         finally:
             torch.set_num_threads(before)
 

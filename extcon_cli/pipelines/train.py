@@ -27,6 +27,7 @@ def train(
     device: str | None = None,
     resume: bool = False,
     force: bool = False,
+    keep_run: bool = True,
     trust: Trust = UNTRUSTED,
     emit: Emit = ignore,
     rehearsal: bool = False,
@@ -37,6 +38,7 @@ def train(
         recipe: what to do; `train`, `data`, `model`, `task`, `seed` count.
         checkpoint: go on from here; None: from scratch.
         output: .safetensors, or .pt/.pth for a plain state dict. Beside it, `OUTPUT.run/` holds the run.
+        keep_run: let the run's folder be there afterwards.
         device, resume, force, trust, rehearsal: as in `start_run`.
 
     Raises: Interrupted (resumable) on Ctrl-C or SIGTERM; GateError where the loss is not finite.
@@ -57,6 +59,7 @@ def train(
     params = sum(p.numel() for p in module.parameters())
     record = TrainRecord(metrics=test, validation=validation or None, params=params)
     run.write(module, record)
+    run.finish(keep=keep_run)
     return TrainResult(
         metrics=record.metrics,
         validation=record.validation,

@@ -20,10 +20,8 @@ from pydantic import (
 )
 
 from extcon_cli.recipe.base import Duration, Name, Names, Section, ShareAboveZero, ShareBelowOne, ShareInside
+from extcon_cli.recipe.sizes import SIZE
 from extcon_cli.recipe.train_schema import DistillSpec, OptimizerSpec, ScheduleSpec, TrainSpec
-
-SIZE = r"(\d+|\d*\.\d+) ?([kKMG]i?)?B"
-"""A number of bytes: 10MB, 512KiB."""
 
 
 class ScoreSpec(Section):

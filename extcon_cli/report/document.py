@@ -24,6 +24,7 @@ from extcon_cli.report.results import (
     GroupSummary,
     InspectResult,
     PruneResult,
+    Refused,
     TrainResult,
 )
 
@@ -89,6 +90,8 @@ def sections(result: CommandResult) -> Sections:
         return Sections(
             differences=gaps(result.differences), files=files(result), exactness=takes(result), outcome=exported(result)
         )
+    if isinstance(result, Refused):
+        return Sections(outcome=f"exit code 4: {result.message}")
     return Sections(differences=gaps(result.differences))
 
 
@@ -165,6 +168,11 @@ def exactness(result: PruneResult) -> list[str]:
         + f"; arg-max agrees on {percent(removal.argmax_agreement)}"
     )
     return sentences
+
+
+def gate_rows(result: CommandResult) -> list[Row]:
+    """(gate, passed or failed, what was measured) of the limits that the user set."""
+    return [(gate.name, "passed" if gate.passed else "FAILED", gate.message) for gate in result.gates or ()]
 
 
 def signs(found: Diagnosis) -> list[Row]:

@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from extcon_cli.report import figures
 from extcon_cli.report.bypass_results import BypassResult
-from extcon_cli.report.document import caution, run_facts, sections, subject
+from extcon_cli.report.document import caution, gate_rows, run_facts, sections, subject
 from extcon_cli.report.numbers import count, duration, judge, percent
 from extcon_cli.report.records import PhaseRecord, RunFacts
 from extcon_cli.report.results import (
@@ -49,6 +49,7 @@ def html(result: CommandResult) -> str:
         split=result.split if isinstance(result, EvaluateResult) else "test",
         caution=caution(result),
         shown=sections(result),
+        gates=gate_rows(result),
         recipe=_recipe(run),
         figures=drawings(result),
     )

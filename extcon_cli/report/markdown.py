@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from extcon_cli.report.document import caution, run_facts, sections, subject
+from extcon_cli.report.document import caution, gate_rows, run_facts, sections, subject
 from extcon_cli.report.numbers import count, duration
 from extcon_cli.report.results import CommandResult
 
@@ -15,6 +15,8 @@ def markdown(result: CommandResult) -> str:
     parts = [f"## extcon {result.command} `{subject(result)}`"]
     if warning := caution(result):
         parts.append(f"**Caution: {warning}.**")
+    if gates := gate_rows(result):
+        parts.append(table(("gate", "", "measured"), gates))
     if rows := shown.comparison:
         parts.append(table(("", "before", "after", "change"), rows))
     if rows := shown.metrics:
@@ -45,7 +47,8 @@ def markdown(result: CommandResult) -> str:
         parts.append("### What no input reaches\n\n" + ", ".join(f"`{name}`" for name in shown.unreached))
     if run is not None:
         parts.append(", ".join(f"{name} {duration(value)}" for name, value in run.seconds.items()))
-        parts.append(f"Written to `{run.output}`, extcon {result.version}.")
+        refused = any(not gate.passed for gate in result.gates or ())
+        parts.append(f"{'Nothing was written' if refused else f'Written to `{run.output}`'}, extcon {result.version}.")
     return "\n\n".join(parts)
 
 

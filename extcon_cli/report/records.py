@@ -26,6 +26,18 @@ class Record:
     version: str = __version__
 
 
+@dataclass(frozen=True)
+class Gate:
+    """A limit that was set to a result, and whether it is kept."""
+
+    name: str
+    passed: bool
+    limit: float | None
+    value: float | None
+    """What was measured; None: nothing could be."""
+    message: str
+
+
 @dataclass(frozen=True, kw_only=True)
 class Result:
     """What every result says first; each command fixes `command`."""
@@ -33,6 +45,8 @@ class Result:
     schema: str = SCHEMA
     command: str
     version: str = __version__
+    gates: tuple[Gate, ...] | None = field(default=None, metadata=OPTIONAL)
+    """The limits that the user set. Where one has failed, the exit code is 4 and nothing was written."""
 
 
 @dataclass(frozen=True)

@@ -310,8 +310,17 @@ class InitResult(Result):
     """What only the user knows, with examples; empty where the recipe is complete."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Refused(Result):
+    """In the place of a result where a gate has failed (exit code 4) before all was measured."""
+
+    command: str
+    checkpoint: str
+    message: str
+
+
 CommandResult: TypeAlias = (
-    PruneResult | BypassResult | TrainResult | EvaluateResult | InspectResult | VerifyResult | ExportResult
+    PruneResult | BypassResult | TrainResult | EvaluateResult | InspectResult | VerifyResult | ExportResult | Refused
 )
 COMMANDS: Mapping[str, type] = {
     "init": InitResult,

@@ -81,6 +81,17 @@ class RunDirectory:
             raise UsageError(f"{self.path}: cannot be written: {error.strerror or error}") from error
         return kept
 
+    @property
+    def resumable(self) -> bool:
+        """Is there a state to go on from, whatever run it is of?"""
+        return (self.path / "state.pt").is_file()
+
+    def clear(self) -> None:
+        """Take away what this run has put here."""
+        for name in FILES:
+            remove_temporaries(self.path / name)
+            (self.path / name).unlink(missing_ok=True)
+
     def begin_threads(self, threads: Threads) -> None:
         """Compute with these from now on, and keep their number for a run that goes on."""
         self.threads = threads

@@ -48,6 +48,11 @@ class RunLock:
             except OSError:  # somebody has put something there
                 return
 
+    def remove(self) -> None:
+        """The run is over: let go, and take the folder away where nothing else is left in it."""
+        self._made = True
+        self.withdraw()
+
     def _locked(self) -> int:
         while True:
             descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o666)

@@ -18,6 +18,7 @@ from extcon_cli.events import Event, PhaseEnded, PhaseStarted, Progress
 from extcon_cli.pipelines import phase
 from extcon_cli.pipelines import prune as pruning
 from extcon_cli.pipelines.evaluate import evaluate
+from extcon_cli.pipelines.gates import Limits
 from extcon_cli.pipelines.prune import prune
 from extcon_cli.pipelines.train import train
 from extcon_cli.recipe.load import from_dict
@@ -162,9 +163,9 @@ def test_losing_too_much_writes_nothing(dense: Path, tmp_path: Path) -> None:
     output = tmp_path / "net.safetensors"
     rough = recipe(ratio=0.8, finetune={"steps": 1, "optimizer": {"lr": 1e-9}, "keep": "last"})
     with pytest.raises(GateError, match="--max-drop 0"):
-        run(dense, output, rough, max_drop=0.0)
+        run(dense, output, rough, limits=Limits(max_drop=0.0))
     assert not output.exists()
-    assert run(dense, output, rough, max_drop=100.0, resume=True)["after"]["params"] > 0
+    assert run(dense, output, rough, limits=Limits(max_drop=100.0), resume=True)["after"]["params"] > 0
 
 
 def test_a_pruned_checkpoint_can_be_pruned_again(dense: Path, tmp_path: Path) -> None:

@@ -1,0 +1,52 @@
+"""A result in one line: what `--quiet` prints."""
+
+from __future__ import annotations
+
+from extcon_cli.report.bypass_results import BypassResult
+from extcon_cli.report.document import exported, outcome
+from extcon_cli.report.export_results import ExportResult
+from extcon_cli.report.numbers import change, count, factor, figure, judge
+from extcon_cli.report.records import Metrics
+from extcon_cli.report.results import (
+    CommandResult,
+    EvaluateResult,
+    InspectResult,
+    PruneResult,
+    Refused,
+    TrainResult,
+    VerifyResult,
+)
+
+
+def line(result: CommandResult) -> str:
+    """What came out, and where it is."""
+    if isinstance(result, PruneResult):
+        parts = [f"{count(result.after.size.params)} parameters ({_smaller(result)})"]
+        if name := judge(result.after.metrics):
+            now = result.after.metrics[name]
+            parts.append(f"{name} {figure(name, now)} ({change(name, result.before.metrics[name], now)})")
+        return f"{result.run.output}: {', '.join(parts)}"
+    if isinstance(result, BypassResult):
+        return f"{result.run.output}: {outcome(result)}"
+    if isinstance(result, TrainResult):
+        return f"{result.run.output}: {_figures(result.metrics)}"
+    if isinstance(result, EvaluateResult):
+        return f"{result.checkpoint}: {_figures(result.metrics)}"
+    if isinstance(result, InspectResult):
+        said = f": {result.diagnosis.verdict}" if result.diagnosis is not None else ""
+        return f"{result.checkpoint}: {count(result.size.params)} parameters, {count(result.size.macs)} MACs{said}"
+    if isinstance(result, VerifyResult):
+        verdict = "within" if result.verdict else "beyond"
+        return f"{result.checkpoint} and {result.other}: {verdict} {result.max_diff:g} of the largest output"
+    if isinstance(result, ExportResult):
+        return f"{result.output}: {exported(result)}"
+    assert isinstance(result, Refused)
+    return f"{result.checkpoint}: {result.message}"
+
+
+def _smaller(result: PruneResult) -> str:
+    return factor(result.before.size.params, result.after.size.params)
+
+
+def _figures(metrics: Metrics) -> str:
+    return ", ".join(f"{name} {figure(name, value)}" for name, value in metrics.items())
