@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, suppress
 from dataclasses import dataclass, field, replace
-from functools import wraps
+from functools import partial, wraps
 from io import StringIO
 from typing import Any
 
@@ -41,6 +41,7 @@ class Graph:
     inputs: frozenset[str] = frozenset()
     constants: Mapping[str, Tensor] = field(default_factory=dict)
     exported: bool = False  # by torch.export, not the recorder
+    apart: bool = False  # torch.export has taken operators apart, since memory is written to through views
 
     @property
     def unread(self) -> set[str]:
@@ -76,7 +77,7 @@ def retrace(module: nn.Module, inputs: tuple[Any, ...] | Mapping[str, Any], like
     Raises:
         TraceError: that cannot follow the forward pass any more; of the recorder `NotTraced`, with what it saw.
     """
-    return _with_training_only(module, inputs, _exported if like.exported else _recorded)
+    return _with_training_only(module, inputs, partial(_exported, apart=like.apart) if like.exported else _recorded)
 
 
 def _with_training_only(module: nn.Module, inputs: tuple[Any, ...] | Mapping[str, Any], tracer: Tracer) -> Graph:
@@ -87,7 +88,7 @@ def _with_training_only(module: nn.Module, inputs: tuple[Any, ...] | Mapping[str
             for child in module.modules():  # layers stay in eval mode, so that nothing is drawn or averaged
                 child.training = any(child.children()) and not type(child).__module__.startswith("torch.nn.")
             with suppress(TraceError):
-                return _grafted(graph, (_exported if tracer is _exported else _traced)(module, inputs))
+                return _grafted(graph, (_traced if tracer in (_traced, _recorded) else tracer)(module, inputs))
     return graph
 
 
@@ -167,8 +168,8 @@ def _recorded(module: nn.Module, inputs: tuple[Any, ...] | Mapping[str, Any]) ->
     return graph_of(recording, written)
 
 
-def _exported(module: nn.Module, inputs: tuple[Any, ...] | Mapping[str, Any]) -> Graph:
-    """The forward pass in the mode that the modules are in.
+def _exported(module: nn.Module, inputs: tuple[Any, ...] | Mapping[str, Any], *, apart: bool = False) -> Graph:
+    """The forward pass in the mode that the modules are in; operators taken apart if asked for, or where they have to.
 
     Raises:
         TraceError: as `trace`.
@@ -186,7 +187,7 @@ def _exported(module: nn.Module, inputs: tuple[Any, ...] | Mapping[str, Any]) ->
             warnings.filterwarnings("ignore", "The tensor attribute", UserWarning)  # they are put back: preserving.py
             program = torch.export.export(module, args, named, strict=False)
         seen_later, written = _mutations(program.graph)
-        if seen_later:
+        if seen_later or apart:
             program = program.run_decompositions({})
         _drop_unused(program.graph, {spec.arg.name for spec in program.graph_signature.input_specs})
     except Exception as error:
@@ -215,7 +216,9 @@ def _exported(module: nn.Module, inputs: tuple[Any, ...] | Mapping[str, Any]) ->
         for spec in program.graph_signature.input_specs
         if spec.kind == InputKind.CONSTANT_TENSOR and spec.target is not None
     }
-    return Graph(tuple(program.graph.nodes), stored, changing, inputs_named, constants, exported=True)
+    return Graph(
+        tuple(program.graph.nodes), stored, changing, inputs_named, constants, exported=True, apart=seen_later or apart
+    )
 
 
 def _drop_unused(graph: fx.Graph, stored: Collection[str]) -> None:
