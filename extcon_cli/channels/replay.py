@@ -59,13 +59,16 @@ class Replay:
             if name is None:
                 return self.graph.constants[node.name].to(self.device)
             return self.tensors[name].clone() if name in self.graph.changing else self.tensors[name]
-        args, kwargs = fx.map_arg((node.args, dict(node.kwargs)), self.values.__getitem__)
+        args, kwargs = fx.node.map_aggregate((node.args, node.kwargs), self._argument)
         if node.op == "output" or getattr(node.target, "__name__", "") == "overwritten":
             return args[0]  # memory that was written to through another tensor, whose node has run
-        if kwargs.get("device") is not None:
-            kwargs["device"] = self.device  # a graph over meta tensors says meta
         assert callable(node.target)
         return node.target(*args, **kwargs)
+
+    def _argument(self, given: Any) -> Any:
+        if isinstance(given, torch.device):
+            return self.device  # a graph over meta tensors says meta
+        return self.values[given] if isinstance(given, fx.Node) else given
 
 
 class SideBySide:

@@ -287,8 +287,7 @@ def _told(method: str, recipe: str | None, checkpoint: Path | None, data: Kind |
         keys.append(f"model.input_shape={list(image.shape)}")
         if data.dataset in PICTURES and image.mean and image.std:
             keys.append(f"data.normalize={json.dumps({'mean': image.mean, 'std': image.std})}")
-    if method == "prune":  # what transformers are trained with; their graphs cannot all be run again front to back
-        keys += ["prune.score.method=energy", "prune.compensate.hand_over=local"]
+    if method == "prune":  # what transformers are trained with
         for phase in ("bifurcate", "finetune"):
             keys += [f"prune.{phase}.optimizer.name=adamw", f"prune.{phase}.optimizer.lr=1e-4"]
     return keys
