@@ -52,7 +52,7 @@ def failures_after(small: nn.Module, channels: Channels, plan: RemovalPlan, exam
             place = (number, difference.node.name) if difference.node is not None else None
             found.append(
                 Failure(
-                    ended if ended and difference is different[-1] else why,
+                    ended or why,
                     place,
                     _suspects(channels, before, difference.node),
                 )
