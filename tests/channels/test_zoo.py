@@ -388,13 +388,12 @@ def test_it_compiles(name: str, remove_exactly: Remove) -> None:
 @pytest.mark.parametrize(
     "name", [pytest.param(n, marks=pytest.mark.slow if n in SLOW else ()) for n in (*ALWAYS, *SLOW)]
 )
-def test_the_recorder_and_torch_export_give_the_same_groups(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_recorder_and_torch_export_give_the_same_groups(name: str) -> None:
     build, example, *_ = {**ALWAYS, **SLOW}[name]
     module, inputs = built(build), example()
 
     recorded = analyse(module, tracing.trace(module, inputs))
-    monkeypatch.setattr(tracing, "_recorded", lambda *_: None)
-    exported = analyse(module, tracing.trace(module, inputs))
+    exported = analyse(module, tracing.trace(module, inputs, exported=True))
     assert [described(g) for g in recorded.groups] == [described(g) for g in exported.groups]
 
 
