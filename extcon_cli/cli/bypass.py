@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from extcon_cli.cli import checks, resolve
 from extcon_cli.cli import options as o
 from extcon_cli.errors import UsageError
 
@@ -51,27 +52,27 @@ def bypass(
     o.set_threads(threads)
     if dry_run and resume:
         raise UsageError("--dry-run tries a whole run out: it goes without --resume")
-    checkpoint = o.checkpoint_file(checkpoint)
+    checkpoint = resolve.checkpoint_file(checkpoint)
     output = out or checkpoint.with_name(f"{checkpoint.stem}.bypassed.safetensors")
-    overwrite = o.check_output(output, force=force, resume=resume, suffixes=[".safetensors"])
-    o.check_reports(report)
-    o.check_junit(junit)
-    kind = o.data_kind(data)
-    resolved = o.find_recipe("bypass", recipe, checkpoint, overrides, kind, seed=seed)
-    o.check_data(resolved, checkpoint)
+    overwrite = checks.check_output(output, force=force, resume=resume, suffixes=[".safetensors"])
+    checks.check_reports(report)
+    checks.check_junit(junit)
+    kind = resolve.data_kind(data)
+    resolved = resolve.find_recipe("bypass", recipe, checkpoint, overrides, kind, seed=seed)
+    checks.check_data(resolved, checkpoint)
 
     from extcon_cli.cli.console import listening
     from extcon_cli.cli.gated import gated
     from extcon_cli.cli.previews import show_dry_run
     from extcon_cli.cli.results import deliver
 
-    trust = o.trust(trust_code, trust_pickle, resolved)
+    trust = resolve.trust(trust_code, trust_pickle, resolved)
     gate = gated("bypass", checkpoint, as_json=as_json, reports=report, quiet=quiet, junit=junit)
     with gate, listening(quiet=quiet) as emit:
         from extcon_cli.pipelines.bypass import bypass as run  # takes seconds: torch
         from extcon_cli.pipelines.rehearsal import quietly, rehearse
 
-        complete = o.complete(resolved, checkpoint, kind, overrides, trust, emit)
+        complete = resolve.complete(resolved, checkpoint, kind, overrides, trust, emit)
         if dry_run:
             told = quietly(emit, output)
             tried = rehearse(

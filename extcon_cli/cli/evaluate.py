@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from extcon_cli.cli import checks, resolve
 from extcon_cli.cli import options as o
 from extcon_cli.data import SPLITS
 from extcon_cli.errors import UsageError
@@ -39,25 +40,25 @@ def evaluate(
     o.set_threads(threads)
     if split not in SPLITS:
         raise UsageError(f"--split {split}: should be one of {', '.join(SPLITS)}")
-    o.check_accuracy(min_accuracy)
-    checkpoint = o.checkpoint_file(checkpoint)
-    o.check_reports(report)
-    o.check_junit(junit)
-    kind = o.data_kind(data)
-    resolved = o.find_recipe("evaluate", recipe, checkpoint, overrides, kind, seed=seed)
+    checks.check_accuracy(min_accuracy)
+    checkpoint = resolve.checkpoint_file(checkpoint)
+    checks.check_reports(report)
+    checks.check_junit(junit)
+    kind = resolve.data_kind(data)
+    resolved = resolve.find_recipe("evaluate", recipe, checkpoint, overrides, kind, seed=seed)
 
     from extcon_cli.cli.console import listening
     from extcon_cli.cli.gated import gated
     from extcon_cli.cli.results import deliver
 
-    trust = o.trust(trust_code, trust_pickle, resolved)
+    trust = resolve.trust(trust_code, trust_pickle, resolved)
     gate = gated("evaluate", checkpoint, as_json=as_json, reports=report, quiet=quiet, junit=junit)
     with gate, listening(quiet=quiet) as emit:
         from extcon_cli.pipelines.evaluate import evaluate as run  # takes seconds: torch
 
         result = run(
             checkpoint,
-            o.complete(resolved, checkpoint, kind, overrides, trust, emit),
+            resolve.complete(resolved, checkpoint, kind, overrides, trust, emit),
             split=split,
             min_accuracy=min_accuracy,
             device=device,

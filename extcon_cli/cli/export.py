@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from extcon_cli.cli import checks, resolve
 from extcon_cli.cli import options as o
 from extcon_cli.errors import UsageError
 from extcon_cli.export.formats import FORMATS, beside, named
@@ -58,14 +59,14 @@ def export(
     if samples < 1:
         raise UsageError(f"--samples {samples}: should be 1 or more")
     named(format)
-    checkpoint = o.checkpoint_file(checkpoint)
+    checkpoint = resolve.checkpoint_file(checkpoint)
     output = out or beside(checkpoint, format)
     if output.resolve() == checkpoint.resolve():
         raise UsageError(f"{output} is the checkpoint itself; choose another --out")
-    force = o.check_output(output, force=force, resume=False, suffixes=[FORMATS[format][1]])
-    o.check_reports(report)
-    kind = o.data_kind(data)
-    resolved = o.find_recipe("export", recipe, checkpoint, overrides, kind)
+    force = checks.check_output(output, force=force, resume=False, suffixes=[FORMATS[format][1]])
+    checks.check_reports(report)
+    kind = resolve.data_kind(data)
+    resolved = resolve.find_recipe("export", recipe, checkpoint, overrides, kind)
 
     from extcon_cli.cli.console import listening
     from extcon_cli.cli.gated import gated
@@ -86,7 +87,7 @@ def export(
             samples=samples,
             need_data=data is not None or recipe is not None,
             force=force,
-            trust=o.trust(trust_code, trust_pickle, resolved),
+            trust=resolve.trust(trust_code, trust_pickle, resolved),
             emit=emit,
         )
     deliver(result, as_json=as_json, reports=report, quiet=quiet)

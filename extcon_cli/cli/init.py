@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 from extcon_cli.checkpoint.folder import is_transformers
+from extcon_cli.cli import checks, resolve
 from extcon_cli.cli import options as o
 from extcon_cli.errors import UsageError
 from extcon_cli.report.serialise import to_json
@@ -30,16 +31,16 @@ def init(
     Example: `extcon init model.pt --data table.csv --out mine.yaml`
     """
     o.set_memory(max_memory)
-    checkpoint = o.checkpoint_file(checkpoint)
+    checkpoint = resolve.checkpoint_file(checkpoint)
     if is_transformers(checkpoint):
         raise UsageError(
             f"{checkpoint} is a folder of Hugging Face: it says its model and its task; begin a recipe of "
             "your own with `extcon recipe show prune/default`"
         )
     output = out or checkpoint.with_suffix(".yaml")
-    o.check_output(output, force=force, resume=False, suffixes=[".yaml", ".yml"])
-    kind = o.data_kind(data)
-    resolved = o.bundled_recipe("prune", overrides, kind)
+    checks.check_output(output, force=force, resume=False, suffixes=[".yaml", ".yml"])
+    kind = resolve.data_kind(data)
+    resolved = resolve.bundled_recipe("prune", overrides, kind)
 
     from extcon_cli.cli.console import listening
 
@@ -47,7 +48,7 @@ def init(
         from extcon_cli.checkpoint.trust import Trust
         from extcon_cli.pipelines.first_look import first_look
 
-        given = o.is_set("task", overrides)
+        given = resolve.is_set("task", overrides)
         look = first_look(checkpoint, resolved.recipe, kind, task_given=given, trust=Trust(pickle=trust_pickle))
     try:
         output.write_text(look.text(), encoding="utf-8")

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from extcon_cli.cli import checks, resolve
 from extcon_cli.cli import options as o
 
 
@@ -38,11 +39,11 @@ def inspect(
     """
     o.set_memory(max_memory)
     o.set_threads(threads)
-    checkpoint = o.checkpoint_file(checkpoint)
-    o.check_reports(report)
-    resolved = o.find_recipe("inspect", recipe, checkpoint, overrides)
+    checkpoint = resolve.checkpoint_file(checkpoint)
+    checks.check_reports(report)
+    resolved = resolve.find_recipe("inspect", recipe, checkpoint, overrides)
     if data:
-        o.require_data(resolved, checkpoint)
+        checks.require_data(resolved, checkpoint)
 
     from extcon_cli.cli.console import listening
     from extcon_cli.cli.results import deliver
@@ -55,7 +56,7 @@ def inspect(
             resolved.recipe,
             data=data,
             device=device,
-            trust=o.trust(trust_code, trust_pickle, resolved),
+            trust=resolve.trust(trust_code, trust_pickle, resolved),
             emit=emit,
         )
     deliver(result, as_json=as_json, reports=report, quiet=quiet)

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from extcon_cli.cli import checks, resolve
 from extcon_cli.cli import options as o
 from extcon_cli.errors import UsageError
 
@@ -46,26 +47,26 @@ def plan(
     """
     o.set_memory(max_memory)
     o.set_threads(threads)
-    aim = o.aim(ratio, macs, params, size)
+    aim = resolve.aim(ratio, macs, params, size)
     if samples < 0:
         raise UsageError(f"--samples {samples}: should be 0 or more")
-    checkpoint = o.checkpoint_file(checkpoint)
+    checkpoint = resolve.checkpoint_file(checkpoint)
     output = out or checkpoint.with_name(f"{checkpoint.stem}.plan.json")
-    o.check_output(output, force=force, resume=False, suffixes=[".json"])
-    kind = o.data_kind(data)
-    resolved = o.find_recipe("prune", recipe, checkpoint, overrides, kind, **aim, seed=seed)
-    o.check_data(resolved, checkpoint)
+    checks.check_output(output, force=force, resume=False, suffixes=[".json"])
+    kind = resolve.data_kind(data)
+    resolved = resolve.find_recipe("prune", recipe, checkpoint, overrides, kind, **aim, seed=seed)
+    checks.check_data(resolved, checkpoint)
 
     from extcon_cli.cli.console import listening
     from extcon_cli.cli.previews import show_plan
 
-    trust = o.trust(trust_code, trust_pickle, resolved)
+    trust = resolve.trust(trust_code, trust_pickle, resolved)
     with listening(quiet=quiet) as emit:
         from extcon_cli.pipelines.plan import plan as run  # takes seconds: torch
 
         result = run(
             checkpoint,
-            o.complete(resolved, checkpoint, kind, overrides, trust, emit),
+            resolve.complete(resolved, checkpoint, kind, overrides, trust, emit),
             output=output,
             samples=samples,
             device=device,

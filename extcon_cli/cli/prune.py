@@ -11,6 +11,7 @@ import typer
 
 from extcon_cli.checkpoint.folder import check_folder, is_transformers
 from extcon_cli.checkpoint.trust import Trust
+from extcon_cli.cli import checks, resolve
 from extcon_cli.cli import options as o
 from extcon_cli.errors import UsageError
 from extcon_cli.events import Emit
@@ -94,7 +95,7 @@ def prune(
     """
     o.set_memory(max_memory)
     o.set_threads(threads)
-    aim = o.aim(ratio, macs, params, size)
+    aim = resolve.aim(ratio, macs, params, size)
     if max_drop is not None and not max_drop >= 0:
         raise UsageError(f"--max-drop {max_drop:g}: should be 0 or more points of accuracy")
     if already_zero and (aim or max_drop is not None or resume):
@@ -107,43 +108,43 @@ def prune(
         raise UsageError("--plan says what goes: it goes without --ratio and other targets, and --already-zero")
     if dry_run and (resume or already_zero):
         raise UsageError("--dry-run tries a whole run out: it goes without --resume and --already-zero")
-    o.check_accuracy(min_accuracy)
+    checks.check_accuracy(min_accuracy)
     from extcon_cli.recipe.sizes import bytes_of
 
     most = int(bytes_of(max_size)) if max_size is not None else None
     if already_zero and (min_accuracy is not None or most is not None):
         raise UsageError("--already-zero measures nothing: it goes without --min-accuracy and --max-size")
-    checkpoint = o.checkpoint_file(checkpoint)
+    checkpoint = resolve.checkpoint_file(checkpoint)
     folder = is_transformers(checkpoint)
     if folder:
         output = out or checkpoint.parent / f"{checkpoint.resolve().name}.pruned"
         check_folder(output, force=force, like=checkpoint)
     else:
         output = out or checkpoint.with_name(f"{checkpoint.stem}.pruned.safetensors")
-        force = o.check_output(output, force=force, resume=resume, suffixes=[".safetensors"])
+        force = checks.check_output(output, force=force, resume=resume, suffixes=[".safetensors"])
     if folder and exports:
         raise UsageError("--export is for checkpoints that are one file")
     for format in exports or ():
         named(format)
-        o.check_output(beside(output, format), force=force, resume=resume, suffixes=[FORMATS[format][1]])
-    o.check_reports(report)
-    o.check_junit(junit)
-    kind = o.data_kind(data)
-    resolved = o.find_recipe("prune", recipe, checkpoint, overrides, kind, **aim, seed=seed)
+        checks.check_output(beside(output, format), force=force, resume=resume, suffixes=[FORMATS[format][1]])
+    checks.check_reports(report)
+    checks.check_junit(junit)
+    kind = resolve.data_kind(data)
+    resolved = resolve.find_recipe("prune", recipe, checkpoint, overrides, kind, **aim, seed=seed)
     without_data = folder and kind is None and resolved.recipe.data is None and not already_zero and plan is None
     if without_data and (max_drop is not None or resume or dry_run):
         raise UsageError(
             "without data nothing is measured or trained: give --data, or go without --max-drop, --resume and --dry-run"
         )
     if not already_zero and not without_data:
-        o.check_data(resolved, checkpoint)
+        checks.check_data(resolved, checkpoint)
 
     from extcon_cli.cli.console import listening
     from extcon_cli.cli.gated import gated
     from extcon_cli.cli.previews import show_dry_run
     from extcon_cli.cli.results import deliver
 
-    trust = o.trust(trust_code, trust_pickle, resolved)
+    trust = resolve.trust(trust_code, trust_pickle, resolved)
     if already_zero:
         with listening(quiet=quiet) as emit:
             from extcon_cli.pipelines.already_zero import already_zero as cut
@@ -182,7 +183,7 @@ def prune(
         from extcon_cli.pipelines.prune import prune as run  # takes seconds: torch
         from extcon_cli.pipelines.rehearsal import quietly, rehearse
 
-        complete = o.complete(resolved, checkpoint, kind, overrides, trust, emit)
+        complete = resolve.complete(resolved, checkpoint, kind, overrides, trust, emit)
         if dry_run:
             told = quietly(emit, output)
 

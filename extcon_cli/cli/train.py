@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from extcon_cli.cli import checks, resolve
 from extcon_cli.cli import options as o
 from extcon_cli.errors import UsageError
 
@@ -48,23 +49,23 @@ def train(
     if dry_run and resume:
         raise UsageError("--dry-run tries a whole run out: it goes without --resume")
     if checkpoint is not None:
-        checkpoint = o.checkpoint_file(checkpoint)
+        checkpoint = resolve.checkpoint_file(checkpoint)
     output = out or (
         checkpoint.with_name(f"{checkpoint.stem}.trained.safetensors")
         if checkpoint is not None
         else Path(f"{Path(str(recipe)).stem}.safetensors")
     )
-    force = o.check_output(output, force=force, resume=resume, suffixes=[".safetensors", ".pt", ".pth"])
-    o.check_reports(report)
-    kind = o.data_kind(data)
-    resolved = o.find_recipe("train", recipe, checkpoint, overrides, kind, seed=seed)
+    force = checks.check_output(output, force=force, resume=resume, suffixes=[".safetensors", ".pt", ".pth"])
+    checks.check_reports(report)
+    kind = resolve.data_kind(data)
+    resolved = resolve.find_recipe("train", recipe, checkpoint, overrides, kind, seed=seed)
 
     from extcon_cli.cli.console import listening
     from extcon_cli.cli.gated import gated
     from extcon_cli.cli.previews import show_dry_run
     from extcon_cli.cli.results import deliver
 
-    trust = o.trust(trust_code, trust_pickle, resolved)
+    trust = resolve.trust(trust_code, trust_pickle, resolved)
     gate = gated("train", checkpoint, as_json=as_json, reports=report, quiet=quiet)
     with gate, listening(quiet=quiet) as emit:
         from extcon_cli.pipelines.rehearsal import quietly, rehearse

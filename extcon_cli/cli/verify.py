@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from extcon_cli.cli import checks, resolve
 from extcon_cli.cli import options as o
 from extcon_cli.data import SPLITS
 from extcon_cli.errors import GateError, UsageError
@@ -41,9 +42,9 @@ def verify(
         raise UsageError(f"--max-diff {max_diff:g}: should be 0 or more")
     if data is not None and data not in SPLITS:
         raise UsageError(f"--data {data}: should be one of {', '.join(SPLITS)}")
-    first, second = o.checkpoint_file(first), o.checkpoint_file(second)
-    o.check_reports(report)
-    resolved = [o.find_recipe("inspect", recipe, path, overrides) for path in (first, second)]
+    first, second = resolve.checkpoint_file(first), resolve.checkpoint_file(second)
+    checks.check_reports(report)
+    resolved = [resolve.find_recipe("inspect", recipe, path, overrides) for path in (first, second)]
 
     from extcon_cli.cli.console import listening
     from extcon_cli.cli.results import deliver
@@ -57,7 +58,7 @@ def verify(
             (resolved[0].recipe, resolved[1].recipe),
             max_diff=max_diff,
             split=data,
-            trust=o.trust(trust_code, trust_pickle, *resolved),
+            trust=resolve.trust(trust_code, trust_pickle, *resolved),
             emit=emit,
         )
     deliver(result, as_json=as_json, reports=report, quiet=quiet)

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy
 import pytest
 
-from extcon_cli.cli.options import check_output
+from extcon_cli.cli.checks import check_output
 from extcon_cli.errors import Interrupted, UsageError
 from extcon_cli.events import Event, Progress
 from extcon_cli.pipelines.train import train

@@ -1,0 +1,158 @@
+"""From the options of a command to its recipe, its checkpoint and what it trusts. Loads no torch, trains nothing."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from extcon_cli.checkpoint.folder import checkpoint_file as find_checkpoint
+from extcon_cli.checkpoint.folder import has_tokenizer, image_of, is_transformers, task_of
+from extcon_cli.checkpoint.trust import Trust
+from extcon_cli.errors import UsageError
+from extcon_cli.events import Emit
+
+if TYPE_CHECKING:
+    from extcon_cli.data.kinds import Kind
+    from extcon_cli.recipe.load import Resolved
+    from extcon_cli.recipe.schema import Recipe
+
+
+def find_recipe(
+    method: str,
+    recipe: str | None,
+    checkpoint: Path | None,
+    overrides: Sequence[str] | None,
+    data: Kind | None = None,  # goes before the recipe's own data, after --set
+    **given: Any,  # keys that options of their own set: seed=3, prune__ratio=0.5
+) -> Resolved:
+    """The recipe of a run, from where `recipe.load.resolve` looks for it, with --set and the other options put in."""
+    from extcon_cli.checkpoint.header import read_header
+    from extcon_cli.recipe.load import resolve
+
+    metadata = read_header(checkpoint) if checkpoint is not None else None
+    put = [f"{key.replace('__', '.')}={value}" for key, value in given.items() if value is not None]
+    return resolve(
+        method,
+        recipe=recipe,
+        checkpoint=checkpoint,
+        embedded=metadata.recipe if metadata is not None and metadata.recipe else None,
+        overrides=[*_told(method, recipe, checkpoint, data), *_data_keys(data), *(overrides or ()), *put],
+    )
+
+
+def bundled_recipe(method: str, overrides: Sequence[str] | None, data: Kind | None) -> Resolved:
+    """The recipe of a method where the user has none yet."""
+    from extcon_cli.recipe.load import resolve
+
+    return resolve(method, overrides=[*_data_keys(data), *(overrides or ())])
+
+
+def data_kind(path: str | None) -> Kind | None:
+    """What --data holds. DataError where that is nothing that can be read."""
+    if path is None:
+        return None
+    from extcon_cli.data.kinds import kind as kind_of_data
+
+    return kind_of_data(path)
+
+
+def complete(
+    resolved: Resolved,
+    checkpoint: Path,
+    data: Kind | None,
+    overrides: Sequence[str] | None,
+    trusted: Trust,
+    emit: Emit,
+) -> Recipe:
+    """The recipe of a run that needs data. Where the user gave no recipe, what checkpoint and data tell is put in.
+
+    RecipeError where something is missing: all of it, with the recipe to paste.
+    """
+    if resolved.source != "bundled" or (data is None and resolved.recipe.data is not None):
+        return resolved.recipe
+    if is_transformers(checkpoint) and resolved.recipe.data is not None:
+        return resolved.recipe
+    from extcon_cli.pipelines.first_look import complete as filled  # takes seconds: torch
+
+    given = is_set("task", overrides)
+    return filled(checkpoint, resolved.recipe, data, task_given=given, trust=trusted, emit=emit)
+
+
+def trust(code: bool, pickle: bool, *recipes: Resolved) -> Trust:
+    """What the options and the origin of the recipes allow: code named by a recipe that the user gave may run."""
+    return Trust(code, pickle, recipe=all(found.source == "argument" for found in recipes))
+
+
+def checkpoint_file(path: Path) -> Path:
+    """The checkpoint, also of a folder that holds one; a folder of Hugging Face as it is.
+
+    CheckpointError where it is missing, cut off, or no checkpoint, as far as its first bytes tell.
+    """
+    if is_transformers(path):
+        return path
+    from extcon_cli.checkpoint.contents import kind
+
+    file = find_checkpoint(path)
+    kind(file)
+    return file
+
+
+def aim(
+    ratio: float | None = None, macs: float | None = None, params: float | None = None, size: str | None = None
+) -> dict[str, object]:
+    """How much is to go, as keys for `find_recipe`. UsageError where it is said twice, or is no share."""
+    given = {"ratio": ratio, "macs": macs, "params": params, "size": size}
+    named = [name for name, value in given.items() if value is not None]
+    if len(named) > 1:
+        raise UsageError(
+            f"--{named[0]} and --{named[1]} are two targets: give one of --ratio, --macs, --params, --size"
+        )
+    whats = {"ratio": "of the filters", "macs": "of the MACs", "params": "of the parameters"}
+    for name, what in whats.items():
+        value = given[name]
+        if isinstance(value, float) and not 0 < value < 1:
+            raise UsageError(f"--{name} {value:g}: should lie between 0 and 1, such as 0.5 for half {what}")
+    if ratio is not None:
+        return {"prune__ratio": ratio}
+    return {"prune__target": json.dumps({name: _scalar(given[name]) for name in named})} if named else {}
+
+
+def is_set(key: str, overrides: Sequence[str] | None) -> bool:
+    """Did the user give this key by --set?"""
+    return any(text.partition("=")[0].strip() == key for text in overrides or ())
+
+
+def _told(method: str, recipe: str | None, checkpoint: Path | None, data: Kind | None) -> list[str]:
+    """What a folder of Hugging Face says of its task and its tokenizer, where the user gave no recipe."""
+    if checkpoint is None or not is_transformers(checkpoint) or recipe or checkpoint.with_suffix(".yaml").is_file():
+        return []
+    task = task_of(checkpoint) or (data and data.task)
+    keys = [f"task={task}"] if task else []
+    if data is not None and data.dataset in ("text", "saved") and has_tokenizer(checkpoint):
+        keys.append(f"data.tokenizer={json.dumps(str(checkpoint))}")
+    if data is not None and (image := image_of(checkpoint)) is not None:
+        from extcon_cli.data.kinds import PICTURES
+
+        keys.append(f"model.input_shape={list(image.shape)}")
+        if data.dataset in PICTURES and image.mean and image.std:
+            keys.append(f"data.normalize={json.dumps({'mean': image.mean, 'std': image.std})}")
+    if method == "prune":  # what transformers are trained with
+        for phase in ("bifurcate", "finetune"):
+            keys += [f"prune.{phase}.optimizer.name=adamw", f"prune.{phase}.optimizer.lr=1e-4"]
+    return keys
+
+
+def _data_keys(data: Kind | None) -> list[str]:
+    if data is None:
+        return []
+    return [f"data.{key}={json.dumps(value)}" for key, value in (("dataset", data.dataset), ("root", data.root))]
+
+
+def _scalar(value: object) -> object:
+    """A share given as text as a number; other text as it is."""
+    try:
+        return float(str(value))
+    except ValueError:
+        return value
