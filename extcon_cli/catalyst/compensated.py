@@ -62,6 +62,8 @@ def compensated(
     filters: Filters,
     batches: Iterable[Inputs],
     loss: Callable[[Sequence[Tensor]], Tensor],
+    *,
+    after_group: Callable[[], None] = lambda: None,
 ) -> Tensor:
     """The marginal costs of every filter: (n,), float64. Removing them smallest first follows each group's order.
 
@@ -73,6 +75,7 @@ def compensated(
         module: in any mode; not changed. It runs in eval mode.
         batches: arguments of forward passes, some hundred samples in all, of which one at a time is in memory.
         loss: of all tensors that the model gives, a sum over samples; `drawn_labels` of those that are logits.
+        after_group: called when the order of a group is known, which takes seconds where it is wide.
 
     Raises:
         TraceError: the forward pass cannot be traced on these inputs.
@@ -91,6 +94,7 @@ def compensated(
         scores[order] = marginal_costs(costs)
         for _, block in blocks:
             block.weight = block.inverse = None
+        after_group()
     return scores
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
@@ -137,13 +138,19 @@ def _compensated(pruning: PruneRun) -> Tensor:
             return drawn_noise(outputs[place], generator)
         return drawn_labels(outputs[place], generator, dim=classes)
 
-    def shown() -> Iterator[Inputs]:
-        for number, (inputs, _) in enumerate(pruning.batches(1, count, size)):
-            yield run.prepared.task.arguments(inputs)
-            run.emit(Progress("score", number + 1))
+    groups = len(list(pruning.filters.spans()))
+    done = itertools.count(1)
 
-    with run.phase("score", "Scoring filters", count):
-        return compensated(pruning.module, pruning.channels, pruning.filters, shown(), drawn)
+    def step() -> None:
+        run.emit(Progress("score", next(done)))
+
+    def shown() -> Iterator[Inputs]:
+        for inputs, _ in pruning.batches(1, count, size):
+            yield run.prepared.task.arguments(inputs)
+            step()
+
+    with run.phase("score", f"Scoring filters on {count} batches, {groups} groups", count + groups, "step"):
+        return compensated(pruning.module, pruning.channels, pruning.filters, shown(), drawn, after_group=step)
 
 
 @torch.no_grad()
