@@ -69,5 +69,7 @@ def open_picture(path: str | Path) -> Image.Image:
             return picture.convert("RGB")
     except Image.DecompressionBombError as error:
         raise OSError(f"too large: {error}") from error
+    except ImportError as error:  # Ultralytics replaces Image.open, and asks for a reader more
+        raise OSError(f"cannot identify image file {str(path)!r}") from error
     except (SyntaxError, ValueError, EOFError) as error:  # what PIL's readers of odd formats let through
         raise OSError(f"no picture: {error}") from error
