@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -108,7 +109,9 @@ def test_streaming_gives_what_memory_gives(workers):
         assert same(streamed.batch(step), memory.batch(step))
 
 
-def test_random_datasets_repeat_themselves_by_seed_epoch_and_sample():
+def test_random_datasets_repeat_themselves_by_seed_epoch_and_sample(monkeypatch):
+    monkeypatch.syspath_prepend(Path(__file__).parents[2])  # a worker imports this file by its name
+
     def batch(step: int, workers: int) -> tuple[Tensor, Tensor]:
         return streaming(Noisy(), 8, workers, seed=1).batch(step)
 
