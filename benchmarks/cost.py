@@ -17,8 +17,8 @@ import torchvision
 from torch.nn import functional
 
 from extcon_cli.catalyst.bifurcation import Flow
-from extcon_cli.catalyst.compensate import fit_compensation
 from extcon_cli.catalyst.filters import Filters
+from extcon_cli.catalyst.local_hand_over import fit_compensation
 from extcon_cli.channels import channel_groups
 
 EVERY = 50

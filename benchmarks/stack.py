@@ -21,8 +21,8 @@ from extcon_cli.bypass.strategies.base import StepInfo
 from extcon_cli.bypass.trace import Trace
 from extcon_cli.errors import GateError, UsageError
 from extcon_cli.pipelines.bypass import strategies
-from extcon_cli.pipelines.prepare import prepare
-from extcon_cli.pipelines.stalled import Stalled, stalled_model
+from extcon_cli.pipelines.bypassing.stalled import Stalled, stalled_model
+from extcon_cli.pipelines.running.prepare import prepare
 from extcon_cli.recipe.schema import OptimizerSpec, Recipe
 from extcon_cli.tasks import Task
 from extcon_cli.tasks.base import prediction

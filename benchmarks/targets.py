@@ -23,7 +23,7 @@ from extcon_cli.catalyst.scores import magnitude, normalised
 from extcon_cli.catalyst.target import decide_within, removed_counts
 from extcon_cli.channels import channel_groups
 from extcon_cli.checkpoint.architectures import build
-from extcon_cli.pipelines.budget import Budget, measured, without
+from extcon_cli.pipelines.pruning.budget import Budget, measured, without
 from extcon_cli.recipe.schema import TargetSpec
 from extcon_cli.report.measure import measure
 

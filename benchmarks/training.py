@@ -28,7 +28,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from extcon_cli.checkpoint.architectures import build
 from extcon_cli.data.loader import InMemoryLoader
 from extcon_cli.events import ignore
-from extcon_cli.pipelines.phase import run_phase, tee_events
+from extcon_cli.pipelines.running.phase import run_phase, tee_events
 from extcon_cli.recipe.schema import NormalizeSpec, OptimizerSpec, Recipe, TrainSpec
 from extcon_cli.tasks import Classification
 from extcon_cli.training.device import create_accelerator

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 
 from extcon_cli.catalyst.alike import Tie
 from extcon_cli.catalyst.bifurcation import Flow
-from extcon_cli.catalyst.compensated import compensated, drawn_labels
 from extcon_cli.catalyst.filters import Filters
 from extcon_cli.catalyst.hand_over import HandOver, hand_over
 from extcon_cli.catalyst.limits import Limits
+from extcon_cli.catalyst.saliency import compensated, drawn_labels
 from extcon_cli.catalyst.scores import energy, normalised, taylor_terms
 from extcon_cli.catalyst.target import decide
 from extcon_cli.channels import (

@@ -70,7 +70,7 @@ def bypass(
     gate = gated("bypass", checkpoint, as_json=as_json, reports=report, quiet=quiet, junit=junit)
     with gate, listening(quiet=quiet) as emit:
         from extcon_cli.pipelines.bypass import bypass as run  # takes seconds: torch
-        from extcon_cli.pipelines.rehearsal import quietly, rehearse
+        from extcon_cli.pipelines.running.rehearsal import quietly, rehearse
 
         complete = resolve.complete(resolved, checkpoint, kind, overrides, trust, emit)
         if dry_run:

@@ -179,9 +179,9 @@ def prune(
 
     gate = gated("prune", checkpoint, as_json=as_json, reports=report, quiet=quiet, junit=junit)
     with gate, listening(quiet=quiet) as emit:
-        from extcon_cli.pipelines.gates import Limits
         from extcon_cli.pipelines.prune import prune as run  # takes seconds: torch
-        from extcon_cli.pipelines.rehearsal import quietly, rehearse
+        from extcon_cli.pipelines.running.gates import Limits
+        from extcon_cli.pipelines.running.rehearsal import quietly, rehearse
 
         complete = resolve.complete(resolved, checkpoint, kind, overrides, trust, emit)
         if dry_run:

@@ -68,7 +68,7 @@ def train(
     trust = resolve.trust(trust_code, trust_pickle, resolved)
     gate = gated("train", checkpoint, as_json=as_json, reports=report, quiet=quiet)
     with gate, listening(quiet=quiet) as emit:
-        from extcon_cli.pipelines.rehearsal import quietly, rehearse
+        from extcon_cli.pipelines.running.rehearsal import quietly, rehearse
         from extcon_cli.pipelines.train import train as run  # takes seconds: torch
 
         if dry_run:

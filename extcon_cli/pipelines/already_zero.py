@@ -16,11 +16,11 @@ from extcon_cli.checkpoint.trust import UNTRUSTED, Trust
 from extcon_cli.checkpoint.write import Metadata, check_writable, write
 from extcon_cli.errors import GateError
 from extcon_cli.events import Emit, PhaseEnded, PhaseStarted, RunStarted, Saved, ignore
-from extcon_cli.pipelines.folders import folder_widths, write_pruned
-from extcon_cli.pipelines.open import Opened, open_model
-from extcon_cli.pipelines.output import metadata
-from extcon_cli.pipelines.removal import certificate_record, figures
-from extcon_cli.pipelines.untrained import untrained_result
+from extcon_cli.pipelines.pruning.folders import folder_widths, write_pruned
+from extcon_cli.pipelines.pruning.removal import certificate_record, figures
+from extcon_cli.pipelines.pruning.untrained import untrained_result
+from extcon_cli.pipelines.running.open import Opened, open_model
+from extcon_cli.pipelines.running.output import metadata
 from extcon_cli.recipe.schema import Recipe
 from extcon_cli.report.measure import measure
 from extcon_cli.report.records import ModelStats

@@ -14,13 +14,13 @@ from extcon_cli.bypass.strategies import BASELINE, CONTROLS, EXTENSIONS
 from extcon_cli.checkpoint.trust import UNTRUSTED, Trust
 from extcon_cli.errors import DataError
 from extcon_cli.events import Emit, Noted, ignore
-from extcon_cli.pipelines.branch import BranchOutcome, follow
-from extcon_cli.pipelines.diagnosis import diagnose, probed
-from extcon_cli.pipelines.gates import enforce
-from extcon_cli.pipelines.output import widths
-from extcon_cli.pipelines.prepare import Prepared
-from extcon_cli.pipelines.run import Run, start_run
-from extcon_cli.pipelines.stalled import Stalled, stalled_model
+from extcon_cli.pipelines.bypassing.branch import BranchOutcome, follow
+from extcon_cli.pipelines.bypassing.diagnosis import diagnose, probed
+from extcon_cli.pipelines.bypassing.stalled import Stalled, stalled_model
+from extcon_cli.pipelines.running.gates import enforce
+from extcon_cli.pipelines.running.output import widths
+from extcon_cli.pipelines.running.prepare import Prepared
+from extcon_cli.pipelines.running.run import Run, start_run
 from extcon_cli.recipe.schema import BypassSpec, Recipe
 from extcon_cli.report.bypass_results import (
     NO_GAIN,

@@ -9,9 +9,9 @@ from extcon_cli.checkpoint.trust import UNTRUSTED, Trust
 from extcon_cli.data import SPLITS
 from extcon_cli.errors import DataError, Interrupted, UsageError
 from extcon_cli.events import Emit, PhaseEnded, PhaseStarted, RunStarted, ignore
-from extcon_cli.pipelines.gates import accuracy_gate, enforce
-from extcon_cli.pipelines.measure import measured
-from extcon_cli.pipelines.prepare import prepare
+from extcon_cli.pipelines.running.gates import accuracy_gate, enforce
+from extcon_cli.pipelines.running.measure import measured
+from extcon_cli.pipelines.running.prepare import prepare
 from extcon_cli.recipe.schema import Recipe
 from extcon_cli.report.results import EvaluateResult
 from extcon_cli.training.device import create_accelerator

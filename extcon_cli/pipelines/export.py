@@ -31,9 +31,9 @@ from extcon_cli.export.formats import Format, named
 from extcon_cli.export.module import ExportedModule
 from extcon_cli.export.program import Program, at_batch, program, varied
 from extcon_cli.export.quantize import quantize as quantized_file
-from extcon_cli.pipelines.measure import BATCHES, output_difference
-from extcon_cli.pipelines.open import Opened, open_model
-from extcon_cli.pipelines.prepare import Prepared, prepare
+from extcon_cli.pipelines.running.measure import BATCHES, output_difference
+from extcon_cli.pipelines.running.open import Opened, open_model
+from extcon_cli.pipelines.running.prepare import Prepared, prepare
 from extcon_cli.recipe.schema import Recipe
 from extcon_cli.report.export_results import ExportResult, FileInput, RunnableFile
 from extcon_cli.report.records import Metrics, OutputDifference

@@ -9,10 +9,10 @@ import torch
 from extcon_cli.channels import ChannelGroup, channel_groups, classify, coverage
 from extcon_cli.checkpoint.trust import UNTRUSTED, Trust
 from extcon_cli.events import Emit, ignore
-from extcon_cli.pipelines.diagnosis import diagnose
-from extcon_cli.pipelines.open import open_model
-from extcon_cli.pipelines.prepare import Prepared, prepare
-from extcon_cli.pipelines.stalled import stalled_model
+from extcon_cli.pipelines.bypassing.diagnosis import diagnose
+from extcon_cli.pipelines.bypassing.stalled import stalled_model
+from extcon_cli.pipelines.running.open import open_model
+from extcon_cli.pipelines.running.prepare import Prepared, prepare
 from extcon_cli.recipe.schema import Recipe
 from extcon_cli.report.bypass_results import Diagnosis
 from extcon_cli.report.measure import layers, measure

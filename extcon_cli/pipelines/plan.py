@@ -16,12 +16,12 @@ from extcon_cli.checkpoint.folder import is_transformers
 from extcon_cli.checkpoint.trust import UNTRUSTED, Trust
 from extcon_cli.errors import UsageError
 from extcon_cli.events import Emit, Event, Progress, RunStarted, ignore
-from extcon_cli.pipelines.budget import without
-from extcon_cli.pipelines.keep import check_patterns
-from extcon_cli.pipelines.plan_file import labels, write_plan
-from extcon_cli.pipelines.prune_run import PruneRun, analyse
-from extcon_cli.pipelines.run import start_run
-from extcon_cli.pipelines.scoring import TRAINED, score, select
+from extcon_cli.pipelines.pruning.budget import without
+from extcon_cli.pipelines.pruning.keep import check_patterns
+from extcon_cli.pipelines.pruning.plan_file import labels, write_plan
+from extcon_cli.pipelines.pruning.prune_run import PruneRun, analyse
+from extcon_cli.pipelines.pruning.scoring import TRAINED, score, select
+from extcon_cli.pipelines.running.run import start_run
 from extcon_cli.recipe.schema import Recipe
 from extcon_cli.report.measure import measure
 from extcon_cli.report.results import PlanGroup, PlanResult

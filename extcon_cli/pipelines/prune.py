@@ -12,18 +12,18 @@ from pathlib import Path
 from extcon_cli.checkpoint.precision import round_to
 from extcon_cli.checkpoint.trust import UNTRUSTED, Trust
 from extcon_cli.events import Emit, Saved, ignore
-from extcon_cli.pipelines.bifurcate import bifurcate
-from extcon_cli.pipelines.finetune import finetune
-from extcon_cli.pipelines.folders import write_pruned
-from extcon_cli.pipelines.gates import NO_LIMITS, Limits, enforce
-from extcon_cli.pipelines.keep import check_patterns
-from extcon_cli.pipelines.measure import timed
-from extcon_cli.pipelines.output import data_metadata, frozen, widths
-from extcon_cli.pipelines.plan_file import planned, read_plan
-from extcon_cli.pipelines.prune_run import PruneState, analyse
-from extcon_cli.pipelines.removal import remove, repeat
-from extcon_cli.pipelines.run import start_run
-from extcon_cli.pipelines.scoring import score, select
+from extcon_cli.pipelines.pruning.bifurcate import bifurcate
+from extcon_cli.pipelines.pruning.finetune import finetune
+from extcon_cli.pipelines.pruning.folders import write_pruned
+from extcon_cli.pipelines.pruning.keep import check_patterns
+from extcon_cli.pipelines.pruning.plan_file import planned, read_plan
+from extcon_cli.pipelines.pruning.prune_run import PruneState, analyse
+from extcon_cli.pipelines.pruning.removal import remove, repeat
+from extcon_cli.pipelines.pruning.scoring import score, select
+from extcon_cli.pipelines.running.gates import NO_LIMITS, Limits, enforce
+from extcon_cli.pipelines.running.measure import timed
+from extcon_cli.pipelines.running.output import data_metadata, frozen, widths
+from extcon_cli.pipelines.running.run import start_run
 from extcon_cli.recipe.schema import Recipe
 from extcon_cli.report.results import PruneHistory, PruneRecord, PruneResult
 

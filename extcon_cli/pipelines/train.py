@@ -11,8 +11,8 @@ from extcon_cli.checkpoint.precision import round_to
 from extcon_cli.checkpoint.trust import UNTRUSTED, Trust
 from extcon_cli.errors import RecipeError
 from extcon_cli.events import Emit, Noted, ignore
-from extcon_cli.pipelines.phase import Outcome, run_phase
-from extcon_cli.pipelines.run import Run, start_run
+from extcon_cli.pipelines.running.phase import Outcome, run_phase
+from extcon_cli.pipelines.running.run import Run, start_run
 from extcon_cli.recipe.schema import Recipe
 from extcon_cli.report.results import TrainHistory, TrainRecord, TrainResult
 from extcon_cli.training.loop import Trainer

@@ -12,10 +12,10 @@ from extcon_cli.checkpoint.metadata import Metadata
 from extcon_cli.checkpoint.trust import UNTRUSTED, Trust
 from extcon_cli.errors import GateError
 from extcon_cli.events import Emit, ignore
-from extcon_cli.pipelines.inputs import shapes
-from extcon_cli.pipelines.measure import output_difference
-from extcon_cli.pipelines.open import open_model
-from extcon_cli.pipelines.prepare import prepare
+from extcon_cli.pipelines.running.inputs import shapes
+from extcon_cli.pipelines.running.measure import output_difference
+from extcon_cli.pipelines.running.open import open_model
+from extcon_cli.pipelines.running.prepare import prepare
 from extcon_cli.recipe.schema import Recipe
 from extcon_cli.report.results import VerifyResult
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from extcon_cli.catalyst.compensate import fit_compensation
 from extcon_cli.catalyst.filters import Filters
 from extcon_cli.catalyst.hand_over import hand_over
+from extcon_cli.catalyst.local_hand_over import fit_compensation
 from extcon_cli.channels import channel_groups, evaluating, remove_zeros, zero_channels
 from extcon_cli.channels.compare import Inputs
 

@@ -17,7 +17,7 @@ from extcon_cli.checkpoint.identify import identify, shapes_of, weightless
 from extcon_cli.checkpoint.said import told
 from extcon_cli.events import Event, Noted
 from extcon_cli.pipelines.first_look import first_look
-from extcon_cli.pipelines.open import open_model
+from extcon_cli.pipelines.running.open import open_model
 from extcon_cli.recipe.schema import Recipe
 
 

@@ -17,7 +17,7 @@ from extcon_cli.checkpoint.write import write
 from extcon_cli.checkpoint.zoo import DigitsResNet
 from extcon_cli.errors import CheckpointError
 from extcon_cli.events import Event, Noted
-from extcon_cli.pipelines.open import open_model
+from extcon_cli.pipelines.running.open import open_model
 from extcon_cli.recipe.schema import ModelSpec, Recipe
 
 X = torch.randn(2, 1, 8, 8)

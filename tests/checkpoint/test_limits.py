@@ -25,7 +25,7 @@ from extcon_cli.checkpoint.read import read
 from extcon_cli.checkpoint.write import write
 from extcon_cli.cli.options import set_memory
 from extcon_cli.errors import CheckpointError, ExtconError, RecipeError, UsageError
-from extcon_cli.pipelines.open import open_model
+from extcon_cli.pipelines.running.open import open_model
 from extcon_cli.recipe.document import read as read_recipe
 from extcon_cli.recipe.schema import Recipe
 

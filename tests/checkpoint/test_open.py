@@ -13,7 +13,7 @@ from extcon_cli.checkpoint.trust import Trust
 from extcon_cli.checkpoint.write import write
 from extcon_cli.checkpoint.zoo import MLP, ConvNet, DigitsResNet
 from extcon_cli.errors import CheckpointError, RecipeError, UsageError
-from extcon_cli.pipelines.open import open_model
+from extcon_cli.pipelines.running.open import open_model
 from extcon_cli.recipe.schema import ModelSpec, Recipe
 
 CODE = "from torch import nn\ndef make(width=3): return nn.Linear(width, 2)\n"

@@ -115,7 +115,7 @@ def test_a_loaded_model_is_pickled_and_exported_without_extcon(place: Path) -> N
     python(place, "import torch, mynet; torch.save(mynet.make().state_dict(), 'model.pt')")
     (place / "model.yaml").write_text("model: {arch: mynet.py:make, input_shape: [4]}\n")
     program = (
-        "import torch\nfrom pathlib import Path\nfrom extcon_cli.pipelines.open import open_model\n"
+        "import torch\nfrom pathlib import Path\nfrom extcon_cli.pipelines.running.open import open_model\n"
         "from extcon_cli.checkpoint.trust import Trust\nfrom extcon_cli.recipe.load import load\n"
         "m = open_model('model.pt', load(Path('model.yaml')), trust=Trust(code=True)).module\n"
         "torch.save(m, 'again.pt'); import pickle; pickle.dumps(m)\n"

@@ -16,11 +16,11 @@ from extcon_cli.channels.compare import EXACT
 from extcon_cli.checkpoint.trust import Trust
 from extcon_cli.errors import GateError, Interrupted
 from extcon_cli.events import Event, Noted, Progress
-from extcon_cli.pipelines.branch import follow
 from extcon_cli.pipelines.bypass import bypass
-from extcon_cli.pipelines.diagnosis import diagnose
-from extcon_cli.pipelines.prepare import prepare
-from extcon_cli.pipelines.stalled import Stalled, stalled_model
+from extcon_cli.pipelines.bypassing.branch import follow
+from extcon_cli.pipelines.bypassing.diagnosis import diagnose
+from extcon_cli.pipelines.bypassing.stalled import Stalled, stalled_model
+from extcon_cli.pipelines.running.prepare import prepare
 from extcon_cli.pipelines.train import train
 from extcon_cli.recipe.load import from_dict
 from extcon_cli.report.bypass_results import Branch, Diagnosis
@@ -131,7 +131,7 @@ def test_a_resumed_run_ends_with_the_same_bytes(
     stalled: Path, tmp_path: Path, phase: str, done: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(RunDirectory, "due", lambda self: True)
-    monkeypatch.setattr("extcon_cli.pipelines.phase.PROGRESS_EVERY", 0)
+    monkeypatch.setattr("extcon_cli.pipelines.running.phase.PROGRESS_EVERY", 0)
     whole, broken = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
     way, _, cycle = phase.partition(" ")
     overrides = [f"bypass.cycles={cycle or 1}", "bypass.opt_2.optimizer={name: sgd, lr: 0.01}",
@@ -213,7 +213,7 @@ def test_an_infinite_loss_goes_back_to_the_last_good_state_with_smaller_steps(
 
     monkeypatch.setattr(Trainer, "_watch", poisoned)
     monkeypatch.setattr(RunDirectory, "due", lambda self: True)
-    monkeypatch.setattr("extcon_cli.pipelines.phase.PROGRESS_EVERY", 0)
+    monkeypatch.setattr("extcon_cli.pipelines.running.phase.PROGRESS_EVERY", 0)
     whole, broken, few = tmp_path / "a.safetensors", tmp_path / "b.safetensors", ["bypass.extensions=[diag]"]
     seen: list[Event] = []
     document = run(stalled, whole, overrides=few, emit=seen.append)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from extcon_cli.errors import UsageError
-from extcon_cli.pipelines.diagnosis import Refusal, Trial, conclude
+from extcon_cli.pipelines.bypassing.diagnosis import Refusal, Trial, conclude
 from extcon_cli.report.bypass_results import DeadUnits, Diagnosis, GradientNorm
 
 NOISE = torch.randn(400, generator=torch.Generator().manual_seed(0), dtype=torch.float64)

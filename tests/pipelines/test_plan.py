@@ -18,9 +18,9 @@ from extcon_cli.channels import channel_groups
 from extcon_cli.checkpoint.architectures import build
 from extcon_cli.errors import DataError, UsageError
 from extcon_cli.pipelines.plan import plan
-from extcon_cli.pipelines.plan_file import planned
 from extcon_cli.pipelines.prune import prune
-from extcon_cli.pipelines.prune_run import PruneState
+from extcon_cli.pipelines.pruning.plan_file import planned
+from extcon_cli.pipelines.pruning.prune_run import PruneState
 from extcon_cli.recipe.load import from_dict
 from extcon_cli.recipe.schema import Recipe
 from extcon_cli.report.results import PlanResult

@@ -15,11 +15,11 @@ import extcon_cli
 from extcon_cli.checkpoint.trust import Trust
 from extcon_cli.errors import GateError, Interrupted
 from extcon_cli.events import Event, PhaseEnded, PhaseStarted, Progress
-from extcon_cli.pipelines import phase
 from extcon_cli.pipelines import prune as pruning
 from extcon_cli.pipelines.evaluate import evaluate
-from extcon_cli.pipelines.gates import Limits
 from extcon_cli.pipelines.prune import prune
+from extcon_cli.pipelines.running import phase
+from extcon_cli.pipelines.running.gates import Limits
 from extcon_cli.pipelines.train import train
 from extcon_cli.recipe.load import from_dict
 from extcon_cli.recipe.schema import Recipe

@@ -16,9 +16,9 @@ from extcon_cli.catalyst.limits import Limits
 from extcon_cli.channels import Masks, channel_groups
 from extcon_cli.checkpoint.architectures import build
 from extcon_cli.errors import GateError, RecipeError
-from extcon_cli.pipelines import removal
-from extcon_cli.pipelines.budget import Budget, keep_to
 from extcon_cli.pipelines.prune import prune
+from extcon_cli.pipelines.pruning import removal
+from extcon_cli.pipelines.pruning.budget import Budget, keep_to
 from extcon_cli.recipe.load import from_dict
 from extcon_cli.recipe.schema import Recipe
 from extcon_cli.report.measure import measure

@@ -14,8 +14,8 @@ from safetensors import safe_open
 import extcon_cli
 from extcon_cli.errors import DataError, GateError, Interrupted, RecipeError, UsageError
 from extcon_cli.events import Event, PhaseEnded, PhaseStarted, Progress, Saved
-from extcon_cli.pipelines import phase
 from extcon_cli.pipelines.evaluate import evaluate
+from extcon_cli.pipelines.running import phase
 from extcon_cli.pipelines.train import train
 from extcon_cli.recipe.load import from_dict
 from extcon_cli.recipe.schema import Recipe

@@ -17,7 +17,7 @@ from torchvision.ops import MultiScaleRoIAlign
 
 from extcon_cli.channels import channel_groups, remove_zeros
 from extcon_cli.errors import UsageError
-from extcon_cli.pipelines.stalled import stalled_model
+from extcon_cli.pipelines.bypassing.stalled import stalled_model
 from extcon_cli.tasks import Detection
 from extcon_cli.training.objective import evaluate
 

@@ -17,8 +17,8 @@ from extcon_cli.channels import Channels, channel_groups
 from extcon_cli.channels.compare import Inputs
 from extcon_cli.errors import UsageError
 from extcon_cli.events import Emit, ignore
-from extcon_cli.pipelines.measure import measured
-from extcon_cli.pipelines.prepare import Prepared
+from extcon_cli.pipelines.running.measure import measured
+from extcon_cli.pipelines.running.prepare import Prepared
 from extcon_cli.recipe.schema import BypassSpec, OptimizerSpec, TrainSpec
 from extcon_cli.report.records import Metrics
 from extcon_cli.tasks import Batch, Task

@@ -12,10 +12,10 @@ from torch.utils._pytree import tree_leaves
 
 from extcon_cli.catalyst import scores
 from extcon_cli.catalyst.alike import Tie
-from extcon_cli.catalyst.compensated import compensated, drawn_labels, drawn_noise
 from extcon_cli.catalyst.filters import Filters, by_group
 from extcon_cli.catalyst.limits import LayerRule, Limits
 from extcon_cli.catalyst.regulariser import Race, group_lasso
+from extcon_cli.catalyst.saliency import compensated, drawn_labels, drawn_noise
 from extcon_cli.catalyst.scores import normalised
 from extcon_cli.catalyst.target import decide
 from extcon_cli.channels import Channels, Masks
@@ -24,9 +24,9 @@ from extcon_cli.channels.modules import evaluating, open_dataclasses
 from extcon_cli.checkpoint.precision import Precision
 from extcon_cli.errors import GateError, TraceError
 from extcon_cli.events import Noted, Progress
-from extcon_cli.pipelines.budget import Budget, keep_to, without
-from extcon_cli.pipelines.phase import run_phase
-from extcon_cli.pipelines.prune_run import PruneRun
+from extcon_cli.pipelines.pruning.budget import Budget, keep_to, without
+from extcon_cli.pipelines.pruning.prune_run import PruneRun
+from extcon_cli.pipelines.running.phase import run_phase
 from extcon_cli.recipe.schema import BifurcateSpec, DecideSpec, PruneSpec
 from extcon_cli.report.measure import measure
 from extcon_cli.report.records import Size

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from extcon_cli.pipelines.phase import Outcome, run_phase
-from extcon_cli.pipelines.prune_run import PruneRun
-from extcon_cli.pipelines.removal import Removed
+from extcon_cli.pipelines.pruning.prune_run import PruneRun
+from extcon_cli.pipelines.pruning.removal import Removed
+from extcon_cli.pipelines.running.phase import Outcome, run_phase
 from extcon_cli.report.serialise import to_json
 
 

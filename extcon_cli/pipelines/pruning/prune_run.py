@@ -15,9 +15,9 @@ from extcon_cli.catalyst.filters import Filters
 from extcon_cli.channels import Channels, channel_groups
 from extcon_cli.channels.compare import Inputs
 from extcon_cli.errors import GateError, UsageError
-from extcon_cli.pipelines.folders import FolderWidths, folder_widths
-from extcon_cli.pipelines.phase import interruptible
-from extcon_cli.pipelines.run import Run
+from extcon_cli.pipelines.pruning.folders import FolderWidths, folder_widths
+from extcon_cli.pipelines.running.phase import interruptible
+from extcon_cli.pipelines.running.run import Run
 from extcon_cli.recipe.schema import BifurcateSpec, FinetuneSpec, PruneSpec
 from extcon_cli.report.records import CertificateRecord, ModelStats, PhaseRecord
 from extcon_cli.report.results import BifurcationTrace, RemovalFigures

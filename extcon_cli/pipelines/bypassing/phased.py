@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from extcon_cli.bypass.strategies import EXTENSIONS, Strategy
 from extcon_cli.bypass.strategies.base import State, StepInfo
-from extcon_cli.pipelines.stalled import Stalled
+from extcon_cli.pipelines.bypassing.stalled import Stalled
 from extcon_cli.recipe.schema import OptimizerSpec
 from extcon_cli.training.loop import Step, Trainer
 

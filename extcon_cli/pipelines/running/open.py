@@ -23,7 +23,7 @@ from extcon_cli.checkpoint.read import Checkpoint, read
 from extcon_cli.checkpoint.trust import UNTRUSTED, Trust
 from extcon_cli.errors import CheckpointError, RecipeError, UsageError
 from extcon_cli.events import Emit, Noted, ignore
-from extcon_cli.pipelines.inputs import made
+from extcon_cli.pipelines.running.inputs import made
 from extcon_cli.recipe.inputs import InputKind
 from extcon_cli.recipe.schema import ModelSpec, Recipe
 from extcon_cli.tasks import TASKS

@@ -20,9 +20,9 @@ from extcon_cli.data.kinds import PICTURES
 from extcon_cli.data.splits import TEST_SHARE
 from extcon_cli.errors import CheckpointError, DataError, ExtconError, RecipeError
 from extcon_cli.events import Emit, Noted, ignore
-from extcon_cli.pipelines.inputs import described
-from extcon_cli.pipelines.open import Opened, open_model
-from extcon_cli.pipelines.own_task import find_task
+from extcon_cli.pipelines.running.inputs import described
+from extcon_cli.pipelines.running.open import Opened, open_model
+from extcon_cli.pipelines.running.own_task import find_task
 from extcon_cli.recipe.schema import DataSpec, ModelSpec, Recipe
 from extcon_cli.tasks import Batch, Task
 from extcon_cli.tasks.base import samples_in

@@ -22,10 +22,10 @@ from extcon_cli.bypass.strategies.revive import constant_units
 from extcon_cli.bypass.units import units
 from extcon_cli.errors import GateError, TraceError, UsageError
 from extcon_cli.events import Progress
-from extcon_cli.pipelines.phase import PROGRESS_EVERY
-from extcon_cli.pipelines.phased import phased_training
-from extcon_cli.pipelines.stalled import Stalled
-from extcon_cli.pipelines.verdict import counts, sentence, signs
+from extcon_cli.pipelines.bypassing.phased import phased_training
+from extcon_cli.pipelines.bypassing.stalled import Stalled
+from extcon_cli.pipelines.bypassing.verdict import counts, sentence, signs
+from extcon_cli.pipelines.running.phase import PROGRESS_EVERY
 from extcon_cli.report.bypass_results import DeadUnits, Diagnosis, GradientNorm, LossSlope, ProbeGain
 from extcon_cli.training.objective import per_sample_loss
 

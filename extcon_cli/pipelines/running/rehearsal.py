@@ -24,7 +24,7 @@ from extcon_cli.data.datasets import Data
 from extcon_cli.data.splits import Split
 from extcon_cli.errors import DataError, UsageError
 from extcon_cli.events import Emit, Event, RunStarted, Saved
-from extcon_cli.pipelines.prepare import Prepared, prepare
+from extcon_cli.pipelines.running.prepare import Prepared, prepare
 from extcon_cli.recipe.base import Duration
 from extcon_cli.recipe.schema import Recipe
 from extcon_cli.report.bypass_results import BypassResult

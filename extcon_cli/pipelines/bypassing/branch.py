@@ -13,9 +13,9 @@ from extcon_cli.bypass.trace import Trace
 from extcon_cli.checkpoint.precision import round_to
 from extcon_cli.errors import DivergedError, GateError, TraceError, UsageError
 from extcon_cli.events import Noted
-from extcon_cli.pipelines.phase import run_phase
-from extcon_cli.pipelines.phased import phased_training
-from extcon_cli.pipelines.stalled import Stalled, Weights
+from extcon_cli.pipelines.bypassing.phased import phased_training
+from extcon_cli.pipelines.bypassing.stalled import Stalled, Weights
+from extcon_cli.pipelines.running.phase import run_phase
 from extcon_cli.report.bypass_results import Branch, BranchCertificate, BranchRecord
 from extcon_cli.report.records import PhaseRecord
 from extcon_cli.report.serialise import from_json

@@ -8,10 +8,10 @@ from torch import nn
 
 from extcon_cli import channels
 from extcon_cli.channels import Certificate, Difference, Removal, RemovalPlan
-from extcon_cli.pipelines.bifurcate import Shrunk
-from extcon_cli.pipelines.budget import Budget
-from extcon_cli.pipelines.phase import interruptible
-from extcon_cli.pipelines.prune_run import PruneRun, RemovalRecord
+from extcon_cli.pipelines.pruning.bifurcate import Shrunk
+from extcon_cli.pipelines.pruning.budget import Budget
+from extcon_cli.pipelines.pruning.prune_run import PruneRun, RemovalRecord
+from extcon_cli.pipelines.running.phase import interruptible
 from extcon_cli.report.measure import measure
 from extcon_cli.report.records import CertificateRecord, Metrics, ModelStats
 from extcon_cli.report.results import RemovalFigures, TargetFigures

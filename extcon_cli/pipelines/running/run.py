@@ -19,10 +19,10 @@ from extcon_cli.checkpoint.write import check_writable
 from extcon_cli.data.identity import identity
 from extcon_cli.errors import ExtconError, Interrupted
 from extcon_cli.events import Emit, Noted, PhaseEnded, PhaseStarted, RunStarted, Saved, ignore
-from extcon_cli.pipelines.measure import measured
-from extcon_cli.pipelines.output import check_output, data_metadata, write_output
-from extcon_cli.pipelines.phase import Validation, interruptible, tee_events
-from extcon_cli.pipelines.prepare import Prepared, prepare
+from extcon_cli.pipelines.running.measure import measured
+from extcon_cli.pipelines.running.output import check_output, data_metadata, write_output
+from extcon_cli.pipelines.running.phase import Validation, interruptible, tee_events
+from extcon_cli.pipelines.running.prepare import Prepared, prepare
 from extcon_cli.recipe.load import to_dict
 from extcon_cli.recipe.schema import Recipe
 from extcon_cli.report.measure import measure

@@ -12,13 +12,13 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from extcon_cli.catalyst.bifurcation import Bifurcation, Flow, Penalty, Proximal
-from extcon_cli.catalyst.compensate import Compensation, fit_compensation
 from extcon_cli.catalyst.filters import norms
 from extcon_cli.catalyst.hand_over import hand_over
+from extcon_cli.catalyst.local_hand_over import Compensation, fit_compensation
 from extcon_cli.errors import GateError, TraceError
 from extcon_cli.events import Noted
-from extcon_cli.pipelines.phase import run_phase
-from extcon_cli.pipelines.prune_run import PruneRun
+from extcon_cli.pipelines.pruning.prune_run import PruneRun
+from extcon_cli.pipelines.running.phase import run_phase
 from extcon_cli.report.records import PhaseRecord
 from extcon_cli.report.results import BifurcationTrace
 from extcon_cli.training.loop import Step

@@ -11,9 +11,9 @@ from torch import nn
 from extcon_cli.channels import Channels
 from extcon_cli.channels.compare import Inputs
 from extcon_cli.events import Emit
-from extcon_cli.pipelines.measure import timed
-from extcon_cli.pipelines.open import Opened
-from extcon_cli.pipelines.output import frozen, widths
+from extcon_cli.pipelines.running.measure import timed
+from extcon_cli.pipelines.running.open import Opened
+from extcon_cli.pipelines.running.output import frozen, widths
 from extcon_cli.recipe.load import to_dict
 from extcon_cli.report.records import RunFacts
 from extcon_cli.report.results import FolderFigures, PruneRecord, PruneResult

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from extcon_cli.catalyst.compensated import compensated, drawn_labels, drawn_noise, marginal_costs
 from extcon_cli.catalyst.filters import Filters
+from extcon_cli.catalyst.saliency import compensated, drawn_labels, drawn_noise, marginal_costs
 from extcon_cli.catalyst.target import decide
 from extcon_cli.channels import channel_groups
 from extcon_cli.channels.compare import Inputs

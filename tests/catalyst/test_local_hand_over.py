@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from extcon_cli.catalyst.bifurcation import Flow
-from extcon_cli.catalyst.compensate import fit_compensation
 from extcon_cli.catalyst.filters import Filters
+from extcon_cli.catalyst.local_hand_over import fit_compensation
 from extcon_cli.channels import channel_groups
 
 Batches = list[tuple[Tensor, Tensor]]

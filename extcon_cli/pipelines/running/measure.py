@@ -12,8 +12,8 @@ from extcon_cli.channels import Difference
 from extcon_cli.channels.compare import Inputs
 from extcon_cli.errors import GateError
 from extcon_cli.events import Emit, PhaseEnded, PhaseStarted, ignore
-from extcon_cli.pipelines.phase import interruptible
-from extcon_cli.pipelines.prepare import Prepared
+from extcon_cli.pipelines.running.phase import interruptible
+from extcon_cli.pipelines.running.prepare import Prepared
 from extcon_cli.report.measure import latency
 from extcon_cli.report.records import Metrics, ModelStats, OutputDifference
 from extcon_cli.training.device import Accelerator

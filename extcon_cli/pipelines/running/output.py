@@ -15,7 +15,7 @@ from extcon_cli.channels.compare import Inputs
 from extcon_cli.checkpoint.precision import Precision, lossless
 from extcon_cli.checkpoint.write import Metadata, check_writable, write
 from extcon_cli.errors import UsageError
-from extcon_cli.pipelines.prepare import Prepared
+from extcon_cli.pipelines.running.prepare import Prepared
 from extcon_cli.recipe.load import to_dict
 from extcon_cli.recipe.schema import NormalizeSpec, Recipe
 from extcon_cli.report.measure import layers
