@@ -15,11 +15,12 @@ from rich.text import Text
 
 from extcon_cli.cli.export_table import draw_export
 from extcon_cli.cli.streams import shows
-from extcon_cli.cli.tables import new_table
+from extcon_cli.cli.tables import new_table, rows_table
 from extcon_cli.report.bypass_results import BypassResult, Diagnosis
 from extcon_cli.report.document import (
     candidates,
     caution,
+    certified,
     comparison,
     exactness,
     gaps,
@@ -221,13 +222,8 @@ def _inspect(console: Console, result: InspectResult) -> None:
 
 
 def _verify(console: Console, result: VerifyResult) -> None:
-    table = new_table(
-        "outputs of the two", ">largest difference", ">of the largest output", ">arg-max agrees", ">samples"
-    )
-    for row in gaps(result.differences):
-        table.add_row(*row)
-    console.print(table)
-    if result.certificate is not None:
-        console.print(f"the certificate of {result.other} is of {result.certificate}")
+    console.print(rows_table(gaps(result)))
+    for sentence in certified(result):
+        console.print(sentence)
     verdict = "within" if result.verdict else "beyond"
     console.print(f"{verdict} {result.max_diff:g} of the largest output", style="bold")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from rich.table import Table
 
 
@@ -10,4 +12,13 @@ def new_table(*columns: str) -> Table:
     table = Table(box=None, padding=(0, 3, 0, 0), header_style="bold", show_edge=False)
     for column in columns:
         table.add_column(column.removeprefix(">"), justify="right" if column.startswith(">") else "left")
+    return table
+
+
+def rows_table(rows: Sequence[Sequence[str]]) -> Table:
+    """A table of a heading and rows: all columns but the first are figures, aligned to the right."""
+    head, *others = rows
+    table = new_table(*(f">{name}" if place else name for place, name in enumerate(head)))
+    for row in others:
+        table.add_row(*row)
     return table

@@ -24,6 +24,10 @@ def verify(
     ] = None,
     recipe: o.RecipeOption = None,
     overrides: o.SetOption = None,
+    device: Annotated[
+        str, typer.Option("--device", metavar="NAME", help="Where float32 is compared.", rich_help_panel=o.RUN)
+    ] = "cpu",
+    threads: o.ThreadsOption = None,
     as_json: o.JsonOption = False,
     quiet: o.QuietOption = False,
     report: o.ReportOption = None,
@@ -38,6 +42,7 @@ def verify(
     Example: `extcon verify model.pt other.pt --max-diff 1e-3 --data test --json`
     """
     o.set_memory(max_memory)
+    o.set_threads(threads)
     if not max_diff >= 0:
         raise UsageError(f"--max-diff {max_diff:g}: should be 0 or more")
     if data is not None and data not in SPLITS:
@@ -58,6 +63,7 @@ def verify(
             (resolved[0].recipe, resolved[1].recipe),
             max_diff=max_diff,
             split=data,
+            device=device,
             trust=resolve.trust(trust_code, trust_pickle, *resolved),
             emit=emit,
         )

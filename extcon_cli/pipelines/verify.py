@@ -12,12 +12,13 @@ from extcon_cli.checkpoint.metadata import Metadata
 from extcon_cli.checkpoint.trust import UNTRUSTED, Trust
 from extcon_cli.errors import GateError
 from extcon_cli.events import Emit, ignore
-from extcon_cli.pipelines.running.inputs import shapes
+from extcon_cli.pipelines.running.inputs import moved, shapes
 from extcon_cli.pipelines.running.measure import output_difference
 from extcon_cli.pipelines.running.open import open_model
 from extcon_cli.pipelines.running.prepare import prepare
 from extcon_cli.recipe.schema import Recipe
-from extcon_cli.report.results import VerifyResult
+from extcon_cli.report.results import THESE_WEIGHTS, TRAINED_ON, VerifyResult
+from extcon_cli.training.device import create_accelerator
 
 
 def verify(
@@ -27,6 +28,7 @@ def verify(
     *,
     max_diff: float = EXACT,
     split: str | None = None,
+    device: str = "cpu",
     trust: Trust = UNTRUSTED,
     emit: Emit = ignore,
 ) -> VerifyResult:
@@ -35,9 +37,11 @@ def verify(
     Args:
         recipes: of the first and the second checkpoint; `model` counts, and `data` of the first with `split`.
         split: compare on these real inputs as well (`test`, `validation`, `train`).
+        device: where float32 is compared; float64 is always on the CPU.
 
     Raises: GateError where the two take different inputs.
     """
+    place = create_accelerator(device).device
     two = open_model(second, recipes[1], trust=trust, emit=emit)
     one = open_model(first, recipes[0], trust=trust, like=two.arch, emit=emit)
     if shapes(one.example) != shapes(two.example):
@@ -45,8 +49,10 @@ def verify(
     real: Iterable[Inputs] = ()
     if split is not None:
         prepared = prepare(recipes[0], first, trust=trust)
-        real = (prepared.task.arguments(inputs) for inputs, _ in prepared.data.eval_loader(split, device="cpu"))
-    found = channels.verify(one.module, two.module, one.examples, evaluation=real)
+        real = (prepared.task.arguments(inputs) for inputs, _ in prepared.data.eval_loader(split, device=place))
+    found = channels.verify(
+        one.module.to(place), two.module.to(place), [moved(example, place) for example in one.examples], evaluation=real
+    )
     gaps = {"random": found.random, "double": found.double}
     if split is not None:
         gaps["evaluation"] = found.evaluation
@@ -56,7 +62,8 @@ def verify(
         max_diff=max_diff,
         verdict=found.relative <= max_diff,
         differences={name: None if gap is None else output_difference(gap) for name, gap in gaps.items()},
-        certificate=_certified(two.checkpoint.metadata, weights_hash(two.module)),
+        certificate=_certified(two.checkpoint.metadata, weights_hash(two.module.cpu())),
+        task=recipes[0].task,
     )
 
 
@@ -66,4 +73,4 @@ def _certified(metadata: Metadata | None, weights: str) -> str | None:
     if not certificates:
         return None
     last = certificates[-1]
-    return "these weights" if last.get("after") == weights else "trained on since the removal"
+    return THESE_WEIGHTS if last.get("after") == weights else TRAINED_ON

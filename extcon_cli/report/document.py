@@ -18,6 +18,7 @@ from extcon_cli.report.records import (
     RunFacts,
 )
 from extcon_cli.report.results import (
+    THESE_WEIGHTS,
     CommandResult,
     EvaluateResult,
     FrozenGroup,
@@ -26,6 +27,7 @@ from extcon_cli.report.results import (
     PruneResult,
     Refused,
     TrainResult,
+    VerifyResult,
 )
 
 Row = tuple[str, ...]
@@ -45,6 +47,8 @@ class Sections:
     signs: Sequence[Row] = ()
     evidence: str = ""
     certificate: CertificateRecord | None = None
+    argmax: bool = True
+    """Show in the certificate on how many samples the arg-max agrees."""
     layers: Sequence[Layer] = ()
     groups: Sequence[GroupSummary] = ()
     widths: Sequence[LayerWidth] = ()
@@ -59,6 +63,7 @@ def sections(result: CommandResult) -> Sections:
             comparison=comparison(result.before, result.after),
             exactness=exactness(result),
             certificate=result.certificate,
+            argmax=has_argmax(result.run.recipe),
             widths=widths(result.layers),
             frozen=result.frozen,
             unreached=result.unreached,
@@ -88,11 +93,11 @@ def sections(result: CommandResult) -> Sections:
         )
     if isinstance(result, ExportResult):
         return Sections(
-            differences=gaps(result.differences), files=files(result), exactness=takes(result), outcome=exported(result)
+            differences=gaps(result), files=files(result), exactness=takes(result), outcome=exported(result)
         )
     if isinstance(result, Refused):
         return Sections(outcome=f"exit code 4: {result.message}")
-    return Sections(differences=gaps(result.differences))
+    return Sections(differences=gaps(result), exactness=certified(result))
 
 
 def comparison(before: ModelStats, after: ModelStats) -> list[Row]:
@@ -165,7 +170,7 @@ def exactness(result: PruneResult) -> list[str]:
     sentences.append(
         f"outputs moved by at most {removal.relative_difference:.1e} of the largest at removal"
         + (f" ({double.relative:.1e} in float64)" if double else "")
-        + f"; arg-max agrees on {percent(removal.argmax_agreement)}"
+        + (f"; arg-max agrees on {percent(removal.argmax_agreement)}" if has_argmax(result.run.recipe) else "")
     )
     return sentences
 
@@ -199,6 +204,8 @@ def _moved(branch: str, found: BranchCertificate) -> str:
     return f"{branch}: outputs moved by {shown}, of the largest{again}"
 
 
+ARGMAX = ("classification", "causal_lm", "masked_lm")
+"""Tasks whose answer is the largest number along the outputs' last dimension."""
 INPUTS = {
     "random": "random inputs, float32",
     "double": "random inputs, float64",
@@ -208,9 +215,30 @@ INPUTS = {
 """On what outputs were compared."""
 
 
-def gaps(found: Mapping[str, OutputDifference | None]) -> list[Row]:
-    """(on which inputs, largest difference, share of the largest output, arg-max agreement, samples)."""
-    return [_gap(INPUTS[key], gap) for key, gap in found.items() if gap is not None]
+def gaps(result: VerifyResult | ExportResult) -> list[Row]:
+    """A heading, then a row for each kind of inputs; arg-max where it is what the outputs are used for."""
+    if isinstance(result, VerifyResult):
+        argmax = result.task in ARGMAX
+    else:
+        argmax = not result.before.metrics or "accuracy" in result.before.metrics
+    head = ("outputs of the two", "largest difference", "of the largest output", "arg-max agrees", "samples")
+    rows = [head, *(_gap(INPUTS[key], gap) for key, gap in result.differences.items() if gap is not None)]
+    return rows if argmax else [(*row[:3], *row[4:]) for row in rows]
+
+
+def has_argmax(recipe: Mapping[str, object]) -> bool:
+    """Is the largest output of a sample what a model of this recipe is used for?"""
+    return recipe.get("task", "classification") in ARGMAX
+
+
+def certified(result: VerifyResult) -> list[str]:
+    """What the certificate of the second checkpoint is of; nothing where it carries none."""
+    if result.certificate is None:
+        return []
+    same = result.certificate == THESE_WEIGHTS
+    return [
+        f"{result.other} was {'not changed' if same else 'trained on'} since the removal that it has a certificate of"
+    ]
 
 
 def files(result: ExportResult) -> list[Row]:

@@ -10,7 +10,6 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
-from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
@@ -19,8 +18,8 @@ from extcon_cli.report.records import PhaseRecord
 from extcon_cli.report.results import BifurcationTrace
 
 ALIVE, DEAD, GREY = "#2f7fb8", "#d1603d", "#8a8f98"
-LINES = 250
-"""Filters of each colour drawn in the bifurcation; more make the file large and the picture no clearer."""
+LINES, MOMENTS = 120, 100
+"""Filters of each colour drawn in the bifurcation, and points of each; more make the file large, not clearer."""
 
 
 def losses(phases: Sequence[PhaseRecord]) -> str:
@@ -104,6 +103,7 @@ def paths(phases: Sequence[PhaseRecord]) -> str:
 def bifurcation(trace: BifurcationTrace) -> str:
     """The norm of each filter's F (left) and its catalyst d (right) over time, dead and alive in two colours."""
     decided, steps = np.asarray(trace.decided, bool), np.asarray(trace.steps, float)
+    shown = np.unique(np.linspace(0, len(steps) - 1, MOMENTS).astype(int))
     figure, (left, right) = _figure(2)
     for axes, moments, label in ((left, trace.norm, "‖F‖"), (right, trace.d, "d")):
         values = np.asarray(moments, float)  # (moments, filters)
@@ -111,8 +111,10 @@ def bifurcation(trace: BifurcationTrace) -> str:
             chosen = np.flatnonzero(mask)
             if len(chosen) > LINES:
                 chosen = chosen[np.linspace(0, len(chosen) - 1, LINES).astype(int)]
-            lines = [np.column_stack([steps, values[:, index]]) for index in chosen]
-            axes.add_collection(LineCollection(lines, colors=colour, linewidths=0.7, alpha=0.45, label=name))
+            broken = np.full((len(chosen), 1), np.nan)  # all lines are one path, which is thinned where it is straight
+            x = np.hstack([np.broadcast_to(steps[shown], (len(chosen), len(shown))), broken])
+            y = np.hstack([values[np.ix_(shown, chosen)].T, broken])
+            axes.plot(x.ravel(), y.ravel(), color=colour, lw=0.6, alpha=0.5, label=name)
         top = max(float(np.nanquantile(values, 0.999)) if values.size else 0.0, 1e-6)
         axes.set(xlim=(0, max(float(steps[-1]), 1.0)), ylim=(-0.03 * top, 1.08 * top), xlabel="step", ylabel=label)
     _legend(right)
@@ -144,10 +146,18 @@ def _legend(axes: Axes) -> None:
 
 
 def _svg(figure: Figure) -> str:
-    """The figure as an <svg> element: no dates, the same bytes each time, ids of its own."""
-    with mpl.rc_context({"svg.hashsalt": "extcon", "svg.fonttype": "none", "font.family": "sans-serif"}):
+    """The figure as an <svg> element: no dates, the same bytes each time, ids of its own; paths in tenths of points."""
+    with mpl.rc_context(
+        {
+            "svg.hashsalt": "extcon",
+            "svg.fonttype": "none",
+            "font.family": "sans-serif",
+            "path.simplify_threshold": 0.3,  # of a point, by which a line may be off
+        }
+    ):
         stream = io.StringIO()
         figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None})
     text = stream.getvalue()
     body = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
-    return re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", body))
+    body = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", body))
+    return re.sub(r'(?<=<path d=")[^"]*', lambda path: re.sub(r"\.(\d)\d+", r".\1", path[0]), body)

@@ -22,7 +22,7 @@ def markdown(result: CommandResult) -> str:
     if rows := shown.metrics:
         parts.append(table(("metric", *(("validation",) if len(rows[0]) == 3 else ()), "value"), rows))
     if rows := shown.differences:
-        parts.append(table(("outputs of the two", "largest difference", "share", "arg-max agrees", "samples"), rows))
+        parts.append(table(rows[0], rows[1:]))
     if rows := shown.files:
         parts.append(table(rows[0], rows[1:]))
     if shown.exactness:

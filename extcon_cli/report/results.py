@@ -273,6 +273,10 @@ class InspectResult(Result):
     """What the checkpoint says of itself."""
 
 
+THESE_WEIGHTS, TRAINED_ON = "these weights", "trained on since the removal"
+"""What a certificate may say of the weights that it is found with."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class VerifyResult(Result):
     """The result of `extcon verify`."""
@@ -287,6 +291,8 @@ class VerifyResult(Result):
     """On random inputs in float32 and float64 (None: one does not run in it), and on real inputs where asked for."""
     certificate: str | None
     """What the second's own certificate says of its weights; None: it carries none."""
+    task: str = "classification"
+    """What the models are for, as the first's recipe says."""
 
 
 @dataclass(frozen=True)

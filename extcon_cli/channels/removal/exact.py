@@ -154,4 +154,5 @@ def _check_decided(
             )
     if not gone:
         why = f" ({next(iter(reasons.values()))})" if reasons else ""
-        raise GateError(f"{dead} channels are dead and none of them can go exactly{why}; {hint}")
+        none = f" and none of them can go exactly{why}" if dead else ""
+        raise GateError(f"{dead} channels are dead{none}; {hint}")

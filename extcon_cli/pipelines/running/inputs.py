@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map
 
 from extcon_cli.channels.compare import Inputs
 from extcon_cli.recipe.inputs import InputKind, InputKinds
@@ -29,6 +30,12 @@ def made(kinds: InputKinds, *, dtype: torch.dtype) -> Inputs:
     generator = torch.Generator().manual_seed(0)
     parts = {name: _tensor(InputKind.parse(text), generator, dtype) for name, text in kinds.items()}
     return tuple(parts.values()) if all(name.isdigit() for name in parts) else parts
+
+
+def moved(example: Inputs, device: torch.device) -> Inputs:
+    """The inputs on a device."""
+    found: Inputs = tree_map(lambda leaf: leaf.to(device) if isinstance(leaf, Tensor) else leaf, example)
+    return found
 
 
 def shapes(example: Inputs) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_leaves
 
 from extcon_cli.channels.compare import Inputs
 from extcon_cli.checkpoint.architectures import build, default_input_shape
@@ -20,7 +20,7 @@ from extcon_cli.data.kinds import PICTURES
 from extcon_cli.data.splits import TEST_SHARE
 from extcon_cli.errors import CheckpointError, DataError, ExtconError, RecipeError
 from extcon_cli.events import Emit, Noted, ignore
-from extcon_cli.pipelines.running.inputs import described
+from extcon_cli.pipelines.running.inputs import described, moved
 from extcon_cli.pipelines.running.open import Opened, open_model
 from extcon_cli.pipelines.running.own_task import find_task
 from extcon_cli.recipe.schema import DataSpec, ModelSpec, Recipe
@@ -60,8 +60,7 @@ class Prepared:
 
     def example_on(self, device: torch.device) -> Inputs:
         """The example on a device."""
-        moved: Inputs = tree_map(lambda leaf: leaf.to(device) if isinstance(leaf, Tensor) else leaf, self.example)
-        return moved
+        return moved(self.example, device)
 
     def shorter(self) -> Prepared:
         """The same with one evaluation batch of the validation and of the test data: enough to try a command out."""
