@@ -20,10 +20,10 @@ from rich.progress import (
     SpinnerColumn,
     TaskID,
     TextColumn,
-    TimeRemainingColumn,
 )
 from rich.text import Text
 
+from extcon_cli.cli.eta import Remaining
 from extcon_cli.cli.streams import shows
 from extcon_cli.events import Emit, Event, Noted, PhaseEnded, PhaseStarted, RunStarted, Saved
 from extcon_cli.events import Progress as Progressed
@@ -77,21 +77,22 @@ class Plain:
     def __init__(self, stream: TextIO) -> None:
         self.stream = stream
         self.phase: PhaseStarted | None = None
-        self.began = self.last = 0.0
+        self.remaining = Remaining(None)
+        self.last = 0.0
 
     def __call__(self, event: Event) -> None:
         now = time.monotonic()
         if isinstance(event, RunStarted):
             self._line(_opening(event))
         elif isinstance(event, PhaseStarted):
-            self.phase, self.began, self.last = event, now, now
+            self.phase, self.remaining, self.last = event, Remaining(event.total), now
             self._line(f"{event.title} ..." + (f" {event.total} {_plural(event.unit)}" if event.total else ""))
-        elif isinstance(event, Progressed) and self.phase is not None and now - self.last >= LINE_EVERY:
-            self.last = now
-            total = self.phase.total
-            left = (now - self.began) / max(event.done, 1) * (total - event.done) if total else None
-            eta = f"  {duration(left)} left" if left is not None else ""
-            self._line(f"{self.phase.title}  {event.done}/{total or '?'}  {_progress(event)}{eta}".rstrip())
+        elif isinstance(event, Progressed) and self.phase is not None:
+            left = self.remaining.seconds(event.done, now)
+            if now - self.last >= LINE_EVERY:
+                self.last = now
+                done = f"{event.done}/{self.phase.total or '?'}"
+                self._line(f"{self.phase.title}  {done}  {_progress(event)}{_left(left)}".rstrip())
         elif isinstance(event, PhaseEnded):
             title = self.phase.title if self.phase is not None else event.phase
             self._line(f"{title} done in {duration(event.seconds)}  {_figures(event.metrics)}".rstrip())
@@ -118,13 +119,13 @@ class Live:
             TextColumn("{task.description:<18}", style="bold", markup=False),
             BarColumn(bar_width=20, complete_style="cyan", finished_style="cyan", pulse_style="cyan"),
             MofNCompleteColumn(),
-            TimeRemainingColumn(compact=True),
             TextColumn("{task.fields[figures]}", style="dim", markup=False),
             console=console,
             transient=True,
             refresh_per_second=8,
         )
         self.task: TaskID | None = None
+        self.remaining = Remaining(None)
         self.phase: PhaseStarted | None = None
         self.progress.start()
 
@@ -133,10 +134,11 @@ class Live:
             self.console.print(Text(_opening(event), style="bold"))
         elif isinstance(event, PhaseStarted):
             self._drop()
-            self.phase = event
+            self.phase, self.remaining = event, Remaining(event.total)
             self.task = self.progress.add_task(event.title, total=event.total, figures="")
         elif isinstance(event, Progressed) and self.task is not None:
-            self.progress.update(self.task, completed=event.done, figures=_progress(event))
+            left = self.remaining.seconds(event.done, time.monotonic())
+            self.progress.update(self.task, completed=event.done, figures=f"{_progress(event)}{_left(left)}")
         elif isinstance(event, PhaseEnded):
             title = self.phase.title if self.phase is not None else event.phase
             self._drop()
@@ -180,6 +182,10 @@ def _progress(event: Progressed) -> str:
     if "lr" in event.metrics:
         parts.append(_figures({"lr": event.metrics["lr"]}))
     return "  ".join(parts).strip()
+
+
+def _left(seconds: float | None) -> str:
+    return f"  {duration(seconds)} left" if seconds is not None else ""
 
 
 def _plural(unit: str) -> str:

@@ -18,7 +18,7 @@ from extcon_cli.report.records import PhaseRecord
 from extcon_cli.report.results import BifurcationTrace
 
 ALIVE, DEAD, GREY = "#2f7fb8", "#d1603d", "#8a8f98"
-LINES, MOMENTS = 120, 100
+LINES, MOMENTS = 60, 40
 """Filters of each colour drawn in the bifurcation, and points of each; more make the file large, not clearer."""
 
 

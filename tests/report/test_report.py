@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -16,7 +18,8 @@ from extcon_cli.errors import UsageError
 from extcon_cli.report.document import comparison, widths
 from extcon_cli.report.measure import latency, layers, measure
 from extcon_cli.report.numbers import count, duration, factor, percent
-from extcon_cli.report.results import CommandResult, EvaluateResult, PruneResult
+from extcon_cli.report.records import OutputDifference
+from extcon_cli.report.results import CommandResult, EvaluateResult, PruneResult, VerifyResult
 from extcon_cli.report.serialise import from_json
 from extcon_cli.report.write import summary, write
 
@@ -91,6 +94,14 @@ def pruned(filters: int = 6, checkpoint: str = "net.pt") -> PruneResult:
     return from_json(PruneResult, document)
 
 
+VERIFIED = VerifyResult(
+    checkpoint="a.pt",
+    other="b.safetensors",
+    max_diff=1e-5,
+    verdict=True,
+    differences={"random": OutputDifference(1e-6, 3.0, 1.0, 8, 3e-7), "double": None},
+    certificate="trained on since the removal",
+)
 EVALUATED = EvaluateResult(
     checkpoint="net.pt", split="test", samples=3, metrics={"loss": 1.0, "r2": 0.5}, device="cpu", test_caution=None
 )
@@ -144,14 +155,40 @@ def test_a_document_with_less_shows_less(tmp_path: Path) -> None:
     assert "| loss | 1.0000 |" in summary(EVALUATED)
 
 
+def test_arg_max_is_for_tasks_that_choose(tmp_path: Path) -> None:
+    result = pruned()
+    regression = replace(result, run=replace(result.run, recipe={"task": "regression"}))
+    assert "arg-max" in summary(result)
+    assert "arg-max" in page(result, tmp_path)[0]
+    assert "arg-max" not in summary(regression)
+    assert "arg-max" not in page(regression, tmp_path)[0]
+    assert "arg-max" in summary(VERIFIED)
+    assert "arg-max" not in summary(replace(VERIFIED, task="regression"))
+
+
+def test_verify_says_what_a_certificate_is_of() -> None:
+    assert "b.safetensors was trained on since the removal" in summary(VERIFIED)
+    assert "b.safetensors was not changed since the removal" in summary(replace(VERIFIED, certificate="these weights"))
+    assert "removal" not in summary(replace(VERIFIED, certificate=None))
+
+
 def test_names_are_text_not_markup(tmp_path: Path) -> None:
     text, _ = page(pruned(checkpoint="<script>alert(1)</script>"), tmp_path)
     assert "<script>" not in text
 
 
 def test_thousands_of_filters_fit(tmp_path: Path) -> None:
-    page(pruned(filters=5000), tmp_path)
-    assert (tmp_path / "r.html").stat().st_size < 3e6
+    """Whatever their norms do: here they jump at every moment, which no thinning makes shorter."""
+    result, random = pruned(filters=2000), np.random.default_rng(0)
+    assert result.history is not None
+    trace = replace(
+        result.history.bifurcation,
+        steps=tuple(range(120)),
+        norm=random.random((120, 2000)).tolist(),
+        d=random.random((120, 2000)).tolist(),
+    )
+    page(replace(result, history=replace(result.history, bifurcation=trace)), tmp_path)
+    assert (tmp_path / "r.html").stat().st_size < 2e5
 
 
 def test_the_same_document_gives_the_same_bytes(tmp_path: Path) -> None:
