@@ -60,3 +60,19 @@ class Interrupted(ExtconError):
     """The user stopped the run; what was done is kept and can be resumed."""
 
     exit_code = 130
+
+
+def first_line(error: BaseException, most: int = 200) -> str:
+    """The first line of what somebody else's exception says, cut off; its type where it says nothing."""
+    said = str(error).strip()
+    return said.splitlines()[0][:most] if said else type(error).__name__
+
+
+def typed_line(error: BaseException) -> str:
+    """The same behind its type, where the type is half of the story."""
+    return f"{type(error).__name__}: {first_line(error)}" if str(error).strip() else type(error).__name__
+
+
+def one_line(error: BaseException, most: int = 200) -> str:
+    """All that an exception says, in one line, cut off; its type where it says nothing."""
+    return " ".join(str(error).split())[:most] or type(error).__name__

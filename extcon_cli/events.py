@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 
@@ -70,3 +72,17 @@ Emit = Callable[[Event], None]
 
 def ignore(event: Event) -> None:
     """The listener of a caller that does not want to hear anything."""
+
+
+@contextmanager
+def phase(
+    emit: Emit, name: str, title: str, total: int | None = None, unit: str = "batch"
+) -> Iterator[dict[str, float]]:
+    """Tell of a phase from its begin to its end; one that raises has no end.
+
+    Figures put into the dict that it gives are the closing ones.
+    """
+    began, figures = time.monotonic(), dict[str, float]()
+    emit(PhaseStarted(name, title, total, unit))
+    yield figures
+    emit(PhaseEnded(name, time.monotonic() - began, figures))

@@ -19,7 +19,7 @@ from torch.fx.passes.shape_prop import ShapeProp
 from extcon_cli.bypass.psi import Applied, Psi
 from extcon_cli.bypass.swap import activations, channel_axis, sharing
 from extcon_cli.channels.compare import Inputs, call
-from extcon_cli.errors import GateError, TraceError, UsageError
+from extcon_cli.errors import GateError, TraceError, UsageError, first_line
 
 Form = Literal["auto", "strict", "relaxed"]
 NAMES = ("relu", "relu_", "gelu", "silu", "tanh", "sigmoid", "elu", "leaky_relu", "selu", "softplus", "mish", "relu6")
@@ -141,9 +141,8 @@ def _graph(model: nn.Module) -> fx.GraphModule:
     try:
         return fx.GraphModule(model, fx.Tracer().trace(model))
     except Exception as error:
-        reason = (str(error).strip().splitlines() or [""])[0][:200]
-        name = type(model).__name__
-        raise TraceError(f"{name} cannot be extended: its forward pass cannot be traced: {reason}") from error
+        what = f"{type(model).__name__} cannot be extended"
+        raise TraceError(f"{what}: its forward pass cannot be traced: {first_line(error)}") from error
 
 
 def _is_activation(node: fx.Node, graph: fx.GraphModule) -> bool:

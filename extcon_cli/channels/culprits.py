@@ -96,8 +96,3 @@ def _halved(groups: Sequence[ChannelGroup], reason: str, attempt: Attempt) -> di
         if failures := _tried(half, attempt):
             found |= _halved(half, failures[0].reason, attempt)
     return found
-
-
-def first_line(error: Exception) -> str:
-    """What an exception from a model's own code says, in one line."""
-    return str(error).strip().partition("\n")[0][:160] or repr(error)

@@ -32,7 +32,7 @@ from extcon_cli.channels.compare import (
     random_batches,
     runs,
 )
-from extcon_cli.channels.culprits import Failure, culprits, first_line
+from extcon_cli.channels.culprits import Failure, culprits
 from extcon_cli.channels.modules import named_tensor
 from extcon_cli.channels.preserving import duplicate
 from extcon_cli.channels.reached import holding_unreached
@@ -41,6 +41,7 @@ from extcon_cli.channels.removal.classify import GroupStatus, classify, holding_
 from extcon_cli.channels.removal.plan import plan_removal
 from extcon_cli.channels.removal.retrace import failures_after
 from extcon_cli.channels.removal.rewrites import RemovalPlan, Renorm
+from extcon_cli.errors import first_line
 
 TOLERANCE = 1e-4  # of the largest output: far over rounding, far under any mistake
 

@@ -16,9 +16,8 @@ from torch.utils._pytree import tree_leaves
 from extcon_cli.channels.analysis.operator import Operator
 from extcon_cli.channels.analysis.trace import Graph, trace
 from extcon_cli.channels.compare import Inputs
-from extcon_cli.channels.culprits import first_line
 from extcon_cli.channels.modules import named_tensors
-from extcon_cli.errors import TraceError
+from extcon_cli.errors import TraceError, first_line
 
 
 class Replay:

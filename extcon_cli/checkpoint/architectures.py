@@ -21,7 +21,7 @@ from extcon_cli.checkpoint.identify import Candidate, identify
 from extcon_cli.checkpoint.sketch import TooLarge, sketch
 from extcon_cli.checkpoint.user_code import find_factory
 from extcon_cli.checkpoint.zoo import ZOO
-from extcon_cli.errors import UsageError
+from extcon_cli.errors import UsageError, typed_line
 
 __all__ = ["Candidate", "build", "default_input_shape", "identify"]
 
@@ -120,8 +120,7 @@ def _reason(error: Exception, factory: Callable[..., Any], kwargs: Mapping[str, 
         for key in set(kwargs) - set(accepted):
             if f"'{key}'" in str(error):
                 return f"it has no argument {key!r}" + _hint(get_close_matches(key, accepted, n=1))
-    text = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {text[0][:200]}" if text else type(error).__name__
+    return typed_line(error)
 
 
 def _with(kwargs: Mapping[str, Any]) -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from extcon_cli.errors import UsageError
+from extcon_cli.errors import UsageError, typed_line
 
 
 def find_factory(arch: str, *, trust_code: bool, beside: Path | None = None) -> Callable[..., Any]:
@@ -95,4 +95,4 @@ def importable(folder: Path) -> Iterator[None]:
 def _where(error: Exception) -> str:
     frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith("<")]
     line = f" (line {frames[-1].lineno} of {Path(frames[-1].filename).name})" if len(frames) > 1 else ""
-    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}{line}"
+    return f"{typed_line(error)}{line}"

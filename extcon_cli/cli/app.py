@@ -14,7 +14,7 @@ import typer
 
 from extcon_cli import __version__
 from extcon_cli.cli import bypass, evaluate, export, init, inspect, plan, prune, recipe, schema, streams, train, verify
-from extcon_cli.errors import ExtconError
+from extcon_cli.errors import ExtconError, one_line
 
 app = typer.Typer(
     name="extcon",
@@ -109,10 +109,8 @@ def _translate(error: BaseException) -> int | str | None:
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG):
         streams.to_nowhere(1)  # else it is tried once more at the end
         return _fail(f"cannot write: {error.strerror}: {error.filename or 'stdout'}", 2)
-    text = " ".join(str(error).split())[:300]
-    return _fail(
-        f"a defect of extcon, not of your input: {name}: {text} (EXTCON_DEBUG=1 shows where; please report it)", 1
-    )
+    what = f"a defect of extcon, not of your input: {name}: {one_line(error, 300)}"
+    return _fail(f"{what} (EXTCON_DEBUG=1 shows where; please report it)", 1)
 
 
 def _fail(message: str, code: int) -> int:

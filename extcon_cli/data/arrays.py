@@ -16,7 +16,7 @@ from torch import Tensor
 from extcon_cli.data.limits import check_npz
 from extcon_cli.data.paths import one_file
 from extcon_cli.data.splits import TEST_SEED, Arrays, Source
-from extcon_cli.errors import DataError
+from extcon_cli.errors import DataError, one_line
 from extcon_cli.recipe.schema import DataSpec
 
 NUMBERS = ("regression", "multi_label")
@@ -93,7 +93,7 @@ def _npz(path: Path) -> dict[str, Any]:
     except DataError:
         raise
     except Exception as error:  # zipfile, zlib and numpy's parser of headers raise nearly anything
-        raise DataError(f"{path}: cannot be read as .npz: {' '.join(str(error).split())[:200]}") from error
+        raise DataError(f"{path}: cannot be read as .npz: {one_line(error)}") from error
 
 
 def _safetensors(path: Path) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 from extcon_cli.data.paths import NAMES, entries, folder_of
 from extcon_cli.data.pictures import open_picture
 from extcon_cli.data.splits import Source, Stream
-from extcon_cli.errors import DataError
+from extcon_cli.errors import DataError, one_line
 from extcon_cli.recipe.schema import DataSpec
 
 HOLDS = "train/ and val/ with pictures and one .json each, or annotations/*train*.json beside the pictures"
@@ -84,7 +84,7 @@ class Boxes(Dataset[tuple[Image.Image, dict[str, Tensor]]]):
                 if width > 0 and height > 0:
                     boxes[int(annotation["image_id"])].append(([x, y, x + width, y + height], label))
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-            what = f"{type(error).__name__}: {' '.join(str(error).split())[:100]}"
+            what = f"{type(error).__name__}: {one_line(error, 100)}"
             raise DataError(f"{file}: is not in the format of COCO ({what})") from error
         if not names:
             raise DataError(f"{file}: names no images")
@@ -111,7 +111,7 @@ def _json(file: Path) -> Any:
     try:
         content = json.loads(file.read_bytes())
     except (OSError, ValueError, RecursionError) as error:
-        raise DataError(f"{file}: cannot be read as JSON: {' '.join(str(error).split())[:100]}") from error
+        raise DataError(f"{file}: cannot be read as JSON: {one_line(error, 100)}") from error
     if not isinstance(content, dict):
         raise DataError(f"{file}: is not in the format of COCO (no object)")
     return content

@@ -13,7 +13,7 @@ from extcon_cli.data.arrays import from_splits
 from extcon_cli.data.paths import NAMES, folder_of
 from extcon_cli.data.splits import Source, Stream
 from extcon_cli.data.text import tokenised
-from extcon_cli.errors import DataError, UsageError
+from extcon_cli.errors import DataError, UsageError, one_line
 from extcon_cli.recipe.schema import DataSpec
 
 INPUTS = ("image", "img", "text", "sentence", "content", "x", "inputs")
@@ -48,7 +48,7 @@ def saved(spec: DataSpec, task: str) -> Source:
             return tokenised(documents, spec, task, str(folder))
         found = {split: (np.asarray(part[x][:]), np.asarray(part[y][:])) for split, part in parts.items()}
     except (OSError, ValueError, TypeError, IndexError) as error:
-        raise DataError(f"{folder}: {type(error).__name__}: {' '.join(str(error).split())[:200]}") from error
+        raise DataError(f"{folder}: {type(error).__name__}: {one_line(error)}") from error
     return from_splits(found, task, str(folder))
 
 
@@ -61,7 +61,7 @@ def _splits(folder: Path) -> dict[str, Any]:
     try:
         found = load_from_disk(str(folder))
     except Exception as error:  # the library raises whatever its parsers raise
-        raise DataError(f"{folder}: no folder of `datasets`: {' '.join(str(error).split())[:200]}") from error
+        raise DataError(f"{folder}: no folder of `datasets`: {one_line(error)}") from error
     if isinstance(found, Table):
         return {"train": found}
     parts = {split: found[name] for split, names in NAMES.items() for name in names if name in found}

@@ -15,7 +15,7 @@ import torch
 
 from extcon_cli.data.paths import expanded, split_files
 from extcon_cli.data.splits import Arrays, Source
-from extcon_cli.errors import DataError, UsageError
+from extcon_cli.errors import DataError, UsageError, one_line
 from extcon_cli.recipe.schema import DataSpec
 
 SUFFIXES = (".txt", ".jsonl")
@@ -64,7 +64,7 @@ class Saved:
         try:
             self._tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
         except Exception as error:  # the library raises whatever its parsers raise
-            raise DataError(f"{folder}: no tokenizer that can be read: {' '.join(str(error).split())[:200]}") from error
+            raise DataError(f"{folder}: no tokenizer that can be read: {one_line(error)}") from error
         self.mask: int | None = self._tokenizer.mask_token_id
         self.size: int = len(self._tokenizer)
         self.named = True
@@ -155,7 +155,7 @@ def _documents(path: Path, task: str) -> Iterator[tuple[str, Any]]:
         try:
             found = json.loads(line)
         except (ValueError, RecursionError) as error:
-            raise DataError(f"{path}:{number}: is not JSON: {' '.join(str(error).split())[:80]}") from error
+            raise DataError(f"{path}:{number}: is not JSON: {one_line(error, 80)}") from error
         if not isinstance(found, dict) or not isinstance(found.get("text"), str):
             raise DataError(f'{path}:{number}: should be an object with a "text"')
         if task == "classification" and not isinstance(found.get("label"), str | int):

@@ -16,7 +16,7 @@ from torch.utils.data import Dataset, TensorDataset
 from extcon_cli.data.arrays import from_mapping
 from extcon_cli.data.paths import expanded
 from extcon_cli.data.splits import Source, Stream
-from extcon_cli.errors import DataError, ExtconError, UsageError
+from extcon_cli.errors import DataError, ExtconError, UsageError, one_line
 from extcon_cli.recipe.schema import DataSpec
 
 
@@ -110,7 +110,7 @@ def unpicklable(datasets: tuple[Any, ...]) -> str | None:
     try:
         pickle.Pickler(_Nowhere()).dump(datasets)
     except Exception as error:  # of any kind: the user's objects are asked
-        return " ".join(str(error).split())[:200] or type(error).__name__
+        return one_line(error)
     return None
 
 

@@ -19,7 +19,7 @@ from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
 from extcon_cli.channels.compare import Inputs, call, compare, outputs, results, runs
 from extcon_cli.channels.modules import evaluating
-from extcon_cli.errors import TraceError
+from extcon_cli.errors import TraceError, first_line
 
 CLOSE = 1e-4
 """Share of the largest output within which a graph gives what its module gives."""
@@ -100,7 +100,7 @@ def program(module: nn.Module, example: Inputs) -> Program:
         try:
             found = _exported(plain, sample, candidate, structure)
         except Exception as error:  # whatever the model's code, or torch.export, makes of a free size
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+            reason = first_line(error)
             continue
         if works(found.graph.module(), found.module, sample, found.free):
             return found

@@ -15,7 +15,7 @@ from extcon_cli.checkpoint.folder import check_folder, is_transformers
 from extcon_cli.checkpoint.trust import UNTRUSTED, Trust
 from extcon_cli.checkpoint.write import Metadata, check_writable, write
 from extcon_cli.errors import GateError
-from extcon_cli.events import Emit, PhaseEnded, PhaseStarted, RunStarted, Saved, ignore
+from extcon_cli.events import Emit, RunStarted, Saved, ignore, phase
 from extcon_cli.pipelines.pruning.folders import folder_widths, write_pruned
 from extcon_cli.pipelines.pruning.removal import certificate_record, figures
 from extcon_cli.pipelines.pruning.untrained import untrained_result
@@ -54,19 +54,18 @@ def already_zero(
         check_writable(output, force)
     opened = open_model(checkpoint, recipe, trust=trust, emit=emit)
     emit(RunStarted("prune", str(checkpoint), str(output), "cpu", recipe.seed))
-    emit(PhaseStarted("remove", "Removing", None, "channel"))
-    original = opened.module
-    zeroed = copy.deepcopy(original)
-    _round_to_zero(zeroed, tolerance)
-    example = next(random_batches(opened.example, sizes=(2,), seed=recipe.seed))
-    examples = [example, *opened.examples[1:]]
-    channels = channel_groups(zeroed, examples, ignore_unreached=recipe.model.ignore_unreached)
-    removal = remove_zeros(zeroed, examples, channels=channels)
-    small = removal.module
-    moved = difference(original, small, random_batches(example))
-    if moved.relative > EXACT:
-        raise GateError(f"outputs would change by {moved.relative:.1e} of the largest: lower --tolerance")
-    emit(PhaseEnded("remove", time.monotonic() - began))
+    with phase(emit, "remove", "Removing", unit="channel"):
+        original = opened.module
+        zeroed = copy.deepcopy(original)
+        _round_to_zero(zeroed, tolerance)
+        example = next(random_batches(opened.example, sizes=(2,), seed=recipe.seed))
+        examples = [example, *opened.examples[1:]]
+        channels = channel_groups(zeroed, examples, ignore_unreached=recipe.model.ignore_unreached)
+        removal = remove_zeros(zeroed, examples, channels=channels)
+        small = removal.module
+        moved = difference(original, small, random_batches(example))
+        if moved.relative > EXACT:
+            raise GateError(f"outputs would change by {moved.relative:.1e} of the largest: lower --tolerance")
     precision = opened.precision
     record = PruneRecord(
         before=ModelStats({}, measure(original, example, precision)),

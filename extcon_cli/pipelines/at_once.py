@@ -18,7 +18,7 @@ from extcon_cli.checkpoint.folder import check_folder
 from extcon_cli.checkpoint.precision import round_to
 from extcon_cli.checkpoint.trust import UNTRUSTED, Trust
 from extcon_cli.errors import GateError
-from extcon_cli.events import Emit, Noted, PhaseEnded, PhaseStarted, RunStarted, Saved, ignore
+from extcon_cli.events import Emit, Noted, RunStarted, Saved, ignore, phase
 from extcon_cli.pipelines.pruning.budget import Budget
 from extcon_cli.pipelines.pruning.folders import folder_widths, write_pruned
 from extcon_cli.pipelines.pruning.keep import check_patterns
@@ -63,23 +63,24 @@ def prune_at_once(
     emit(Noted(f"no data: filters are chosen by {method} and removed at once, nothing is trained", warning=True))
     original, examples, precision = opened.module, opened.examples, opened.folder.precision
     example = examples[0]
-    emit(PhaseStarted("remove", "Removing", None, "channel"))
-    channels = channel_groups(original, examples, ignore_unreached=recipe.model.ignore_unreached)
-    channels, alike = folder_widths(opened.folder, original, channels, examples, spec.widths, emit)
-    check_patterns(spec.decide, [group.name for group in channels.groups])
-    filters = Filters.of(channels.groups)
-    if not len(filters):
-        reasons = sorted({group.reason for group in channels.groups})
-        raise GateError(f"no filter of this model can be pruned: {'; '.join(reasons)}")
-    zeroed = copy.deepcopy(original)
-    worth = scores.random_scores(filters, recipe.seed) if method == "random" else scores.magnitude(zeroed, filters)
-    before = measure(original, example, precision)
-    selected = choose(worth, filters, spec, original, channels, before, example, precision, alike.ties)
-    scale(zeroed, filters, torch.where(selected, 0.0, 1.0))
-    removal = remove_zeros(zeroed, examples, channels=channels, decided=filters.masks(selected), others=not alike.ties)
-    small = removal.module
-    round_to(small, precision)
-    emit(PhaseEnded("remove", time.monotonic() - began))
+    with phase(emit, "remove", "Removing", unit="channel"):
+        channels = channel_groups(original, examples, ignore_unreached=recipe.model.ignore_unreached)
+        channels, alike = folder_widths(opened.folder, original, channels, examples, spec.widths, emit)
+        check_patterns(spec.decide, [group.name for group in channels.groups])
+        filters = Filters.of(channels.groups)
+        if not len(filters):
+            reasons = sorted({group.reason for group in channels.groups})
+            raise GateError(f"no filter of this model can be pruned: {'; '.join(reasons)}")
+        zeroed = copy.deepcopy(original)
+        worth = scores.random_scores(filters, recipe.seed) if method == "random" else scores.magnitude(zeroed, filters)
+        before = measure(original, example, precision)
+        selected = choose(worth, filters, spec, original, channels, before, example, precision, alike.ties)
+        scale(zeroed, filters, torch.where(selected, 0.0, 1.0))
+        removal = remove_zeros(
+            zeroed, examples, channels=channels, decided=filters.masks(selected), others=not alike.ties
+        )
+        small = removal.module
+        round_to(small, precision)
     after = measure(small, example, precision)
     record = PruneRecord(
         before=ModelStats({}, before),

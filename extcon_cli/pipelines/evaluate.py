@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 from extcon_cli.checkpoint.trust import UNTRUSTED, Trust
 from extcon_cli.data import SPLITS
 from extcon_cli.errors import DataError, Interrupted, UsageError
-from extcon_cli.events import Emit, PhaseEnded, PhaseStarted, RunStarted, ignore
+from extcon_cli.events import Emit, RunStarted, ignore, phase
 from extcon_cli.pipelines.running.gates import accuracy_gate, enforce
 from extcon_cli.pipelines.running.measure import measured
 from extcon_cli.pipelines.running.prepare import prepare
@@ -37,16 +36,14 @@ def evaluate(
     accelerator = create_accelerator(device)
     prepared = prepare(recipe, checkpoint, trust=trust, emit=emit)
     emit(RunStarted("evaluate", str(checkpoint), None, str(accelerator.device), recipe.seed))
-    began = time.monotonic()
-    emit(PhaseStarted("evaluate", f"Measuring on the {split} data", None, "batch"))
-    with graceful() as stop:
+    with graceful() as stop, phase(emit, "evaluate", f"Measuring on the {split} data") as closing:
         try:
             metrics = measured(prepared.module.to(accelerator.device), prepared, split, accelerator, stop)
         except KeyboardInterrupt as error:
             raise Interrupted("interrupted; nothing was changed") from error
-    if metrics is None:
-        raise DataError(f"{prepared.data.spec.dataset}: the {split} split is empty (data.validation)")
-    emit(PhaseEnded("evaluate", time.monotonic() - began, metrics))
+        if metrics is None:
+            raise DataError(f"{prepared.data.spec.dataset}: the {split} split is empty (data.validation)")
+        closing.update(metrics)
     gates = (accuracy_gate(metrics.get("accuracy"), min_accuracy),) if min_accuracy is not None else ()
     result = EvaluateResult(
         checkpoint=str(checkpoint),

@@ -5,13 +5,8 @@ The file appears at its place when it has given what the checkpoint gives, and n
 
 from __future__ import annotations
 
-import os
-import tempfile
-import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import replace
-from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
 from typing import Any, cast
@@ -23,14 +18,15 @@ from torch import Tensor, nn
 from extcon_cli.channels.compare import Inputs, batch_size, call, compare, outputs, results
 from extcon_cli.checkpoint.precision import lossless
 from extcon_cli.checkpoint.trust import UNTRUSTED, Trust
-from extcon_cli.errors import DataError, GateError, TraceError, UsageError
-from extcon_cli.events import Emit, Noted, PhaseEnded, PhaseStarted, RunStarted, Saved, ignore
+from extcon_cli.errors import DataError, GateError, TraceError, UsageError, first_line
+from extcon_cli.events import Emit, Noted, RunStarted, Saved, ignore, phase
 from extcon_cli.export import state_dict
-from extcon_cli.export.elsewhere import Elsewhere, clocked
 from extcon_cli.export.formats import Format, named
 from extcon_cli.export.module import ExportedModule
-from extcon_cli.export.program import Program, at_batch, program, varied
+from extcon_cli.export.place import hidden_folder, publish
+from extcon_cli.export.program import Program, program, varied
 from extcon_cli.export.quantize import quantize as quantized_file
+from extcon_cli.export.runtime import arrays, clock, running, runtime, timed
 from extcon_cli.pipelines.running.measure import BATCHES, output_difference
 from extcon_cli.pipelines.running.open import Opened, open_model
 from extcon_cli.pipelines.running.prepare import Prepared, prepare
@@ -87,19 +83,19 @@ def export(
     module = opened.module.eval()
     if format == "state-dict":
         return _tensors(checkpoint, opened, output, kind, max_diff=max_diff, emit=emit)
-    with _phase(emit, "trace", "Tracing the model"):
+    with phase(emit, "trace", "Tracing the model"):
         found = program(module, prepared.example if prepared is not None else opened.example)
     real = _real(prepared, samples)
-    with _folder(output) as folder:
+    with hidden_folder(output) as folder:
         written = folder / output.name
-        with _phase(emit, "write", f"Writing {format}"):
+        with phase(emit, "write", f"Writing {format}"):
             try:
                 found = cast(Any, kind).write(found, written)
             except (TraceError, UsageError):
                 raise
             except Exception as error:  # an exporter's own: any kind
-                raise TraceError(f"{checkpoint} cannot be written as {format}: {_line(error)}") from error
-        with _phase(emit, "compare", f"Running it by {kind.RUNTIME}"), _running(kind, written) as process:
+                raise TraceError(f"{checkpoint} cannot be written as {format}: {first_line(error)}") from error
+        with phase(emit, "compare", f"Running it by {kind.RUNTIME}"), running(kind, written) as process:
             far = ExportedModule(found, process)
             gaps = {
                 "random": _gap(module, far, varied(found.example, found.free)),
@@ -108,21 +104,21 @@ def export(
             _check(gaps, max_diff, format)
             before = RunnableFile(
                 path=str(checkpoint),
-                runtime=_runtime("torch"),
+                runtime=runtime("torch"),
                 bytes=checkpoint.stat().st_size,
-                latency={str(size): _clock(module, inputs) for size, inputs in _timed(found)},
+                latency={str(size): clock(module, inputs) for size, inputs in timed(found, BATCHES)},
                 metrics=_metrics(module, prepared, real),
             )
             after = _figures(kind, written, far, found, prepared, real)
         small = None
         if quantize is not None and prepared is not None:
             beside = folder / f"{output.stem}.int8.onnx"
-            with _phase(emit, "quantize", "Quantising to int8"):
+            with phase(emit, "quantize", "Quantising to int8"):
                 quantized_file(written, beside, _calibration(prepared, found))
-                with _running(kind, beside) as process:
+                with running(kind, beside) as process:
                     small = _figures(kind, beside, ExportedModule(found, process), found, prepared, real)
                 _check_drop(prepared, before.metrics, small.metrics, max_drop)
-        _publish(folder, output.parent)
+        publish(folder, output.parent)
     for path in (output, *([output.parent / f"{output.stem}.int8.onnx"] if small is not None else [])):
         emit(Saved(str(path), "file"))
     return ExportResult(
@@ -171,19 +167,19 @@ def _tensors(
         name: lossless(name, tensor.detach().contiguous(), opened.precision)
         for name, tensor in opened.module.state_dict().items()
     }
-    with _folder(output) as folder:
+    with hidden_folder(output) as folder:
         written = folder / output.name
         state_dict.write(state, written)
-        with _running(kind, written) as process:
+        with running(kind, written) as process:
             read = [torch.from_numpy(array) for array in process.run([])]
         own = [state[name] for name in sorted(state)]
         own = [tensor.float() if tensor.is_floating_point() and tensor.itemsize == 2 else tensor for tensor in own]
         gaps: dict[str, OutputDifference | None] = {"tensors": output_difference(compare([(own, read, len(own))]))}
         _check(gaps, max_diff, "state-dict")
         size = written.stat().st_size
-        _publish(folder, output.parent)
+        publish(folder, output.parent)
     emit(Saved(str(output), "file"))
-    before = RunnableFile(str(checkpoint), _runtime("torch"), checkpoint.stat().st_size, {}, {})
+    before = RunnableFile(str(checkpoint), runtime("torch"), checkpoint.stat().st_size, {}, {})
     return ExportResult(
         checkpoint=str(checkpoint),
         output=str(output),
@@ -206,9 +202,9 @@ def _figures(
     files = [path, *([path.with_suffix(".bin")] if path.with_suffix(".bin").exists() else [])]
     return RunnableFile(
         path=str(path),
-        runtime=_runtime(kind.RUNTIME),
+        runtime=runtime(kind.RUNTIME),
         bytes=sum(file.stat().st_size for file in files),
-        latency={str(size): far.process.latency(_arrays(inputs)) for size, inputs in _timed(found)},
+        latency={str(size): far.process.latency(arrays(inputs)) for size, inputs in timed(found, BATCHES)},
         metrics=_metrics(far, prepared, real),
     )
 
@@ -262,69 +258,10 @@ def _metrics(module: nn.Module, prepared: Prepared | None, real: list[Batch]) ->
 def _calibration(prepared: Prepared, found: Program) -> Iterator[list[np.ndarray[Any, Any]]]:
     loader = prepared.data.eval_loader("train", device="cpu")
     for x, _ in islice(loader, CALIBRATION):
-        yield _arrays(as_arguments(x))
-
-
-def _timed(found: Program) -> Iterator[tuple[int, Inputs]]:
-    """Inputs at the batch sizes at which latency is measured; the only one that there is, where it is fixed."""
-    if any("batch" in names.values() for names in found.free):
-        yield from ((size, at_batch(found.example, size)) for size in BATCHES)
-    else:
-        yield batch_size(found.example), found.example
-
-
-def _clock(module: nn.Module, inputs: Inputs) -> float:
-    with torch.no_grad():
-        return clocked(lambda: call(module, inputs))
-
-
-def _arrays(inputs: Inputs) -> list[np.ndarray[Any, Any]]:
-    return [x.numpy() for x in (inputs.values() if isinstance(inputs, Mapping) else inputs)]
+        yield arrays(as_arguments(x))
 
 
 def _normalize(opened: Opened, prepared: Prepared | None) -> Mapping[str, object] | None:
     metadata = opened.checkpoint.metadata
     known = prepared.data.normalize if prepared is not None else metadata.normalize if metadata is not None else None
     return known.model_dump(mode="json") if known is not None else None
-
-
-def _runtime(package: str) -> str:
-    return f"{package} {version(package).partition('+')[0]}"
-
-
-def _line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-
-
-@contextmanager
-def _phase(emit: Emit, name: str, title: str) -> Iterator[None]:
-    began = time.monotonic()
-    emit(PhaseStarted(name, title, None, "batch"))
-    yield
-    emit(PhaseEnded(name, time.monotonic() - began))
-
-
-@contextmanager
-def _running(kind: Format, path: Path) -> Iterator[Elsewhere]:
-    """The file in its own runtime. GateError: it cannot be loaded there."""
-    try:
-        with Elsewhere(str(kind.__file__), str(path), torch.get_num_threads()) as process:
-            yield process
-    except RuntimeError as error:
-        raise GateError(f"the exported file does not run: {error}") from error
-
-
-@contextmanager
-def _folder(output: Path) -> Iterator[Path]:
-    """A hidden folder beside the output, gone afterwards whatever happens."""
-    try:
-        with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.") as name:
-            yield Path(name)
-    except OSError as error:
-        raise UsageError(f"{output} cannot be written: {error.strerror or error}; choose another --out") from error
-
-
-def _publish(folder: Path, place: Path) -> None:
-    """Let the finished files appear at their place; the one that names the others last."""
-    for file in sorted(folder.iterdir(), key=lambda path: path.suffix == ".xml"):
-        os.replace(file, place / file.name)

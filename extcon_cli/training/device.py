@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from extcon_cli.errors import UsageError
+from extcon_cli.errors import UsageError, first_line
 
 Accelerator = Any  # accelerate.Accelerator, which ships no types that mypy can follow
 
@@ -51,8 +51,7 @@ def _present(device: str | None) -> str | None:
             raise UsageError(f"device {device!r}: extcon computes on {', '.join(DEVICES)}")
         torch.empty(1, device=wanted)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0]
-        raise UsageError(f"device {device!r} cannot be used here: {reason} (try --device cpu)") from error
+        raise UsageError(f"device {device!r} cannot be used here: {first_line(error)} (try --device cpu)") from error
     return str(wanted)
 
 

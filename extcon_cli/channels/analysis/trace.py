@@ -24,7 +24,7 @@ from extcon_cli.channels.analysis.operator import Operator
 from extcon_cli.channels.analysis.shown import shown
 from extcon_cli.channels.modules import evaluating, named_tensors, open_dataclasses
 from extcon_cli.channels.preserving import preserving
-from extcon_cli.errors import TraceError
+from extcon_cli.errors import TraceError, first_line, typed_line
 
 
 @dataclass(frozen=True)
@@ -149,7 +149,7 @@ def _recorded(module: nn.Module, inputs: tuple[Any, ...] | Mapping[str, Any]) ->
     try:
         from extcon_cli.channels.analysis.recorder import NotRecorded, Recording, record
     except ImportError as error:
-        raise NotTraced(_first_line(error)) from error
+        raise NotTraced(typed_line(error)) from error
 
     def graph_of(recording: Recording, written: Collection[str] = ()) -> Graph:
         changing = frozenset(recording.stored[name] for name in written if name in recording.stored)
@@ -158,7 +158,7 @@ def _recorded(module: nn.Module, inputs: tuple[Any, ...] | Mapping[str, Any]) ->
     try:
         recording = record(module, *((), inputs) if isinstance(inputs, Mapping) else (inputs, {}))
     except NotRecorded as error:
-        refusal = NotTraced(str(error).partition("\n")[0])
+        refusal = NotTraced(first_line(error))
         refusal.so_far = None if error.so_far is None else graph_of(error.so_far)
         raise refusal from error
     seen_later, written = _mutations(recording.graph)
@@ -191,7 +191,7 @@ def _exported(module: nn.Module, inputs: tuple[Any, ...] | Mapping[str, Any], *,
             program = program.run_decompositions({})
         _drop_unused(program.graph, {spec.arg.name for spec in program.graph_signature.input_specs})
     except Exception as error:
-        reason = _first_line(error)
+        reason = typed_line(error)
         needed = "extcon needs a forward pass without data-dependent control flow"
         if "Cache'" in reason:  # transformers' language models, unless told otherwise
             needed = "set model.config.use_cache = False"
@@ -311,11 +311,6 @@ def _gives_several(node: fx.Node) -> bool:
     """Whether it returns several tensors of their own, as topk does."""
     returns = node.target._schema.returns if isinstance(node.target, torch._ops.OpOverload) else ()
     return len(returns) > 1 and all(each.alias_info is None for each in returns)
-
-
-def _first_line(error: Exception) -> str:
-    text = str(error).strip()
-    return f"{type(error).__name__}: {text.splitlines()[0][:200]}" if text else type(error).__name__
 
 
 def _where(error: Exception) -> str:

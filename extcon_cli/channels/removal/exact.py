@@ -12,7 +12,7 @@ from torch import nn
 from extcon_cli.channels.analysis.constants import consumer_inputs
 from extcon_cli.channels.analysis.groups import ChannelGroup, Channels, coverage
 from extcon_cli.channels.compare import Examples, Inputs, each_example, outputs
-from extcon_cli.channels.culprits import Failure, culprits, first_line
+from extcon_cli.channels.culprits import Failure, culprits
 from extcon_cli.channels.dry_run import channel_groups
 from extcon_cli.channels.preserving import duplicate
 from extcon_cli.channels.removal.apply import remove, removed_copy
@@ -21,7 +21,7 @@ from extcon_cli.channels.removal.classify import GroupStatus, classify, holding_
 from extcon_cli.channels.removal.plan import plan_removal
 from extcon_cli.channels.removal.retrace import failures_after
 from extcon_cli.channels.removal.rewrites import RemovalPlan
-from extcon_cli.errors import GateError
+from extcon_cli.errors import GateError, first_line
 
 Masks = Mapping[ChannelGroup, np.ndarray[Any, np.dtype[np.bool_]]]
 """Which channels of each group are meant: (channels,)."""

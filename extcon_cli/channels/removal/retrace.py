@@ -15,11 +15,11 @@ from extcon_cli.channels.analysis.groups import Channels, analyse
 from extcon_cli.channels.analysis.operator import Operator
 from extcon_cli.channels.analysis.trace import Graph, NotTraced, retrace, trace
 from extcon_cli.channels.compare import Examples, Inputs, each_example, outputs
-from extcon_cli.channels.culprits import Failure, first_line
+from extcon_cli.channels.culprits import Failure
 from extcon_cli.channels.removal.narrow import exchanged
 from extcon_cli.channels.removal.rewrites import RemovalPlan
 from extcon_cli.channels.removal.same_graph import graph_differences
-from extcon_cli.errors import TraceError
+from extcon_cli.errors import TraceError, first_line
 
 ON_THE_WIDTH = "the forward pass depends on the width: "
 

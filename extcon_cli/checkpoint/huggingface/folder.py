@@ -35,7 +35,7 @@ from extcon_cli.checkpoint.precision import Precision, lossless, stored_precisio
 from extcon_cli.checkpoint.read import read
 from extcon_cli.checkpoint.state import shown
 from extcon_cli.checkpoint.write import write
-from extcon_cli.errors import CheckpointError, GateError, UsageError
+from extcon_cli.errors import CheckpointError, GateError, UsageError, first_line
 from extcon_cli.events import Emit, Noted, ignore
 
 NOTE, CARD, WEIGHTS = "extcon.json", "README.md", "model.safetensors"
@@ -188,8 +188,7 @@ def _check_size(path: Path, kind: Any) -> None:
 
 
 def _opened_as(path: Path, kind: Any, error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return f"{path} cannot be opened as {kind.__name__}: {lines[0][:200] if lines else type(error).__name__}"
+    return f"{path} cannot be opened as {kind.__name__}: {first_line(error)}"
 
 
 def _from_pretrained(path: Path, kind: Any, trust_code: bool, emit: Emit = ignore, **more: Any) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from dataclasses import asdict, replace
 
 from torch import nn
@@ -11,7 +10,7 @@ from torch import nn
 from extcon_cli.channels import Difference
 from extcon_cli.channels.compare import Inputs
 from extcon_cli.errors import GateError
-from extcon_cli.events import Emit, PhaseEnded, PhaseStarted, ignore
+from extcon_cli.events import Emit, ignore, phase
 from extcon_cli.pipelines.running.phase import interruptible
 from extcon_cli.pipelines.running.prepare import Prepared
 from extcon_cli.report.measure import latency
@@ -49,10 +48,8 @@ def timed(
     """The same with the latency of the two modules, where it is wanted."""
     if not wanted:
         return before, after
-    began = time.monotonic()
-    emit(PhaseStarted("latency", "Measuring latency", None, "batch"))
-    found = [{str(batch): latency(module, example, batch) for batch in BATCHES} for module in modules]
-    emit(PhaseEnded("latency", time.monotonic() - began))
+    with phase(emit, "latency", "Measuring latency"):
+        found = [{str(batch): latency(module, example, batch) for batch in BATCHES} for module in modules]
     return replace(before, latency=found[0]), replace(after, latency=found[1])
 
 

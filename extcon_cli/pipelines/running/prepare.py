@@ -18,7 +18,7 @@ from extcon_cli.checkpoint.trust import UNTRUSTED, Trust
 from extcon_cli.data.datasets import Data, open_data
 from extcon_cli.data.kinds import PICTURES
 from extcon_cli.data.splits import TEST_SHARE
-from extcon_cli.errors import CheckpointError, DataError, ExtconError, RecipeError
+from extcon_cli.errors import CheckpointError, DataError, ExtconError, RecipeError, first_line
 from extcon_cli.events import Emit, Noted, ignore
 from extcon_cli.pipelines.running.inputs import described, moved
 from extcon_cli.pipelines.running.open import Opened, open_model
@@ -187,9 +187,8 @@ def _outputs(module: nn.Module, task: Task, batch: Batch) -> Any:
     except ExtconError:
         raise
     except Exception as error:  # a model's forward pass may fail in any way
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
         shapes = ", ".join(str(list(leaf.shape[1:])) for leaf in tree_leaves(batch[0]) if isinstance(leaf, Tensor))
-        raise DataError(f"the model does not take an input of {shapes}: {reason}") from error
+        raise DataError(f"the model does not take an input of {shapes}: {first_line(error)}") from error
     finally:
         module.train(training)
     rows, samples = samples_in(outputs), samples_in(batch[0])

@@ -18,7 +18,7 @@ from extcon_cli.checkpoint.trust import UNTRUSTED, Trust
 from extcon_cli.checkpoint.write import check_writable
 from extcon_cli.data.identity import identity
 from extcon_cli.errors import ExtconError, Interrupted
-from extcon_cli.events import Emit, Noted, PhaseEnded, PhaseStarted, RunStarted, Saved, ignore
+from extcon_cli.events import Emit, Noted, RunStarted, Saved, ignore, phase
 from extcon_cli.pipelines.running.measure import measured
 from extcon_cli.pipelines.running.output import check_output, data_metadata, write_output
 from extcon_cli.pipelines.running.phase import Validation, interruptible, tee_events
@@ -80,13 +80,11 @@ class Run:
 
         Figures put into the dict that it gives are the closing ones.
         """
-        began, figures = time.monotonic(), dict[str, float]()
-        self.emit(PhaseStarted(name, title, total, unit))
-        yield figures
-        seconds = time.monotonic() - began
+        began = time.monotonic()
+        with phase(self.emit, name, title, total, unit) as figures:
+            yield figures
         if reported:
-            self.seconds[name] = seconds
-        self.emit(PhaseEnded(name, seconds, figures))
+            self.seconds[name] = time.monotonic() - began
 
     def metrics(self, module: nn.Module, split: str = "test") -> Metrics:
         """Figures of a module on one split of the data; empty where the split is."""
