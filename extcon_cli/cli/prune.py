@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -96,24 +97,20 @@ def prune(
     o.set_memory(max_memory)
     o.set_threads(threads)
     aim = resolve.aim(ratio, macs, params, size)
-    if max_drop is not None and not max_drop >= 0:
-        raise UsageError(f"--max-drop {max_drop:g}: should be 0 or more points of accuracy")
-    if already_zero and (aim or max_drop is not None or resume):
-        raise UsageError(
-            "--already-zero only cuts what is dead: it goes without --ratio and other targets, --max-drop and --resume"
-        )
-    if not tolerance >= 0 or (tolerance and not already_zero):
-        raise UsageError(f"--tolerance {tolerance:g}: should be 0 or more, and goes with --already-zero")
-    if plan is not None and (aim or already_zero):
-        raise UsageError("--plan says what goes: it goes without --ratio and other targets, and --already-zero")
-    if dry_run and (resume or already_zero):
-        raise UsageError("--dry-run tries a whole run out: it goes without --resume and --already-zero")
-    checks.check_accuracy(min_accuracy)
     from extcon_cli.recipe.sizes import bytes_of
 
     most = int(bytes_of(max_size)) if max_size is not None else None
-    if already_zero and (min_accuracy is not None or most is not None):
-        raise UsageError("--already-zero measures nothing: it goes without --min-accuracy and --max-size")
+    _check_together(
+        aim=bool(aim),
+        plan=plan is not None,
+        already_zero=already_zero,
+        tolerance=tolerance,
+        max_drop=max_drop,
+        measured=min_accuracy is not None or most is not None,
+        resume=resume,
+        dry_run=dry_run,
+    )
+    checks.check_accuracy(min_accuracy)
     checkpoint = resolve.checkpoint_file(checkpoint)
     folder = is_transformers(checkpoint)
     if folder:
@@ -145,36 +142,18 @@ def prune(
     from extcon_cli.cli.results import deliver
 
     trust = resolve.trust(trust_code, trust_pickle, resolved)
-    if already_zero:
+    if already_zero or without_data:
         with listening(quiet=quiet) as emit:
-            from extcon_cli.pipelines.already_zero import already_zero as cut
-
-            result = cut(
+            result = _untrained(tolerance if already_zero else None)(
                 checkpoint,
                 resolved.recipe,
                 output=output,
-                tolerance=tolerance,
                 latency=not no_latency,
                 force=force,
                 trust=trust,
                 emit=emit,
             )
             result = _exported(result, resolved.recipe, exports, force=force, trust=trust, emit=emit)
-        return deliver(result, as_json=as_json, reports=report, quiet=quiet, junit=junit)
-
-    if without_data:
-        with listening(quiet=quiet) as emit:
-            from extcon_cli.pipelines.at_once import prune_at_once
-
-            result = prune_at_once(
-                checkpoint,
-                resolved.recipe,
-                output=output,
-                latency=not no_latency,
-                force=force,
-                trust=trust,
-                emit=emit,
-            )
         return deliver(result, as_json=as_json, reports=report, quiet=quiet, junit=junit)
 
     gate = gated("prune", checkpoint, as_json=as_json, reports=report, quiet=quiet, junit=junit)
@@ -213,6 +192,45 @@ def prune(
     if dry_run:
         return show_dry_run(tried, as_json=as_json)
     deliver(result, as_json=as_json, reports=report, quiet=quiet, junit=junit)
+
+
+def _check_together(
+    *,
+    aim: bool,
+    plan: bool,
+    already_zero: bool,
+    tolerance: float,
+    max_drop: float | None,
+    measured: bool,
+    resume: bool,
+    dry_run: bool,
+) -> None:
+    """UsageError where options contradict each other."""
+    if max_drop is not None and not max_drop >= 0:
+        raise UsageError(f"--max-drop {max_drop:g}: should be 0 or more points of accuracy")
+    if already_zero and (aim or max_drop is not None or resume):
+        raise UsageError(
+            "--already-zero only cuts what is dead: it goes without --ratio and other targets, --max-drop and --resume"
+        )
+    if not tolerance >= 0 or (tolerance and not already_zero):
+        raise UsageError(f"--tolerance {tolerance:g}: should be 0 or more, and goes with --already-zero")
+    if plan and (aim or already_zero):
+        raise UsageError("--plan says what goes: it goes without --ratio and other targets, and --already-zero")
+    if dry_run and (resume or already_zero):
+        raise UsageError("--dry-run tries a whole run out: it goes without --resume and --already-zero")
+    if already_zero and measured:
+        raise UsageError("--already-zero measures nothing: it goes without --min-accuracy and --max-size")
+
+
+def _untrained(tolerance: float | None) -> Callable[..., PruneResult]:
+    """The pipeline that trains nothing: of what is dead, within a tolerance; None: by the norms of the filters."""
+    if tolerance is None:
+        from extcon_cli.pipelines.at_once import prune_at_once
+
+        return prune_at_once
+    from extcon_cli.pipelines.already_zero import already_zero
+
+    return partial(already_zero, tolerance=tolerance)
 
 
 def _exported(
