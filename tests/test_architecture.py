@@ -26,6 +26,7 @@ ALLOWED = {
     "data": {"recipe", "errors", "events", "memory"},
     "tasks": {"channels", "errors"},
     "export": {"channels", "errors"},
+    "latency": {"channels", "export", "errors"},
     "training": {"tasks", "recipe", "errors", "events"},
     "report": {"channels", "recipe", "errors", "events"},
 }

@@ -72,6 +72,20 @@ def difference(first: nn.Module, second: nn.Module, batches: Iterable[Inputs]) -
     return compare((outputs(first, batch), outputs(second, batch), batch_size(batch)) for batch in batches)
 
 
+def at_batch(module: nn.Module, example: Inputs, size: int) -> Inputs:
+    """The first sample of the example, `size` times, as the module computes and where it is."""
+    like = next((p for p in module.parameters() if p.is_floating_point()), torch.empty(0))
+
+    def repeated(value: Any) -> Any:
+        if not isinstance(value, Tensor):
+            return value
+        first = value[:1].expand(size, *value.shape[1:]).contiguous() if value.dim() else value
+        return first.to(like) if value.is_floating_point() else first.to(like.device)
+
+    inputs: Inputs = tree_map(repeated, example)
+    return inputs
+
+
 @torch.no_grad()
 def outputs(module: nn.Module, inputs: Inputs) -> list[Tensor]:
     """All output tensors of a forward pass in eval mode.

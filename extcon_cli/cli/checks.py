@@ -63,6 +63,18 @@ def check_accuracy(limit: float | None) -> None:
         raise UsageError(f"--min-accuracy {limit:g}: should lie between 0 and 1")
 
 
+def check_latency(limit: str | None, *, measured: bool) -> None:
+    """UsageError where --max-latency is neither a share nor a time, or nothing is to be measured."""
+    if limit is None:
+        return
+    from extcon_cli.recipe.durations import seconds_of, share_of
+
+    if share_of(limit) is None:
+        seconds_of(limit)
+    if not measured:
+        raise UsageError("--max-latency needs what --no-latency leaves out")
+
+
 def check_junit(path: Path | None) -> None:
     """UsageError where --junit could not be written."""
     if path is not None:

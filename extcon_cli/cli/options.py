@@ -77,6 +77,21 @@ SizeOption = Annotated[
     str | None,
     typer.Option("--size", metavar="SIZE", help="Bytes of the tensors that may be left: 10MB, 512KiB, or a share."),
 ]
+RuntimeOption = Annotated[
+    str | None,
+    typer.Option(
+        "--runtime",
+        metavar="NAME",
+        help="What latency is measured in: torch, torch.compile, onnxruntime, openvino. Default: torch.",
+        rich_help_panel=RUN,
+    ),
+]
+BatchSizeOption = Annotated[
+    int | None,
+    typer.Option(
+        "--batch-size", metavar="N", parser=whole, help="Samples of a batch whose latency counts.", rich_help_panel=RUN
+    ),
+]
 DeviceOption = Annotated[
     str | None,
     typer.Option(

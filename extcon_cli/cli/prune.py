@@ -41,6 +41,10 @@ def prune(
         str | None,
         typer.Option(metavar="SIZE", help="Fail (exit 4) where more bytes of tensors are left: 10MB, 512KiB."),
     ] = None,
+    max_latency: Annotated[
+        str | None,
+        typer.Option(metavar="TIME", help="Fail (exit 4) where a batch takes longer: 4ms, or 0.6 of the original."),
+    ] = None,
     already_zero: Annotated[
         bool,
         typer.Option("--already-zero", metavar=o.FLAG, help="Only cut what is dead already: no data, no training."),
@@ -56,6 +60,8 @@ def prune(
         list[str] | None,
         typer.Option("--export", metavar="FORMAT", help=f"Also export the result: {', '.join(FORMATS)}. Repeatable."),
     ] = None,
+    runtime: o.RuntimeOption = None,
+    batch_size: o.BatchSizeOption = None,
     out: o.OutOption = None,
     data: o.DataOption = None,
     recipe: o.RecipeOption = None,
@@ -106,11 +112,13 @@ def prune(
         already_zero=already_zero,
         tolerance=tolerance,
         max_drop=max_drop,
-        measured=min_accuracy is not None or most is not None,
+        measured=any(limit is not None for limit in (min_accuracy, most, max_latency)),
         resume=resume,
         dry_run=dry_run,
     )
     checks.check_accuracy(min_accuracy)
+    checks.check_latency(max_latency, measured=not no_latency)
+    timing = resolve.timing(runtime, batch_size)
     checkpoint = resolve.checkpoint_file(checkpoint)
     folder = is_transformers(checkpoint)
     if folder:
@@ -127,7 +135,7 @@ def prune(
     checks.check_reports(report)
     checks.check_junit(junit)
     kind = resolve.data_kind(data)
-    resolved = resolve.find_recipe("prune", recipe, checkpoint, overrides, kind, **aim, seed=seed)
+    resolved = resolve.find_recipe("prune", recipe, checkpoint, overrides, kind, **aim, **timing, seed=seed)
     without_data = folder and kind is None and resolved.recipe.data is None and not already_zero and plan is None
     if without_data and (max_drop is not None or resume or dry_run):
         raise UsageError(
@@ -181,7 +189,7 @@ def prune(
                 device=device,
                 resume=resume,
                 force=force,
-                limits=Limits(max_drop, min_accuracy, most),
+                limits=Limits(max_drop, min_accuracy, most, max_latency),
                 keep_run=keep_run,
                 plan=plan,
                 latency=not no_latency,
@@ -219,7 +227,7 @@ def _check_together(
     if dry_run and (resume or already_zero):
         raise UsageError("--dry-run tries a whole run out: it goes without --resume and --already-zero")
     if already_zero and measured:
-        raise UsageError("--already-zero measures nothing: it goes without --min-accuracy and --max-size")
+        raise UsageError("--already-zero has no gates: it goes without --min-accuracy, --max-size and --max-latency")
 
 
 def _untrained(tolerance: float | None) -> Callable[..., PruneResult]:

@@ -119,6 +119,17 @@ def aim(
     return {"prune__target": json.dumps({name: _scalar(given[name]) for name in named})} if named else {}
 
 
+def timing(runtime: str | None, batch_size: int | None) -> dict[str, object]:
+    """Where latency is measured, as keys for `find_recipe`. UsageError: the runtime is none, or not installed."""
+    if runtime is not None:
+        from extcon_cli.export.formats import check_runtime
+
+        check_runtime(runtime)
+    if batch_size is not None and batch_size < 1:
+        raise UsageError(f"--batch-size {batch_size}: should be 1 or more")
+    return {"prune__latency__runtime": runtime, "prune__latency__batch_size": batch_size}
+
+
 def is_set(key: str, overrides: Sequence[str] | None) -> bool:
     """Did the user give this key by --set?"""
     return any(text.partition("=")[0].strip() == key for text in overrides or ())

@@ -28,6 +28,7 @@ from extcon_cli.report.document import (
     moves,
     outcome,
     signs,
+    timing,
     widths,
 )
 from extcon_cli.report.export_results import ExportResult
@@ -113,6 +114,8 @@ def _prune(console: Console, result: PruneResult) -> None:
     console.print()
     for sentence in exactness(result):
         console.print(sentence)
+    if said := timing(result):
+        console.print(said)
     console.print()
     console.print(_widths(widths(result.layers), "█░" if shows("█░", sys.stdout) else "#."))
     console.print()

@@ -31,16 +31,32 @@ class Format(Protocol):
     """The package that runs it."""
 
 
-def named(name: str) -> Format:
-    """The format of this name. UsageError: it is none, or its packages are not installed."""
+def named(name: str, *, asked: str = "") -> Format:
+    """The format of this name. UsageError: it is none, or its packages are not installed.
+
+    `asked`: what the user gave that needs it; --format by default.
+    """
+    asked = asked or f"--format {name}"
     if name not in FORMATS:
-        raise UsageError(f"--format {name}: should be one of {', '.join(FORMATS)}")
+        raise UsageError(f"{asked}: should be one of {', '.join(FORMATS)}")
     found = cast(Format, import_module(f"extcon_cli.export.{FORMATS[name][0]}"))
     if missing := [package for package in found.NEEDS if find_spec(package) is None]:
-        raise UsageError(f"--format {name} needs {' and '.join(missing)}: {found.INSTALL}")
+        raise UsageError(f"{asked} needs {' and '.join(missing)}: {found.INSTALL}")
     return found
 
 
 def beside(checkpoint: Path, name: str) -> Path:
     """Where a checkpoint is exported to by default."""
     return checkpoint.with_name(f"{checkpoint.stem}{FORMATS[name][1]}")
+
+
+RUNTIMES: dict[str, str | None] = {"torch": None, "torch.compile": None, "onnxruntime": "onnx", "openvino": "openvino"}
+"""What a model can run in, and the format that it reads there; None: the module itself."""
+
+
+def check_runtime(runtime: str) -> None:
+    """UsageError: there is no such runtime, or its packages are not installed."""
+    if runtime not in RUNTIMES:
+        raise UsageError(f"--runtime {runtime}: should be one of {', '.join(RUNTIMES)}")
+    if (format := RUNTIMES[runtime]) is not None:
+        named(format, asked=f"--runtime {runtime}")

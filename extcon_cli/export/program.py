@@ -108,6 +108,23 @@ def program(module: nn.Module, example: Inputs) -> Program:
     raise TraceError(f"the model cannot be exported: {reason}")
 
 
+def fixed(module: nn.Module, example: Inputs) -> Program:
+    """Export with the sizes of the example, none of them free; what the graph gives is not compared.
+
+    Args:
+        module: in eval mode.
+        example: tensors only.
+
+    Raises: TraceError (it cannot be exported).
+    """
+    with torch.no_grad(), evaluating(module):
+        structure = tree_flatten(call(module, example))[1]
+    try:
+        return _exported(module if structure.is_leaf() else flat(module), example, _fixed(example), structure)
+    except Exception as error:  # whatever the model's code makes of being traced
+        raise TraceError(f"the model cannot be exported: {first_line(error)}") from error
+
+
 def works(run: Callable[..., Any], module: nn.Module, example: Inputs, free: Free) -> bool:
     """Does `run` give what the module gives, at every size that is said to be free?"""
     try:

@@ -84,11 +84,14 @@ def prune(
         round_to(removal.module, run.prepared.precision)
         after = run.stats(removal.module)
     known = removal.record
-    gates = limits.checked(run.prepared.task, known.before, after)
     record = PruneRecord(before=known.before, after=after, removal=known.figures, certificate=known.certificate)
     original, module = pruning.original.cpu(), removal.module.cpu().eval()
     example = run.prepared.example
-    before, after = timed(record.before, record.after, (original, module), example, wanted=latency, emit=run.emit)
+    spec = recipe.prune.latency if latency else None
+    before, after, times = timed(
+        record.before, record.after, (original, module), example, spec, device=str(run.device), emit=run.emit
+    )
+    gates = limits.checked(run.prepared.task, before, after)
     result = PruneResult(
         before=before,
         after=after,
@@ -97,6 +100,7 @@ def prune(
         layers=widths(original, module, example),
         frozen=frozen(pruning.channels),
         unreached=pruning.channels.unreached,
+        latency=times,
         history=PruneHistory((*known.phases, *([final.record] if final else [])), known.trace),
         run=run.facts(),
         gates=gates or None,

@@ -118,6 +118,19 @@ class TargetSpec(Section):
         return self
 
 
+class LatencySpec(Section):
+    """Where latency is measured. It takes the threads of the run, and its device with torch and torch.compile."""
+
+    runtime: Literal["torch", "torch.compile", "onnxruntime", "openvino"] = "torch"
+    """What runs the model: plain PyTorch, compiled PyTorch, or the exported file (extras `onnx`, `openvino`)."""
+
+    batch_size: PositiveInt | None = None
+    """Samples in a batch. null: one, and with torch 64 as well."""
+
+    seconds: PositiveFloat = 1.0
+    """How long two models are compared for one batch size, about; ten times that at the most, but once in any case."""
+
+
 class BifurcateOptimizer(OptimizerSpec):
     """Which optimizer moves the parameters while the decided channels shrink."""
 
@@ -235,6 +248,9 @@ class PruneSpec(Section):
     widths: Literal["uniform", "free"] = "uniform"
     """Of folders of Hugging Face: `uniform`: the same share of every layer, so that the configuration says it and plain
     `from_pretrained` opens the result. `free`: any width, and `extcon_cli.load` alone opens it."""
+
+    latency: LatencySpec = LatencySpec()
+    """Where latency is measured."""
 
     score: ScoreSpec = ScoreSpec()
     """What each channel is worth."""

@@ -62,6 +62,7 @@ def sections(result: CommandResult) -> Sections:
         return Sections(
             comparison=comparison(result.before, result.after),
             exactness=exactness(result),
+            outcome=timing(result),
             certificate=result.certificate,
             argmax=has_argmax(result.run.recipe),
             widths=widths(result.layers),
@@ -173,6 +174,19 @@ def exactness(result: PruneResult) -> list[str]:
         + (f"; arg-max agrees on {percent(removal.argmax_agreement)}" if has_argmax(result.run.recipe) else "")
     )
     return sentences
+
+
+def timing(result: PruneResult) -> str:
+    """On what latency was measured, and how sure it is, in one sentence; empty: it was not."""
+    if not result.latency:
+        return ""
+    first = result.latency[0]
+    ratios = (
+        f"{one.ratio.median:.3f} ({one.ratio.low:.3f} to {one.ratio.high:.3f}) with batches of {one.batch_size}"
+        for one in result.latency
+    )
+    threads = f"{first.threads} thread{'s' * (first.threads > 1)}"
+    return f"latency as a share of the original, in {first.runtime} on {first.device}, {threads}: {', '.join(ratios)}"
 
 
 def gate_rows(result: CommandResult) -> list[Row]:

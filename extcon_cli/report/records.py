@@ -79,6 +79,28 @@ class Size:
 
 
 @dataclass(frozen=True)
+class Spread:
+    """The median of several measurements, and between which two their middle half lies."""
+
+    median: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class LatencyFigures:
+    """How long a forward pass of a batch takes before and after, measured in turns."""
+
+    runtime: str  # with its version, "onnxruntime 1.20.0"
+    device: str  # the name of the processor
+    threads: int  # of the CPU
+    batch_size: int
+    before: Spread  # seconds
+    after: Spread  # seconds
+    ratio: Spread  # after / before, round by round
+
+
+@dataclass(frozen=True)
 class ModelStats:
     """A model at one moment: its figures on the test data and what it costs."""
 
@@ -86,7 +108,7 @@ class ModelStats:
     """Empty: there were no data."""
     size: Size = field(metadata=INLINE)
     latency: Mapping[str, float] | None = field(default=None, metadata=OPTIONAL)
-    """Seconds of a forward pass by batch size; None: not measured."""
+    """Seconds of a forward pass by batch size, in the runtime asked for; None: not measured."""
 
 
 @dataclass(frozen=True)

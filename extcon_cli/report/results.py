@@ -10,6 +10,7 @@ from extcon_cli.report.bypass_results import BypassResult, Diagnosis
 from extcon_cli.report.export_results import ExportResult
 from extcon_cli.report.records import (
     CertificateRecord,
+    LatencyFigures,
     Layer,
     LayerWidth,
     Metrics,
@@ -123,6 +124,8 @@ class PruneResult(PruneRecord, Result):
     frozen: tuple[FrozenGroup, ...]
     unreached: tuple[str, ...] = ()
     """Modules with parameters that no input reaches: what may feed them stays."""
+    latency: tuple[LatencyFigures, ...] | None = field(default=None, metadata=OPTIONAL)
+    """Before and after, for each batch size. None: not measured."""
     folder: FolderFigures | None = field(default=None, metadata=OPTIONAL)
     """Of a folder of transformers."""
     exported: tuple[ExportResult, ...] | None = field(default=None, metadata=OPTIONAL)

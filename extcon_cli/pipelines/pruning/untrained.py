@@ -34,7 +34,8 @@ def untrained_result(
     emit: Emit,
 ) -> PruneResult:
     """The record of the removal with what there is to say beside it."""
-    before, after = timed(record.before, record.after, (opened.module, small), example, wanted=latency, emit=emit)
+    spec = opened.recipe.prune.latency if latency else None
+    before, after, times = timed(record.before, record.after, (opened.module, small), example, spec, emit=emit)
     return PruneResult(
         before=before,
         after=after,
@@ -43,6 +44,7 @@ def untrained_result(
         layers=widths(opened.module, small, example),
         frozen=frozen(channels),
         unreached=channels.unreached,
+        latency=times,
         folder=folder,
         run=RunFacts(
             checkpoint=str(checkpoint),

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from extcon_cli.errors import GateError, UsageError
+from extcon_cli.recipe.durations import seconds_of, share_of
 from extcon_cli.report.records import Gate, ModelStats
 from extcon_cli.report.results import CommandResult
 from extcon_cli.tasks import Task
@@ -21,6 +22,8 @@ class Limits:
     """Between 0 and 1."""
     max_size: int | None = None
     """Bytes of all parameters and buffers, as stored."""
+    max_latency: str | None = None
+    """A length of time such as 4ms, or a share of the original's such as 0.6; of the first batch size measured."""
 
     def checked(self, task: Task, before: ModelStats, after: ModelStats) -> tuple[Gate, ...]:
         """One gate for each limit."""
@@ -33,6 +36,8 @@ class Limits:
         if self.max_size is not None:
             size = after.size.bytes
             found.append(gate("max-size", size, self.max_size, f"{size} bytes are left"))
+        if self.max_latency is not None:
+            found.append(latency_gate(before, after, self.max_latency))
         return tuple(found)
 
 
@@ -52,6 +57,19 @@ def accuracy_gate(value: float | None, limit: float) -> Gate:
     passed = value >= limit
     said = f"accuracy {100 * value:.2f} %, {'at least' if passed else 'less than'} --min-accuracy {limit:g}"
     return Gate("min-accuracy", passed, limit, value, said)
+
+
+def latency_gate(before: ModelStats, after: ModelStats, limit: str) -> Gate:
+    """A gate that the latency must not go beyond. One that nothing was measured for has failed."""
+    text = f"--max-latency {limit}"
+    if not before.latency or not after.latency:
+        return Gate("max-latency", False, None, None, f"latency was not measured, and {text} asks for it")
+    size = next(iter(after.latency))
+    was, now = before.latency[size], after.latency[size]
+    most = share_of(limit)
+    most = was * most if most is not None else seconds_of(limit)
+    said = f"a batch of {size} takes {1e3 * now:.3g} ms, {now / was:.3f} of the original"
+    return Gate("max-latency", now <= most, most, now, f"{said}, {'within' if now <= most else 'more than'} {text}")
 
 
 def enforce(gates: Sequence[Gate], result: CommandResult, *, hint: str = "") -> None:

@@ -5,16 +5,20 @@ from __future__ import annotations
 import math
 from dataclasses import asdict, replace
 
+import torch
 from torch import nn
 
 from extcon_cli.channels import Difference
 from extcon_cli.channels.compare import Inputs
-from extcon_cli.errors import GateError
-from extcon_cli.events import Emit, ignore, phase
+from extcon_cli.errors import GateError, TraceError
+from extcon_cli.events import Emit, Noted, Progress, ignore, phase
+from extcon_cli.latency import clock
+from extcon_cli.latency.clock import take_turns
+from extcon_cli.latency.runtimes import Setting, running
 from extcon_cli.pipelines.running.phase import interruptible
 from extcon_cli.pipelines.running.prepare import Prepared
-from extcon_cli.report.measure import latency
-from extcon_cli.report.records import Metrics, ModelStats, OutputDifference
+from extcon_cli.recipe.schema import LatencySpec
+from extcon_cli.report.records import LatencyFigures, Metrics, ModelStats, OutputDifference, Spread
 from extcon_cli.training.device import Accelerator
 from extcon_cli.training.interrupt import Stop
 from extcon_cli.training.objective import evaluate
@@ -39,18 +43,57 @@ BATCHES = (1, 64)
 def timed(
     before: ModelStats,
     after: ModelStats,
-    modules: tuple[nn.Module, nn.Module],  # before and after, measured where they are
+    modules: tuple[nn.Module, nn.Module],  # before and after
     example: Inputs,
+    spec: LatencySpec | None,  # None: nothing is timed
     *,
-    wanted: bool = True,
+    device: str = "cpu",
     emit: Emit = ignore,
-) -> tuple[ModelStats, ModelStats]:
-    """The same with the latency of the two modules, where it is wanted."""
-    if not wanted:
-        return before, after
-    with phase(emit, "latency", "Measuring latency"):
-        found = [{str(batch): latency(module, example, batch) for batch in BATCHES} for module in modules]
-    return replace(before, latency=found[0]), replace(after, latency=found[1])
+) -> tuple[ModelStats, ModelStats, tuple[LatencyFigures, ...] | None]:
+    """The same with the latency of the two modules, and all that there is to say of it.
+
+    Where the runtime does not take a module, nothing is measured, and a note says why.
+    """
+    if spec is None:
+        return before, after, None
+    sizes = (spec.batch_size,) if spec.batch_size else BATCHES if spec.runtime == "torch" else BATCHES[:1]
+    found = list[LatencyFigures]()
+    with phase(emit, "latency", f"Measuring latency in {spec.runtime}", len(sizes), "batch size"):
+        try:
+            for number, size in enumerate(sizes):
+                found.append(latency(modules, example, setting(spec, size, device), spec.seconds))
+                emit(Progress("latency", number + 1))
+        except TraceError as error:
+            emit(Noted(f"latency is not measured: {error}", warning=True))
+            return before, after, None
+    earlier = replace(before, latency={str(one.batch_size): one.before.median for one in found})
+    return earlier, replace(after, latency={str(one.batch_size): one.after.median for one in found}), tuple(found)
+
+
+def setting(spec: LatencySpec, batch_size: int, device: str = "cpu") -> Setting:
+    """What the recipe says of latency, with the threads that torch computes with now."""
+    own = device if spec.runtime in ("torch", "torch.compile") else "cpu"
+    return Setting(spec.runtime, batch_size, torch.get_num_threads(), own)
+
+
+def latency(modules: tuple[nn.Module, nn.Module], example: Inputs, setting: Setting, seconds: float) -> LatencyFigures:
+    """Two modules measured in turns. TraceError: the runtime does not take one of them."""
+    first, second = modules
+    with running(first, example, setting) as one, running(second, example, setting) as other:
+        times = take_turns([one, other], seconds=seconds)
+    return LatencyFigures(
+        runtime=setting.software,
+        device=setting.hardware,
+        threads=setting.threads,
+        batch_size=setting.batch_size,
+        before=_spread(times.of(0)),
+        after=_spread(times.of(1)),
+        ratio=_spread(times.ratio(1, 0)),
+    )
+
+
+def _spread(found: clock.Spread) -> Spread:
+    return Spread(found.median, found.low, found.high)
 
 
 def output_difference(gap: Difference) -> OutputDifference:
