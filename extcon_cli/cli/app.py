@@ -13,7 +13,21 @@ from typing import Annotated
 import typer
 
 from extcon_cli import __version__
-from extcon_cli.cli import bypass, evaluate, export, init, inspect, plan, prune, recipe, schema, streams, train, verify
+from extcon_cli.cli import (
+    bypass,
+    compare,
+    evaluate,
+    export,
+    init,
+    inspect,
+    plan,
+    prune,
+    recipe,
+    schema,
+    streams,
+    train,
+    verify,
+)
 from extcon_cli.errors import ExtconError, one_line
 
 app = typer.Typer(
@@ -35,6 +49,7 @@ app.command("bypass")(bypass.bypass)
 app.command("inspect")(inspect.inspect)
 app.command("verify")(verify.verify)
 app.command("export")(export.export)
+app.command("compare")(compare.compare)
 app.command("schema")(schema.schema)
 app.add_typer(recipe.app, name="recipe")
 

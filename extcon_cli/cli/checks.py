@@ -81,11 +81,12 @@ def check_junit(path: Path | None) -> None:
         check_folder(path, "--junit")
 
 
-def check_reports(paths: Sequence[Path] | None) -> None:
-    """UsageError where a report could not be written."""
+def check_reports(paths: Sequence[Path] | None, *, chart: bool = False) -> None:
+    """UsageError where a report could not be written. `chart`: the result has one, which may be a .png."""
+    endings = [".html", ".md", ".json", *([".png"] if chart else [])]
     for path in paths or ():
-        if path.suffix not in (".html", ".md", ".json"):
-            raise UsageError(f"{path}: a report ends in .html, .md or .json")
+        if path.suffix not in endings:
+            raise UsageError(f"{path}: a report ends in {', '.join(endings[:-1])} or {endings[-1]}")
         check_folder(path, "--report")
 
 

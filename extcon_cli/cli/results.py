@@ -17,14 +17,17 @@ from extcon_cli.cli.export_table import draw_export
 from extcon_cli.cli.streams import shows
 from extcon_cli.cli.tables import new_table, rows_table
 from extcon_cli.report.bypass_results import BypassResult, Diagnosis
+from extcon_cli.report.compare_results import CompareResult
 from extcon_cli.report.document import (
     candidates,
     caution,
     certified,
+    compared,
     comparison,
     exactness,
     gaps,
     gate_rows,
+    measured_on,
     moves,
     outcome,
     signs,
@@ -98,6 +101,9 @@ def _draw(console: Console, result: CommandResult) -> None:
         _inspect(console, result)
     elif isinstance(result, ExportResult):
         draw_export(console, result)
+    elif isinstance(result, CompareResult):
+        console.print(rows_table(compared(result)))
+        console.print(measured_on(result))
     elif isinstance(result, VerifyResult):
         _verify(console, result)
     if rows := gate_rows(result):

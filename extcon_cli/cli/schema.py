@@ -13,7 +13,7 @@ from extcon_cli.errors import UsageError
 
 def schema(
     command: Annotated[
-        str, typer.Argument(metavar="COMMAND", help="prune, plan, bypass, train, evaluate, inspect, verify.")
+        str, typer.Argument(metavar="COMMAND", help="Such as prune, plan, bypass, train, evaluate, compare.")
     ],
 ) -> None:
     """Print the JSON Schema of a command's document: of its `--json`, and of its `--report FILE.json`.

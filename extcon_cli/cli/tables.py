@@ -16,9 +16,12 @@ def new_table(*columns: str) -> Table:
 
 
 def rows_table(rows: Sequence[Sequence[str]]) -> Table:
-    """A table of a heading and rows: all columns but the first are figures, aligned to the right."""
+    """A table of a heading and rows: all columns but the first are figures, aligned to the right and never broken."""
     head, *others = rows
     table = new_table(*(f">{name}" if place else name for place, name in enumerate(head)))
+    table.columns[0].overflow = "fold"
+    for column in table.columns[1:]:
+        column.no_wrap = True
     for row in others:
         table.add_row(*row)
     return table

@@ -57,6 +57,11 @@ class Elsewhere:
         """Median seconds of a run."""
         return float(self._ask({"do": "time"}, arrays)[0]["seconds"])
 
+    def costs(self, arrays: list[np.ndarray[Any, Any]]) -> tuple[int | None, int | None]:
+        """Numbers that the file holds, and multiply-accumulates for these inputs; None: nobody can tell."""
+        answer = self._ask({"do": "count"}, arrays)[0]
+        return answer["params"], answer["macs"]
+
     def _ask(self, question: dict[str, str], arrays: list[Any]) -> tuple[dict[str, Any], list[Any]]:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
@@ -105,6 +110,7 @@ def _serve(kind: str, path: str, threads: int) -> None:
     os.dup2(2, 1)  # what a runtime prints is no answer
     sys.modules["extcon_cli"] = None  # type: ignore[assignment]
     questions, run = sys.stdin.buffer, None
+    module: Any = None
     while True:
         try:
             question, arrays = _receive(questions)
@@ -122,6 +128,9 @@ def _serve(kind: str, path: str, threads: int) -> None:
                 _send(answers, {}, run(arrays))
             elif question["do"] == "time":
                 _send(answers, {"seconds": clocked(lambda given=arrays, ask=run: ask(given))}, [])
+            elif question["do"] == "count":
+                params, macs = module.costs(path, arrays)
+                _send(answers, {"params": params, "macs": macs}, [])
             else:
                 _send(answers, {}, [])
         except Exception as error:  # a runtime's own: any kind

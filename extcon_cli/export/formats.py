@@ -45,6 +45,12 @@ def named(name: str, *, asked: str = "") -> Format:
     return found
 
 
+def written_as(path: Path) -> str | None:
+    """The format of an exported file, by its ending; None: it is a checkpoint, or a folder with one."""
+    suffix = path.suffix.lower()
+    return next((name for name, (_, ending) in FORMATS.items() if suffix == ending and name != "state-dict"), None)
+
+
 def beside(checkpoint: Path, name: str) -> Path:
     """Where a checkpoint is exported to by default."""
     return checkpoint.with_name(f"{checkpoint.stem}{FORMATS[name][1]}")

@@ -2,25 +2,47 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from extcon_cli.errors import GateError
 from extcon_cli.export.elsewhere import Elsewhere
-from extcon_cli.export.program import Program
+
+
+class Form(Protocol):
+    """What a file takes and gives: a `Program` knows all of it."""
+
+    @property
+    def names(self) -> tuple[str, ...]: ...
+
+    def restored(self, tensors: Sequence[Tensor]) -> Any: ...
+
+
+@dataclass(frozen=True)
+class Unknown:
+    """The form of a file that somebody else may have written: tensors in, one tensor or several out."""
+
+    names: tuple[str, ...] = ()
+    """Of the inputs, in the file's order, where they are given by name."""
+
+    def restored(self, tensors: Sequence[Tensor]) -> Any:
+        """The tensor, or a tuple of them."""
+        return tensors[0] if len(tensors) == 1 else tuple(tensors)
 
 
 class ExportedModule(nn.Module):
     """Gives what the file gives in its own runtime, in the containers that the user's module would use.
 
     Args:
-        program: what was exported.
+        program: what was exported, or its form.
         process: where the file runs.
     """
 
-    def __init__(self, program: Program, process: Elsewhere) -> None:
+    def __init__(self, program: Form, process: Elsewhere) -> None:
         super().__init__()
         self.program, self.process = program, process
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -47,3 +48,39 @@ def load(path: str, threads: int) -> Callable[[list[Any]], list[Any]]:
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     names = [value.name for value in session.get_inputs()]
     return lambda arrays: session.run(None, dict(zip(names, arrays, strict=False)))
+
+
+def costs(path: str, arrays: list[Any]) -> tuple[int | None, int | None]:
+    """Numbers in the initializers, and multiply-accumulates of convolutions and products, where all shapes show."""
+    import onnx
+
+    model = onnx.load(path)
+    given = {value.name for value in model.graph.initializer}
+    for value, array in zip((v for v in model.graph.input if v.name not in given), arrays, strict=False):
+        for dimension, size in zip(value.type.tensor_type.shape.dim, array.shape, strict=True):
+            dimension.dim_value = size
+    del model.graph.value_info[:]
+    for value in model.graph.output:
+        value.type.tensor_type.ClearField("shape")
+    params = sum(
+        math.prod(tensor.dims) for tensor in model.graph.initializer if tensor.data_type != onnx.TensorProto.INT64
+    )
+    graph = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
+    shapes = {tensor.name: list(tensor.dims) for tensor in graph.initializer}
+    for value in (*graph.input, *graph.value_info, *graph.output):
+        shapes[value.name] = [d.dim_value for d in value.type.tensor_type.shape.dim]
+    macs = 0
+    for node in graph.node:
+        if node.op_type not in ("Conv", "ConvTranspose", "Gemm", "MatMul"):
+            continue
+        left, right, out = (shapes.get(name, []) for name in (node.input[0], node.input[1], node.output[0]))
+        if not all(left) or not all(right) or not all(out) or not (left and right and out):
+            return params, None
+        if node.op_type == "ConvTranspose":  # each input number meets a column of the weight
+            macs += math.prod(left) * math.prod(right[1:])
+        elif node.op_type == "Conv":
+            macs += math.prod(out) * math.prod(right[1:])
+        else:
+            turned = node.op_type == "Gemm" and any(a.name == "transA" and a.i for a in node.attribute)
+            macs += math.prod(out) * left[0 if turned else -1]
+    return params, macs

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,3 +36,25 @@ def load(path: str, threads: int) -> Callable[[list[Any]], list[Any]]:
     settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": threads}
     model = openvino.Core().compile_model(path, "CPU", settings)
     return lambda arrays: [value.copy() for value in model(arrays).to_tuple()]
+
+
+def costs(path: str, arrays: list[Any]) -> tuple[int | None, int | None]:
+    """Numbers in the constants, and multiply-accumulates of convolutions and products for these inputs."""
+    import openvino
+
+    model = openvino.Core().read_model(path)
+    model.reshape({given: list(array.shape) for given, array in zip(model.inputs, arrays, strict=True)})
+    params = macs = 0
+    for operation in model.get_ordered_ops():
+        kind = operation.get_type_name()
+        if kind == "Constant" and operation.get_element_type().is_real():
+            params += math.prod(operation.get_output_shape(0))
+        elif kind in ("Convolution", "GroupConvolution"):  # weights: (groups,) out, in, sizes
+            inner = operation.get_input_shape(1)[1 if kind == "Convolution" else 2 :]
+            macs += math.prod(operation.get_output_shape(0)) * math.prod(inner)
+        elif kind == "MatMul":
+            turned = operation.get_attributes()["transpose_a"]
+            macs += math.prod(operation.get_output_shape(0)) * operation.get_input_shape(0)[-2 if turned else -1]
+        elif "Conv" in kind or "LSTM" in kind or "GRU" in kind:
+            return params, None
+    return params, macs

@@ -44,3 +44,16 @@ def load(path: str, threads: int) -> Callable[[list[Any]], list[Any]]:
         return [tensor.numpy() for tensor in (out if isinstance(out, tuple | list) else (out,))]
 
     return run
+
+
+def costs(path: str, arrays: list[Any]) -> tuple[int | None, int | None]:
+    """Parameters, and multiply-accumulates for these inputs."""
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    jit: Any = torch.jit
+    params = sum(tensor.numel() for tensor in jit.load(path).parameters())
+    run = load(path, torch.get_num_threads())
+    with FlopCounterMode(display=False) as counter:
+        run(arrays)
+    return params, counter.get_total_flops() // 2

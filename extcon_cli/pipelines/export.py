@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from extcon_cli.channels.compare import Inputs, batch_size, call, compare, outputs, results
 from extcon_cli.checkpoint.precision import lossless
 from extcon_cli.checkpoint.trust import UNTRUSTED, Trust
-from extcon_cli.errors import DataError, GateError, TraceError, UsageError, first_line
-from extcon_cli.events import Emit, Noted, RunStarted, Saved, ignore, phase
+from extcon_cli.errors import GateError, TraceError, UsageError, first_line
+from extcon_cli.events import Emit, RunStarted, Saved, ignore, phase
 from extcon_cli.export import state_dict
 from extcon_cli.export.formats import Format, named
 from extcon_cli.export.module import ExportedModule
@@ -27,15 +27,15 @@ from extcon_cli.export.place import hidden_folder, publish
 from extcon_cli.export.program import Program, program, varied
 from extcon_cli.export.quantize import quantize as quantized_file
 from extcon_cli.export.runtime import arrays, clock, running, runtime, timed
+from extcon_cli.pipelines.running.if_data import evaluation_batches, figures_on, with_data
 from extcon_cli.pipelines.running.measure import BATCHES, output_difference
-from extcon_cli.pipelines.running.open import Opened, open_model
-from extcon_cli.pipelines.running.prepare import Prepared, prepare
+from extcon_cli.pipelines.running.open import Opened
+from extcon_cli.pipelines.running.prepare import Prepared
 from extcon_cli.recipe.schema import Recipe
 from extcon_cli.report.export_results import ExportResult, FileInput, RunnableFile
 from extcon_cli.report.records import Metrics, OutputDifference
-from extcon_cli.tasks import Batch
-from extcon_cli.tasks.base import as_arguments, first_samples, samples_in
-from extcon_cli.training.objective import evaluate
+from extcon_cli.tasks import Batch, Task
+from extcon_cli.tasks.base import as_arguments, samples_in
 
 MAX_DIFF = 1e-4
 """Share of the largest output: runtimes add up in another order, and fold norms into weights."""
@@ -78,14 +78,15 @@ def export(
     for path in (output, *([output.with_suffix(".bin")] if format == "openvino" else [])):
         if path.exists() and not force:
             raise UsageError(f"{path} exists already; overwrite it with --force or choose another --out")
-    opened, prepared = _opened(checkpoint, recipe, need_data or quantize is not None, trust, emit)
+    opened, prepared = with_data(checkpoint, recipe, need_data or quantize is not None, trust, emit)
     emit(RunStarted("export", str(checkpoint), str(output), "cpu", recipe.seed))
     module = opened.module.eval()
     if format == "state-dict":
         return _tensors(checkpoint, opened, output, kind, max_diff=max_diff, emit=emit)
     with phase(emit, "trace", "Tracing the model"):
         found = program(module, prepared.example if prepared is not None else opened.example)
-    real = _real(prepared, samples)
+    real = list(evaluation_batches(None if prepared is None else prepared.data, samples))
+    task = prepared.task if prepared is not None and real else None
     with hidden_folder(output) as folder:
         written = folder / output.name
         with phase(emit, "write", f"Writing {format}"):
@@ -107,16 +108,16 @@ def export(
                 runtime=runtime("torch"),
                 bytes=checkpoint.stat().st_size,
                 latency={str(size): clock(module, inputs) for size, inputs in timed(found, BATCHES)},
-                metrics=_metrics(module, prepared, real),
+                metrics=figures_on(module, task, real),
             )
-            after = _figures(kind, written, far, found, prepared, real)
+            after = _figures(kind, written, far, found, task, real)
         small = None
         if quantize is not None and prepared is not None:
             beside = folder / f"{output.stem}.int8.onnx"
             with phase(emit, "quantize", "Quantising to int8"):
                 quantized_file(written, beside, _calibration(prepared, found))
                 with running(kind, beside) as process:
-                    small = _figures(kind, beside, ExportedModule(found, process), found, prepared, real)
+                    small = _figures(kind, beside, ExportedModule(found, process), found, task, real)
                 _check_drop(prepared, before.metrics, small.metrics, max_drop)
         publish(folder, output.parent)
     for path in (output, *([output.parent / f"{output.stem}.int8.onnx"] if small is not None else [])):
@@ -138,25 +139,6 @@ def export(
         after=replace(after, path=str(output)),
         quantized=small and replace(small, path=str(output.parent / Path(small.path).name)),
     )
-
-
-def _opened(
-    checkpoint: Path, recipe: Recipe, need_data: bool, trust: Trust, emit: Emit
-) -> tuple[Opened, Prepared | None]:
-    """The model, and its data where there are any."""
-    if recipe.data is None:
-        if need_data:
-            raise UsageError("there are no data to measure on: give --data or a recipe with a `data` section")
-        return open_model(checkpoint, recipe, trust=trust, emit=emit), None
-    try:
-        prepared = prepare(recipe, checkpoint, trust=trust, emit=emit)
-    except DataError as error:
-        if need_data:
-            raise
-        emit(Noted(f"compared on random inputs alone: {error}", warning=True))
-        return open_model(checkpoint, recipe, trust=trust), None
-    assert prepared.opened is not None
-    return prepared.opened, prepared
 
 
 def _tensors(
@@ -196,7 +178,7 @@ def _tensors(
 
 
 def _figures(
-    kind: Format, path: Path, far: ExportedModule, found: Program, prepared: Prepared | None, real: list[Batch]
+    kind: Format, path: Path, far: ExportedModule, found: Program, task: Task | None, real: list[Batch]
 ) -> RunnableFile:
     """What an exported file costs and is worth."""
     files = [path, *([path.with_suffix(".bin")] if path.with_suffix(".bin").exists() else [])]
@@ -205,7 +187,7 @@ def _figures(
         runtime=runtime(kind.RUNTIME),
         bytes=sum(file.stat().st_size for file in files),
         latency={str(size): far.process.latency(arrays(inputs)) for size, inputs in timed(found, BATCHES)},
-        metrics=_metrics(far, prepared, real),
+        metrics=figures_on(far, task, real),
     )
 
 
@@ -232,27 +214,6 @@ def _check_drop(prepared: Prepared, before: Metrics, after: Metrics, max_drop: f
     lost = prepared.task.drop(before, after)
     if max_drop is not None and lost > max_drop:
         raise GateError(f"int8 loses {lost:.2f} points, more than --max-drop {max_drop:g}; nothing was written")
-
-
-def _real(prepared: Prepared | None, samples: int) -> list[Batch]:
-    """The first test samples, in batches."""
-    if prepared is None:
-        return []
-    found: list[Batch] = []
-    left = samples
-    for x, y in prepared.data.eval_loader("test", device="cpu"):
-        found.append((first_samples(x, left), first_samples(y, left)))
-        left -= samples_in(x)
-        if left <= 0:
-            break
-    return found
-
-
-def _metrics(module: nn.Module, prepared: Prepared | None, real: list[Batch]) -> Metrics:
-    if prepared is None or not real:
-        return {}
-    with torch.no_grad():
-        return evaluate(module, real, prepared.task)
 
 
 def _calibration(prepared: Prepared, found: Program) -> Iterator[list[np.ndarray[Any, Any]]]:

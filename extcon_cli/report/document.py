@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from extcon_cli.report.bypass_results import NO_GAIN, BranchCertificate, BypassResult, Diagnosis
+from extcon_cli.report.compare_results import CompareResult
 from extcon_cli.report.export_results import ExportResult
 from extcon_cli.report.numbers import change, count, duration, factor, figure, judge, percent
 from extcon_cli.report.records import (
@@ -96,6 +98,8 @@ def sections(result: CommandResult) -> Sections:
         return Sections(
             differences=gaps(result), files=files(result), exactness=takes(result), outcome=exported(result)
         )
+    if isinstance(result, CompareResult):
+        return Sections(files=compared(result))
     if isinstance(result, Refused):
         return Sections(outcome=f"exit code 4: {result.message}")
     return Sections(differences=gaps(result), exactness=certified(result))
@@ -268,6 +272,27 @@ def files(result: ExportResult) -> list[Row]:
     return rows
 
 
+def compared(result: CompareResult) -> list[Row]:
+    """A heading, then of each file what it holds, costs and is worth."""
+    batches = list(dict.fromkeys(batch for file in result.files for batch in file.latency))
+    main = judge({name for file in result.files for name in file.metrics})
+    names = [main] if main is not None else []
+    rows: list[Row] = [("", "parameters", "MACs", "size", *(f"batch {batch}" for batch in batches), *names)]
+    for file in result.files:
+        costs = ["-" if cost is None else count(cost) for cost in (file.params, file.macs)]
+        times = [duration(file.latency[batch]) if batch in file.latency else "-" for batch in batches]
+        worth = [figure(name, file.metrics[name]) if name in file.metrics else "-" for name in names]
+        rows.append((Path(file.path).name, *costs, count(file.bytes, "B"), *times, *worth))
+    return rows
+
+
+def measured_on(result: CompareResult) -> str:
+    """Where the figures of a comparison come from, in one sentence."""
+    data = f"{result.samples} test samples" if result.samples else "no data"
+    runtimes = ", ".join(dict.fromkeys(file.runtime for file in result.files))
+    return f"{data}; run by {runtimes} on this CPU, {result.threads} thread{'s' if result.threads > 1 else ''}"
+
+
 def takes(result: ExportResult) -> list[str]:
     """What an exported file is given, a sentence each."""
     return [f"input {given.name}: {' x '.join(given.shape)} of {given.dtype}" for given in result.inputs]
@@ -296,6 +321,8 @@ def run_facts(result: CommandResult) -> RunFacts | None:
 def caution(result: CommandResult) -> str | None:
     """What speaks against the test figures; None: nothing."""
     run = run_facts(result)
+    if isinstance(result, CompareResult):
+        return result.test_caution
     return result.test_caution if isinstance(result, EvaluateResult) else run.test_caution if run is not None else None
 
 
@@ -303,4 +330,4 @@ def subject(result: CommandResult) -> str:
     """What the command worked on, or, where it began with nothing, what it wrote."""
     if isinstance(result, PruneResult | BypassResult | TrainResult):
         return result.run.checkpoint or result.run.output
-    return result.checkpoint
+    return ", ".join(file.path for file in result.files) if isinstance(result, CompareResult) else result.checkpoint

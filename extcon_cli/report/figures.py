@@ -1,30 +1,24 @@
-"""The figures of the HTML report, as inline SVG. The only place that knows matplotlib."""
+"""The figures of a run in the HTML report, as inline SVG."""
 
 from __future__ import annotations
 
-import io
-import re
 from collections.abc import Sequence
 
-import matplotlib as mpl
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_svg import FigureCanvasSVG
-from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
+from extcon_cli.report.drawing import ALIVE, DEAD, GREY, legend, new_figure, svg
 from extcon_cli.report.numbers import SHARES, judge
 from extcon_cli.report.records import PhaseRecord
 from extcon_cli.report.results import BifurcationTrace
 
-ALIVE, DEAD, GREY = "#2f7fb8", "#d1603d", "#8a8f98"
 LINES, MOMENTS = 60, 40
 """Filters of each colour drawn in the bifurcation, and points of each; more make the file large, not clearer."""
 
 
 def losses(phases: Sequence[PhaseRecord]) -> str:
     """Loss over the steps of all phases, one after the other, with those on the validation data."""
-    figure, (axes,) = _figure(1)
+    figure, (axes,) = new_figure(1)
     start = 0
     for number, phase in enumerate(phases):
         steps = np.asarray(phase.steps, float) + start
@@ -40,13 +34,13 @@ def losses(phases: Sequence[PhaseRecord]) -> str:
             start = int(steps[-1])
     axes.set(xlabel="step", ylabel="loss", yscale="log")
     axes.yaxis.set_minor_formatter(NullFormatter())
-    _legend(axes)
-    return _svg(figure)
+    legend(axes)
+    return svg(figure)
 
 
 def judged(phases: Sequence[PhaseRecord]) -> str | None:
     """What the model is judged by, on the validation data over the steps of all phases; None where there is nothing."""
-    figure, (axes,) = _figure(1)
+    figure, (axes,) = new_figure(1)
     start, drawn = 0, False
     for phase in phases:
         curve = phase.validation
@@ -59,35 +53,35 @@ def judged(phases: Sequence[PhaseRecord]) -> str | None:
             drawn = True
         start += phase.steps[-1] if phase.steps else 0
     axes.set(xlabel="step")
-    return _svg(figure) if drawn else None
+    return svg(figure) if drawn else None
 
 
 def branches(phases: Sequence[PhaseRecord]) -> str:
     """The loss of every way from theta*, over the same steps."""
-    figure, (axes,) = _figure(1)
+    figure, (axes,) = new_figure(1)
     for phase in phases:
         axes.plot(phase.steps, phase.loss, lw=1.1, label=phase.phase)
     axes.set(xlabel="step from theta*", ylabel="loss", yscale="log")
     axes.yaxis.set_minor_formatter(NullFormatter())
-    _legend(axes)
-    return _svg(figure)
+    legend(axes)
+    return svg(figure)
 
 
 def comeback(trace: Sequence[Sequence[float]]) -> str:
     """||D|| and ||A D W|| of an extended model over the steps (Jung & Lee, Fig. 3b, 4c)."""
     steps, norms, constraints = np.asarray(trace, float).T[:3]
-    figure, (axes,) = _figure(1)
+    figure, (axes,) = new_figure(1)
     axes.plot(steps, norms, color=ALIVE, lw=1.2, label="‖D‖")
     if constraints.any():
         axes.plot(steps, constraints, color=DEAD, lw=1.2, label="‖ADW‖")
     axes.set(xlabel="step from theta*")
-    _legend(axes)
-    return _svg(figure)
+    legend(axes)
+    return svg(figure)
 
 
 def paths(phases: Sequence[PhaseRecord]) -> str:
     """Distance and angle of every way from its start, and its step sizes (Jung & Lee, Fig. 3c, 3d, 5)."""
-    figure, every = _figure(3)
+    figure, every = new_figure(3)
     labels = ("distance", "angle (degrees)", "step size")
     for axes, column, label in zip(every, (3, 4, 5), labels, strict=True):
         for phase in phases:
@@ -96,15 +90,15 @@ def paths(phases: Sequence[PhaseRecord]) -> str:
         axes.set(xlabel="step from theta*", ylabel=label)
     every[-1].set_yscale("log")
     every[-1].yaxis.set_minor_formatter(NullFormatter())
-    _legend(every[0])
-    return _svg(figure)
+    legend(every[0])
+    return svg(figure)
 
 
 def bifurcation(trace: BifurcationTrace) -> str:
     """The norm of each filter's F (left) and its catalyst d (right) over time, dead and alive in two colours."""
     decided, steps = np.asarray(trace.decided, bool), np.asarray(trace.steps, float)
     shown = np.unique(np.linspace(0, len(steps) - 1, MOMENTS).astype(int))
-    figure, (left, right) = _figure(2)
+    figure, (left, right) = new_figure(2)
     for axes, moments, label in ((left, trace.norm, "‖F‖"), (right, trace.d, "d")):
         values = np.asarray(moments, float)  # (moments, filters)
         for mask, colour, name in ((~decided, ALIVE, "stays"), (decided, DEAD, "goes")):
@@ -117,47 +111,5 @@ def bifurcation(trace: BifurcationTrace) -> str:
             axes.plot(x.ravel(), y.ravel(), color=colour, lw=0.6, alpha=0.5, label=name)
         top = max(float(np.nanquantile(values, 0.999)) if values.size else 0.0, 1e-6)
         axes.set(xlim=(0, max(float(steps[-1]), 1.0)), ylim=(-0.03 * top, 1.08 * top), xlabel="step", ylabel=label)
-    _legend(right)
-    return _svg(figure)
-
-
-def _figure(count: int) -> tuple[Figure, Sequence[Axes]]:
-    figure = Figure(figsize=(8.6, 3.1), layout="constrained")
-    FigureCanvasSVG(figure)
-    figure.patch.set_alpha(0)
-    every = figure.subplots(1, count, squeeze=False)[0]
-    for axes in every:
-        axes.patch.set_alpha(0)
-        axes.grid(color=GREY, alpha=0.2, lw=0.6)
-        axes.tick_params(colors=GREY, labelsize=8)
-        for side, spine in axes.spines.items():
-            spine.set_visible(side in ("left", "bottom"))
-            spine.set_color(GREY)
-        axes.xaxis.label.set(color=GREY, size=9)
-        axes.yaxis.label.set(color=GREY, size=9)
-    return figure, list(every)
-
-
-def _legend(axes: Axes) -> None:
-    handles, labels = axes.get_legend_handles_labels()
-    unique = dict(zip(labels, handles, strict=True))
-    if len(unique) > 1:
-        axes.legend(unique.values(), unique.keys(), frameon=False, fontsize=8, labelcolor=GREY)
-
-
-def _svg(figure: Figure) -> str:
-    """The figure as an <svg> element: no dates, the same bytes each time, ids of its own; paths in tenths of points."""
-    with mpl.rc_context(
-        {
-            "svg.hashsalt": "extcon",
-            "svg.fonttype": "none",
-            "font.family": "sans-serif",
-            "path.simplify_threshold": 0.3,  # of a point, by which a line may be off
-        }
-    ):
-        stream = io.StringIO()
-        figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None})
-    text = stream.getvalue()
-    body = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
-    body = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", body))
-    return re.sub(r'(?<=<path d=")[^"]*', lambda path: re.sub(r"\.(\d)\d+", r".\1", path[0]), body)
+    legend(right)
+    return svg(figure)

@@ -8,9 +8,11 @@ import yaml
 from jinja2 import Environment, PackageLoader
 from markupsafe import Markup
 
-from extcon_cli.report import figures
+from extcon_cli.report import charts, figures
 from extcon_cli.report.bypass_results import BypassResult
-from extcon_cli.report.document import caution, gate_rows, run_facts, sections, subject
+from extcon_cli.report.compare_results import CompareResult
+from extcon_cli.report.document import caution, gate_rows, measured_on, run_facts, sections, subject
+from extcon_cli.report.drawing import svg
 from extcon_cli.report.numbers import count, duration, judge, percent
 from extcon_cli.report.records import PhaseRecord, RunFacts
 from extcon_cli.report.results import (
@@ -62,6 +64,8 @@ def _recipe(run: RunFacts | None) -> str:
 def drawings(result: CommandResult) -> list[Drawing]:
     """The figures that a result's history allows."""
     found: list[Entry] = []
+    if isinstance(result, CompareResult):
+        found = [("Side by side", measured_on(result), svg(charts.compared(result)))]
     history = result.history if isinstance(result, PruneResult | BypassResult | TrainResult) else None
     phases = [phase for phase in history.phases if phase.steps] if history is not None else []
     if isinstance(history, PruneHistory):
@@ -74,7 +78,7 @@ def drawings(result: CommandResult) -> list[Drawing]:
         curve = next((phase.validation for phase in phases if phase.validation is not None), None)
         name = judge(curve.metrics) if curve is not None else None
         found.append(((name or "").capitalize(), said, figures.judged(phases)))
-    return [Drawing(title, text, Markup(svg)) for title, text, svg in found if svg is not None]
+    return [Drawing(title, text, Markup(drawn)) for title, text, drawn in found if drawn is not None]
 
 
 def _of_bifurcation(trace: BifurcationTrace) -> list[Entry]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from extcon_cli.report.bypass_results import BypassResult
+from extcon_cli.report.compare_results import ComparedFile, CompareResult
 from extcon_cli.report.document import exported, outcome
 from extcon_cli.report.export_results import ExportResult
-from extcon_cli.report.numbers import change, count, factor, figure, judge
+from extcon_cli.report.numbers import change, count, duration, factor, figure, judge
 from extcon_cli.report.records import Metrics
 from extcon_cli.report.results import (
     CommandResult,
@@ -40,12 +41,21 @@ def line(result: CommandResult) -> str:
         return f"{result.checkpoint} and {result.other}: {verdict} {result.max_diff:g} of the largest output"
     if isinstance(result, ExportResult):
         return f"{result.output}: {exported(result)}"
+    if isinstance(result, CompareResult):
+        return "; ".join(_compared(file) for file in result.files)
     assert isinstance(result, Refused)
     return f"{result.checkpoint}: {result.message}"
 
 
 def _smaller(result: PruneResult) -> str:
     return factor(result.before.size.params, result.after.size.params)
+
+
+def _compared(file: ComparedFile) -> str:
+    parts = [count(file.bytes, "B"), *(duration(seconds) for seconds in list(file.latency.values())[:1])]
+    if name := judge(file.metrics):
+        parts.append(f"{name} {figure(name, file.metrics[name])}")
+    return f"{file.path}: {', '.join(parts)}"
 
 
 def _figures(metrics: Metrics) -> str:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
 from extcon_cli.report.bypass_results import BypassResult, Diagnosis
+from extcon_cli.report.compare_results import CompareResult
 from extcon_cli.report.export_results import ExportResult
 from extcon_cli.report.records import (
     CertificateRecord,
@@ -329,7 +330,15 @@ class Refused(Result):
 
 
 CommandResult: TypeAlias = (
-    PruneResult | BypassResult | TrainResult | EvaluateResult | InspectResult | VerifyResult | ExportResult | Refused
+    PruneResult
+    | BypassResult
+    | TrainResult
+    | EvaluateResult
+    | InspectResult
+    | VerifyResult
+    | ExportResult
+    | CompareResult
+    | Refused
 )
 COMMANDS: Mapping[str, type] = {
     "init": InitResult,
@@ -342,5 +351,6 @@ COMMANDS: Mapping[str, type] = {
     "dry-run": DryRunResult,
     "verify": VerifyResult,
     "export": ExportResult,
+    "compare": CompareResult,
 }
 """The result of each command."""

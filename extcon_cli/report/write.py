@@ -1,4 +1,4 @@
-"""Write a result as a report: HTML with figures, Markdown, or JSON. Whole or not at all."""
+"""Write a result as a report: HTML with figures, Markdown, JSON, or its chart as PNG. Whole or not at all."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 from extcon_cli.errors import UsageError
+from extcon_cli.report.compare_results import CompareResult
 from extcon_cli.report.markdown import markdown
 from extcon_cli.report.results import CommandResult
 from extcon_cli.report.serialise import to_json
@@ -23,19 +24,24 @@ def write(result: CommandResult, path: Path) -> None:
     Raises:
         UsageError: another suffix, or the file cannot be written.
     """
+    content: str | bytes
     if path.suffix == ".html":
         from extcon_cli.report.html import html
 
-        text = html(result)
+        content = html(result) + "\n"
     elif path.suffix == ".md":
-        text = markdown(result)
+        content = markdown(result) + "\n"
     elif path.suffix == ".json":
-        text = json.dumps(to_json(result), indent=2, allow_nan=False)
+        content = json.dumps(to_json(result), indent=2, allow_nan=False) + "\n"
+    elif path.suffix == ".png" and isinstance(result, CompareResult):
+        from extcon_cli.report.charts import picture
+
+        content = picture(result)
     else:
         raise UsageError(f"{path}: a report ends in .html, .md or .json")
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        temporary.write_text(text + "\n", encoding="utf-8")
+        temporary.write_bytes(content if isinstance(content, bytes) else content.encode())
         os.replace(temporary, path)
     except OSError as error:
         raise UsageError(f"{path} cannot be written: {error.strerror}; choose another --report") from error

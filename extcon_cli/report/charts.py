@@ -1,0 +1,61 @@
+"""Charts of several models beside each other, for the HTML report and as PNG."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from extcon_cli.report.compare_results import ComparedFile, CompareResult
+from extcon_cli.report.drawing import ALIVE, GREY, new_figure, png
+from extcon_cli.report.numbers import count, duration, figure, judge
+
+Bars = tuple[str, list[float | None], list[str]]
+"""What is compared, the value of each file (None: not known), and how it is written."""
+
+
+def compared(result: CompareResult) -> Figure:
+    """A panel for each figure that is known, a bar for each file."""
+    panels = list(_panels(result.files))
+    chart, every = new_figure(len(panels), height=1.0 + 0.32 * len(result.files))
+    places, names = range(len(result.files)), [Path(file.path).name for file in result.files]
+    for number, (axes, (title, values, shown)) in enumerate(zip(every, panels, strict=True)):
+        axes.barh(places, [value or 0.0 for value in values], height=0.62, color=ALIVE, alpha=0.8)
+        largest = max((value or 0.0 for value in values), default=0.0) or 1.0
+        for place, value, text in zip(places, values, shown, strict=True):
+            axes.text((value or 0.0) + 0.03 * largest, place, text, va="center", fontsize=7.5, color=GREY)
+        axes.set(xlim=(0, 1.55 * largest), xticks=[], ylim=(len(result.files) - 0.4, -0.6))
+        axes.set_title(title, fontsize=9, color=GREY, loc="left")
+        axes.grid(visible=False)
+        axes.spines["bottom"].set_visible(False)
+        axes.set_yticks(list(places), names if number == 0 else [""] * len(names))
+    return chart
+
+
+def picture(result: CompareResult) -> bytes:
+    """The chart as PNG."""
+    return png(compared(result))
+
+
+def _panels(files: Sequence[ComparedFile]) -> Sequence[Bars]:
+    main = judge({name for file in files for name in file.metrics})
+    found: list[Bars] = []
+
+    def panel(title: str, values: list[float | None], shown: list[str]) -> None:
+        if any(value is not None for value in values):
+            found.append((title, values, shown))
+
+    if main is not None:
+        values = [file.metrics.get(main) for file in files]
+        panel(main, values, ["-" if value is None else figure(main, value) for value in values])
+    for title, sizes, unit in (
+        ("parameters", [file.params for file in files], ""),
+        ("MACs", [file.macs for file in files], ""),
+        ("size", [file.bytes for file in files], "B"),
+    ):
+        panel(title, [*sizes], ["-" if value is None else count(value, unit) for value in sizes])
+    for batch in dict.fromkeys(batch for file in files for batch in file.latency):
+        times = [file.latency.get(batch) for file in files]
+        panel(f"latency, batch {batch}", times, ["-" if value is None else duration(value) for value in times])
+    return found
