@@ -12,6 +12,7 @@ import typer
 
 from extcon_cli.checkpoint.folder import check_folder, is_transformers
 from extcon_cli.checkpoint.trust import Trust
+from extcon_cli.checkpoint.ultralytics.look import is_ultralytics
 from extcon_cli.cli import checks, resolve
 from extcon_cli.cli import options as o
 from extcon_cli.errors import UsageError
@@ -85,6 +86,7 @@ def prune(
 
     Writes CKPT.pruned.safetensors, which `extcon_cli.load` gives back as a smaller module. Of a folder of Hugging Face,
     writes a folder that plain `from_pretrained` opens; without data its smallest filters go, and nothing is trained.
+    Of a checkpoint of Ultralytics, writes a .pt that it takes unchanged.
 
     Example: `extcon prune model.pt --ratio 0.5`
 
@@ -99,6 +101,8 @@ def prune(
     Example: `extcon prune masked.pt --already-zero`
 
     Example: `extcon prune ./bert --ratio 0.25`
+
+    Example: `extcon prune yolov8n.pt --data coco8.yaml --trust-pickle --ratio 0.3`
     """
     o.set_memory(max_memory)
     o.set_threads(threads)
@@ -121,12 +125,16 @@ def prune(
     timing = resolve.timing(runtime, batch_size)
     checkpoint = resolve.checkpoint_file(checkpoint)
     folder = is_transformers(checkpoint)
+    theirs = is_ultralytics(checkpoint) and not already_zero and (out is None or out.suffix == ".pt")
+    if theirs and (plan is not None or resume or dry_run or exports):
+        raise UsageError("a checkpoint of Ultralytics is pruned without --plan, --resume, --dry-run and --export")
     if folder:
         output = out or checkpoint.parent / f"{checkpoint.resolve().name}.pruned"
         check_folder(output, force=force, like=checkpoint)
     else:
-        output = out or checkpoint.with_name(f"{checkpoint.stem}.pruned.safetensors")
-        force = checks.check_output(output, force=force, resume=resume, suffixes=[".safetensors"])
+        suffix = ".pt" if theirs else ".safetensors"
+        output = out or checkpoint.with_name(f"{checkpoint.stem}.pruned{suffix}")
+        force = checks.check_output(output, force=force, resume=resume, suffixes=[suffix])
     if folder and exports:
         raise UsageError("--export is for checkpoints that are one file")
     for format in exports or ():
@@ -134,7 +142,7 @@ def prune(
         checks.check_output(beside(output, format), force=force, resume=resume, suffixes=[FORMATS[format][1]])
     checks.check_reports(report)
     checks.check_junit(junit)
-    kind = resolve.data_kind(data)
+    kind = resolve.data_kind(data, theirs=theirs)
     resolved = resolve.find_recipe("prune", recipe, checkpoint, overrides, kind, **aim, **timing, seed=seed)
     without_data = folder and kind is None and resolved.recipe.data is None and not already_zero and plan is None
     if without_data and (max_drop is not None or resume or dry_run):
@@ -165,6 +173,25 @@ def prune(
         return deliver(result, as_json=as_json, reports=report, quiet=quiet, junit=junit)
 
     gate = gated("prune", checkpoint, as_json=as_json, reports=report, quiet=quiet, junit=junit)
+    if theirs:
+        with gate, listening(quiet=quiet) as emit:
+            from extcon_cli.pipelines.running.gates import Limits
+            from extcon_cli.pipelines.ultralytics import prune_ultralytics
+
+            result = prune_ultralytics(
+                checkpoint,
+                resolved.recipe,
+                output=output,
+                device=device,
+                force=force,
+                limits=Limits(max_drop, min_accuracy, most, max_latency),
+                keep_run=keep_run,
+                latency=not no_latency,
+                trust=trust,
+                emit=emit,
+            )
+        return deliver(result, as_json=as_json, reports=report, quiet=quiet, junit=junit)
+
     with gate, listening(quiet=quiet) as emit:
         from extcon_cli.pipelines.prune import prune as run  # takes seconds: torch
         from extcon_cli.pipelines.running.gates import Limits

@@ -19,6 +19,15 @@ if TYPE_CHECKING:
     from extcon_cli.recipe.schema import Recipe
 
 
+ULTRALYTICS = "ultralytics"
+"""The dataset of a recipe whose data Ultralytics reads."""
+OF_ULTRALYTICS = (
+    "data.batch_size=16", "prune.score.method=energy", "prune.finetune.distill=null",
+    "prune.finetune.optimizer.name=adamw", "prune.finetune.optimizer.lr=1e-3",
+)  # fmt: skip
+"""What goes for a checkpoint of Ultralytics where the user gave no recipe."""
+
+
 def find_recipe(
     method: str,
     recipe: str | None,
@@ -49,11 +58,15 @@ def bundled_recipe(method: str, overrides: Sequence[str] | None, data: Kind | No
     return resolve(method, overrides=[*_data_keys(data), *(overrides or ())])
 
 
-def data_kind(path: str | None) -> Kind | None:
-    """What --data holds. DataError where that is nothing that can be read."""
+def data_kind(path: str | None, *, theirs: bool = False) -> Kind | None:
+    """What --data holds, `theirs`: for Ultralytics to read. DataError where that is nothing that can be read."""
     if path is None:
         return None
+    from extcon_cli.data.kinds import Kind
     from extcon_cli.data.kinds import kind as kind_of_data
+
+    if theirs:
+        return Kind(ULTRALYTICS, path, None, "for Ultralytics to read")
 
     return kind_of_data(path)
 
@@ -137,7 +150,11 @@ def is_set(key: str, overrides: Sequence[str] | None) -> bool:
 
 def _told(method: str, recipe: str | None, checkpoint: Path | None, data: Kind | None) -> list[str]:
     """What a folder of Hugging Face says of its task and its tokenizer, where the user gave no recipe."""
-    if checkpoint is None or not is_transformers(checkpoint) or recipe or checkpoint.with_suffix(".yaml").is_file():
+    if checkpoint is None or recipe or checkpoint.with_suffix(".yaml").is_file():
+        return []
+    if data is not None and data.dataset == ULTRALYTICS:
+        return [*OF_ULTRALYTICS]
+    if not is_transformers(checkpoint):
         return []
     task = task_of(checkpoint) or (data and data.task)
     keys = [f"task={task}"] if task else []

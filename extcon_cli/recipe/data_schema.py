@@ -82,8 +82,8 @@ class DataSpec(Section):
 
     dataset: Name
     """`digits`, `eggholder`, a torchvision name such as `cifar10`, `image_folder`, `segmentation_folder`, `coco`,
-    `arrays` (.npz, .safetensors), `csv`, `text` (.txt, .jsonl), `saved` (a folder of `datasets`), or
-    `file.py:function`. A `file.py` stands beside the recipe."""
+    `arrays` (.npz, .safetensors), `csv`, `text` (.txt, .jsonl), `saved` (a folder of `datasets`),
+    `ultralytics` (what it reads, for its checkpoints), or `file.py:function`. A `file.py` stands beside the recipe."""
 
     root: Name | None = None
     """The data's folder or file; `~` is the home folder. null: the data need none."""

@@ -247,7 +247,9 @@ class PruneSpec(Section):
 
     widths: Literal["uniform", "free"] = "uniform"
     """Of folders of Hugging Face: `uniform`: the same share of every layer, so that the configuration says it and plain
-    `from_pretrained` opens the result. `free`: any width, and `extcon_cli.load` alone opens it."""
+    `from_pretrained` opens the result. `free`: any width, and `extcon_cli.load` alone opens it. Of checkpoints of
+    Ultralytics: `uniform`: widths that the YAML can say, which its trainer builds anew. `free`: any width; Ultralytics
+    validates, predicts with and exports the result, and does not train it."""
 
     latency: LatencySpec = LatencySpec()
     """Where latency is measured."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-SHARES = ("accuracy", "top5", "pixel_accuracy", "f1", "miou", "map", "map50")
+SHARES = ("accuracy", "top5", "pixel_accuracy", "f1", "miou", "map", "map50", "mask_map", "pose_map")
 """Figures that people read in percent."""
 JUDGES = ("accuracy", "r2", "f1", "miou", "map", "perplexity", "loss")
 """What a model is judged by: the first of these that was measured."""

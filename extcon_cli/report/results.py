@@ -74,13 +74,13 @@ class SizeChange:
 
 @dataclass(frozen=True)
 class FolderFigures:
-    """How the folder of transformers that was written says its widths."""
+    """How the folder of transformers, or the checkpoint of Ultralytics, that was written says its widths."""
 
     widths: Literal["uniform", "free"]
     config: Mapping[str, SizeChange]
-    """The numbers of the configuration that changed; empty: a removal plan says the widths."""
+    """The numbers of the configuration, or of the YAML, that changed; empty: they do not say the widths."""
     plain_difference: float | None
-    """Of the largest output, between the model and what `from_pretrained` opens; None: it cannot."""
+    """Of the largest output, between the model and what `from_pretrained`, or the YAML, gives; None: it cannot."""
     uniform_share: float
     """Of the parameters, in channels that can go where all layers stay alike."""
     free_share: float
@@ -128,7 +128,7 @@ class PruneResult(PruneRecord, Result):
     latency: tuple[LatencyFigures, ...] | None = field(default=None, metadata=OPTIONAL)
     """Before and after, for each batch size. None: not measured."""
     folder: FolderFigures | None = field(default=None, metadata=OPTIONAL)
-    """Of a folder of transformers."""
+    """Of a folder of transformers, or a checkpoint of Ultralytics."""
     exported: tuple[ExportResult, ...] | None = field(default=None, metadata=OPTIONAL)
     """With --export."""
     history: PruneHistory | None = field(default=None, metadata=OPTIONAL)
