@@ -16,6 +16,9 @@ from torch import Tensor, nn
 
 from extcon_cli.channels import ChannelGroup, Channels
 
+LARGE = 1 << 22
+"""Numbers whose squares are made tensor by tensor."""
+
 
 @dataclass(frozen=True)
 class Part:
@@ -106,8 +109,11 @@ def sum_rows(tensors: Sequence[Tensor], parts: Sequence[Part]) -> list[Tensor]:
 def norms(module: nn.Module, filters: Filters) -> Tensor:
     """||F_i||_2 of every filter: (n,)."""
     tensors = parameters(module, filters)
-    squares = torch._foreach_mul(tensors, tensors) if tensors else []
-    return filters.sums(sum_rows(squares, filters.parts)).sqrt()
+    if sum(tensor.numel() for tensor in tensors) > LARGE:
+        rows = [sum_rows([tensor.square()], [part])[0] for tensor, part in zip(tensors, filters.parts, strict=True)]
+    else:
+        rows = sum_rows(torch._foreach_mul(tensors, tensors), filters.parts) if tensors else []
+    return filters.sums(rows).sqrt()
 
 
 @torch.no_grad()

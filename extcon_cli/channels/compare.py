@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
+from extcon_cli.channels.deferred import defer, is_deferred
 from extcon_cli.channels.modules import evaluating
 from extcon_cli.channels.preserving import duplicate, preserving
 
@@ -231,7 +232,11 @@ def _random(value: Any, *, batch: int, size: int, generator: torch.Generator, dt
 
 def in_double(module: nn.Module) -> nn.Module:
     """A copy of the module on the CPU in float64."""
-    return duplicate(module).cpu().double()
+    copied = duplicate(module)
+    if not is_deferred(copied):
+        return copied.cpu().double()
+    defer(copied, torch.float64)
+    return copied
 
 
 def tensors_in(output: Any) -> list[Tensor]:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
 
-import safetensors.torch
 from torch import Tensor, nn
 
+from extcon_cli.checkpoint.encode import encoded
 from extcon_cli.checkpoint.metadata import Metadata, to_header
 from extcon_cli.checkpoint.precision import Precision, lossless
 from extcon_cli.errors import UsageError
@@ -37,16 +36,17 @@ def write(
     """
     path = Path(path)
     check_writable(path, force)
-    header, body = _encode(_unique(module, precision or {}), to_header(metadata))
+    state, digest = _unique(module, precision or {}), sha256()
     temporary = _temporary(path)
     try:
         with temporary.open("xb") as file:
-            file.write(header)
-            file.write(body)
+            for part in encoded(state, {"format": "pt", **to_header(metadata)}):
+                file.write(part)
+                digest.update(part)
             file.flush()
             os.fsync(file.fileno())
         if announce is not None:
-            announce(sha256(header + body).hexdigest())
+            announce(digest.hexdigest())
         os.replace(temporary, path)
         _sync_folder(path.parent)
     except OSError as error:
@@ -79,28 +79,15 @@ def check_writable(path: str | Path, force: bool) -> None:
 
 
 def _unique(module: nn.Module, precision: Precision) -> dict[str, Tensor]:
-    """The state dict with each tied tensor under its first name only, and no storage shared."""
+    """The state dict with each tied tensor under its first name only."""
     state: dict[str, Tensor] = {}
     seen: set[int] = set()
-    storages: set[int] = set()
     for name, tensor in module.state_dict(keep_vars=True).items():
         if id(tensor) in seen:
             continue
         seen.add(id(tensor))
-        value = lossless(name, tensor.detach().cpu().contiguous(), precision)
-        place = value.untyped_storage().data_ptr()
-        state[name] = value.clone() if place in storages else value
-        storages.add(place)
+        state[name] = lossless(name, tensor.detach().cpu().contiguous(), precision)
     return state
-
-
-def _encode(state: dict[str, Tensor], texts: dict[str, str]) -> tuple[bytes, memoryview]:
-    """Header and tensors of a safetensors file. The library orders metadata by a random hash; here they are sorted."""
-    encoded = safetensors.torch.save(state, {"format": "pt", **texts})
-    length = int.from_bytes(encoded[:8], "little")
-    header = json.dumps(json.loads(encoded[8 : 8 + length]), sort_keys=True, separators=(",", ":")).encode()
-    header += b" " * (-len(header) % 8)
-    return len(header).to_bytes(8, "little") + header, memoryview(encoded)[8 + length :]
 
 
 def _temporary(path: Path) -> Path:

@@ -52,7 +52,7 @@ def already_zero(
         check_folder(output, force=force, like=checkpoint)
     else:
         check_writable(output, force)
-    opened = open_model(checkpoint, recipe, trust=trust, emit=emit)
+    opened = open_model(checkpoint, recipe, trust=trust, sparing=True, emit=emit)
     emit(RunStarted("prune", str(checkpoint), str(output), "cpu", recipe.seed))
     with phase(emit, "remove", "Removing", unit="channel"):
         original = opened.module

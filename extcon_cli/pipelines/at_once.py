@@ -55,7 +55,7 @@ def prune_at_once(
     """
     began, spec = time.monotonic(), recipe.prune
     check_folder(output, force=force, like=checkpoint)
-    opened = open_model(checkpoint, recipe, trust=trust, emit=emit)
+    opened = open_model(checkpoint, recipe, trust=trust, sparing=True, emit=emit)
     assert opened.folder is not None
     emit(RunStarted("prune", str(checkpoint), str(output), "cpu", recipe.seed))
     method = "random" if spec.score.method == "random" else "magnitude"

@@ -268,3 +268,29 @@ def test_the_class_tells_the_task(tmp_path: Path, architectures: object, task: s
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "x", "architectures": architectures}))
     assert is_transformers(tmp_path)
     assert task_of(tmp_path) == task
+
+
+def test_a_folder_that_does_not_fit_is_read_tensor_by_tensor_with_the_same_result(
+    llama: Path, pruned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Several shards in half precision, byte for byte; then widths of their own."""
+    monkeypatch.setattr("extcon_cli.channels.deferred.SMALL", 0)
+    monkeypatch.setattr("extcon_cli.checkpoint.huggingface.folder.too_large", lambda size: True)
+    result = prune_at_once(llama, recipe(), output=tmp_path / "pruned")
+    assert result.after.latency is None
+    assert {file.name for file in pruned.iterdir()} == {file.name for file in (tmp_path / "pruned").iterdir()}
+    for file in pruned.glob("model*"):
+        assert file.read_bytes() == (tmp_path / "pruned" / file.name).read_bytes(), file.name
+    prune_at_once(llama, recipe("prune.widths=free"), output=tmp_path / "free")
+    assert extcon_cli.load(tmp_path / "free").config.intermediate_size == 64
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["qwen2", "t5"])  # tied tensors, by either way
+def test_other_families_are_read_tensor_by_tensor(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    models.write(name, tmp_path / "in")
+    monkeypatch.setattr("extcon_cli.channels.deferred.SMALL", 0)
+    monkeypatch.setattr("extcon_cli.checkpoint.huggingface.folder.too_large", lambda size: True)
+    result = prune_at_once(tmp_path / "in", recipe(), output=tmp_path / "out", latency=False)
+    assert result.folder is not None
+    assert result.folder.plain_difference == 0

@@ -27,12 +27,14 @@ from torch._subclasses.schema_check_mode import SchemaCheckMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
+from extcon_cli.channels.deferred import Deferred
 from extcon_cli.channels.modules import named_tensors, open_dataclasses
 from extcon_cli.channels.preserving import preserving
 
 TORCH = str(Path(torch.__file__).parent) + "/"
 LAYERS = f"{TORCH}nn/"
 PLAIN = (Tensor, nn.Parameter, nn.Buffer)
+HELD = (*PLAIN, Deferred)
 NOT_TENSORS = (int, float, complex, str, bytes, bool, type(None), torch.dtype, torch.device, torch.Size)
 
 
@@ -83,7 +85,7 @@ def _check(module: nn.Module) -> None:
         if isinstance(child, torch.jit.ScriptModule):
             raise NotRecorded("a scripted module")
         for tensor in (*child._parameters.values(), *child._buffers.values()):
-            if tensor is not None and (type(tensor) not in PLAIN or tensor.layout != torch.strided):
+            if tensor is not None and (type(tensor) not in HELD or tensor.layout != torch.strided):
                 raise NotRecorded(f"a {type(tensor).__name__}, {tensor.layout}")
 
 

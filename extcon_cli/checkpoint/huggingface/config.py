@@ -13,11 +13,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
+from extcon_cli.channels.deferred import Deferred
 from extcon_cli.errors import UsageError
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -90,8 +91,17 @@ def unfilled(kind: type[nn.Module], config: Any) -> Any:
     return module
 
 
-def filled(kind: type[nn.Module], config: Any, state: Mapping[str, Tensor]) -> nn.Module:
-    """A model of this configuration with these tensors, all of them. RuntimeError: they are not its own."""
+def filled(kind: type[nn.Module], config: Any, state: Mapping[str, Tensor], *, assign: bool = False) -> nn.Module:
+    """A model of this configuration with these tensors, all of them. RuntimeError: they are not its own.
+
+    `assign`: with the tensors themselves, not with copies of them; deferred ones are taken so in any case.
+    """
+    if assign or any(isinstance(tensor, Deferred) for tensor in state.values()):
+        with import_module("accelerate").init_empty_weights():
+            empty: Any = unfilled(kind, config)
+        empty.load_state_dict(state, strict=True, assign=True)
+        empty.tie_weights()
+        return cast(nn.Module, empty)
     module: nn.Module = unfilled(kind, config)
     if any(tensor.dtype == torch.float64 for tensor in state.values()):
         module.double()

@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
@@ -24,10 +24,12 @@ from torch import nn
 
 from extcon_cli.channels import Difference, difference
 from extcon_cli.channels.compare import EXACT, Examples, each_example, random_batches
+from extcon_cli.channels.deferred import is_deferred
 from extcon_cli.checkpoint.folder import check_folder
 from extcon_cli.checkpoint.header import read_header
 from extcon_cli.checkpoint.huggingface.config import filled, quiet, shapes_of, transformers, unfilled
 from extcon_cli.checkpoint.huggingface.examples import without_cache
+from extcon_cli.checkpoint.huggingface.shards import LARGEST_SHARD, read_on_demand, store, stored, too_large
 from extcon_cli.checkpoint.limits import check_memory
 from extcon_cli.checkpoint.load import fill, replay
 from extcon_cli.checkpoint.metadata import Metadata, from_header, to_header
@@ -41,8 +43,12 @@ from extcon_cli.events import Emit, Noted, ignore
 NOTE, CARD, WEIGHTS = "extcon.json", "README.md", "model.safetensors"
 LARGEST_FILE = 64 * 2**20
 """Bytes of a file beside the weights that is read or copied: vocabularies take a few of them."""
+AT_A_TIME = 6
+"""Tensors, as large as the largest in float32, that are in memory where each is read when it is used."""
 OURS = ("config.json", CARD, NOTE)
 """Written anew; every other small file is copied as it is."""
+WHOLE = (".safetensors", ".bin")
+"""Shards of weights."""
 FORMATS = (
     ".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".onnx", ".gguf", ".ot", ".index.json",
     ".tflite",
@@ -71,8 +77,12 @@ class Folder:
         return f"transformers:{type(self.module).__name__}"
 
 
-def read_folder(path: str | Path, *, trust_code: bool = False, emit: Emit = ignore) -> Folder:
+def read_folder(path: str | Path, *, trust_code: bool = False, sparing: bool = False, emit: Emit = ignore) -> Folder:
     """Open a folder as `from_pretrained` does, from this machine's files alone; every weight has to be there.
+
+    Args:
+        sparing: where its copies would not fit into memory, read each tensor when it is used; the module is in
+            float32 or float64 then.
 
     Raises:
         CheckpointError: it is damaged, of an unknown class, quantised or an adapter, or wants to run code of its own.
@@ -80,7 +90,7 @@ def read_folder(path: str | Path, *, trust_code: bool = False, emit: Emit = igno
     path = Path(path)
     content = _configuration(path)
     kind = _kind(path, content, trust_code)
-    _check_size(path, kind)
+    _check_size(path, kind, sparing)
     header = read_header(path / WEIGHTS)
     if header is not None and header.plans:
         module, precision = _with_plans(path, kind, header)
@@ -88,6 +98,10 @@ def read_folder(path: str | Path, *, trust_code: bool = False, emit: Emit = igno
     else:
         module, metadata = _from_pretrained(path, kind, trust_code, emit), _note(path)
         precision = stored_precision(module.state_dict())
+    if sparing and too_large(_computed(tuple(p.shape) for p in module.parameters())):
+        emit(Noted(f"{path}: too large for several copies in memory: its tensors are read when they are used"))
+        doubles = any(parameter.dtype == torch.float64 for parameter in module.parameters())
+        read_on_demand(module, path, torch.float64 if doubles else torch.float32)
     files = [path / "config.json", *(file for file in _files(path) if file.name.endswith(FORMATS))]
     return Folder(path, module.eval(), copy.deepcopy(module.config), metadata, precision, _sha256(files))
 
@@ -177,14 +191,25 @@ def _kind(path: Path, content: Mapping[str, Any], trust_code: bool) -> Any:
     return get_class_from_dynamic_module(own[0], str(path), local_files_only=True)
 
 
-def _check_size(path: Path, kind: Any) -> None:
-    """CheckpointError where the model that the configuration describes would not fit into memory."""
+def _computed(shapes: Iterable[tuple[int, ...]]) -> int:
+    """Bytes of tensors in float32."""
+    return sum(4 * prod(shape) for shape in shapes)
+
+
+def _check_size(path: Path, kind: Any, sparing: bool) -> None:
+    """CheckpointError where the model that the configuration describes would not fit into memory.
+
+    `sparing`: a few tensors at a time have to.
+    """
     try:
         config = kind.config_class.from_pretrained(str(path), local_files_only=True)
         shapes = shapes_of(kind, config)
     except Exception as error:  # the library's, on a configuration from anywhere
         raise CheckpointError(_opened_as(path, kind, error)) from error
-    check_memory(sum(4 * prod(shape) for shape in shapes.values()), str(path))
+    size = _computed(shapes.values())
+    if sparing and too_large(size):
+        size = AT_A_TIME * max(_computed([shape]) for shape in shapes.values())
+    check_memory(size, str(path))
 
 
 def _opened_as(path: Path, kind: Any, error: Exception) -> str:
@@ -235,19 +260,28 @@ def _note(path: Path) -> Metadata | None:
 def _save(place: Path, module: nn.Module, config: Any, like: Folder) -> None:
     """`save_pretrained` of a plain model with these weights, in the precision and the shards of the original."""
     plain: Any = filled(type(module), config, {name: t.detach().cpu() for name, t in module.state_dict().items()})
-    stored = plain.state_dict()
-    kinds = {name: lossless(name, tensor, like.precision).dtype for name, tensor in stored.items()}
-    if len(set(kinds.values()) & set(like.precision.values())) == 1 and len(set(kinds.values())) == 1:
-        plain.to(next(iter(kinds.values())))
-    shards = [file.stat().st_size for file in _files(like.path) if file.suffix in (".safetensors", ".bin")]
+    held = plain.state_dict()
+    kinds = {lossless(name, tensor, like.precision).dtype for name, tensor in held.items()}
+    one = next(iter(kinds)) if len(kinds) == 1 and kinds & set(like.precision.values()) else None
+    largest = max((file.stat().st_size for file in _files(like.path) if file.suffix in WHOLE), default=2**30)
+    if is_deferred(plain):
+        largest, scratch = min(largest, LARGEST_SHARD), place / ".scratch"
+        store(scratch, {name: tensor.to(one or tensor.dtype) for name, tensor in held.items()})
+        plain = filled(type(module), config, stored(scratch), assign=True)
+        scratch.unlink()  # its numbers stay until nobody needs them
+    elif one is not None:
+        plain.to(one)
     with quiet():
-        plain.save_pretrained(place, max_shard_size=max(shards, default=2**30))
+        plain.save_pretrained(place, max_shard_size=largest)
 
 
 def _compared(place: Path, module: nn.Module, examples: Examples) -> Difference:
     """What `from_pretrained` makes of the folder, beside the module."""
     dtype = next(module.parameters()).dtype
-    plain = _from_pretrained(place, type(module), trust_code=False, dtype=dtype).eval()
+    kept = "auto" if is_deferred(module) else dtype
+    plain = _from_pretrained(place, type(module), trust_code=False, dtype=kept).eval()
+    if is_deferred(module):
+        read_on_demand(plain, place, dtype)
     without_cache(plain)
     batches = (batch for one in each_example(examples) for batch in random_batches(one, sizes=(1, 3)))
     found = difference(module, plain, batches)

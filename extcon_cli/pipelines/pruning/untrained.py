@@ -10,6 +10,7 @@ from torch import nn
 
 from extcon_cli.channels import Channels
 from extcon_cli.channels.compare import Inputs
+from extcon_cli.channels.deferred import is_deferred
 from extcon_cli.events import Emit
 from extcon_cli.pipelines.running.measure import timed
 from extcon_cli.pipelines.running.open import Opened
@@ -34,7 +35,8 @@ def untrained_result(
     emit: Emit,
 ) -> PruneResult:
     """The record of the removal with what there is to say beside it."""
-    spec = opened.recipe.prune.latency if latency else None
+    measured = latency and not is_deferred(small)  # to read the weights would be most of it
+    spec = opened.recipe.prune.latency if measured else None
     before, after, times = timed(record.before, record.after, (opened.module, small), example, spec, emit=emit)
     return PruneResult(
         before=before,

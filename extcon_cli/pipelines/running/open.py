@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from extcon_cli.channels.compare import Inputs
+from extcon_cli.channels.deferred import is_deferred
 from extcon_cli.checkpoint.architectures import default_input_shape
 from extcon_cli.checkpoint.folder import is_transformers
 from extcon_cli.checkpoint.huggingface.examples import example_inputs, without_cache
@@ -75,17 +76,19 @@ def open_model(
     trust: Trust = UNTRUSTED,
     data_shape: tuple[int, ...] | None = None,
     like: ModelSpec | None = None,
+    sparing: bool = False,
     emit: Emit = ignore,
 ) -> Opened:
     """Open a checkpoint as the recipe's architecture, else as its metadata say, else as its tensors fit.
 
     A factory that the recipe names needs `trust.named_code`, one that the checkpoint names `trust.code`.
     The input's shape: recipe, metadata, `data_shape`, `like` (of a model beside it), the architecture's custom.
+    `sparing` as in `read_folder`, for a caller that trains nothing.
     CheckpointError if it cannot be read or does not fit; UsageError if the recipe's architecture cannot be built;
     RecipeError if nothing tells the input's shape.
     """
     if is_transformers(path):
-        return _open_folder(Path(path), recipe, trust, emit)
+        return _open_folder(Path(path), recipe, trust, sparing, emit)
     checkpoint = read(path, trust_pickle=trust.pickle)
     module, arch, kwargs = _module(checkpoint, recipe.model, trust, emit)
     known = (recipe.model, checkpoint.metadata, like)
@@ -108,12 +111,12 @@ def open_model(
     return Opened(module, checkpoint, spec, recipe.model_copy(update={"model": spec}))
 
 
-def _open_folder(path: Path, recipe: Recipe, trust: Trust, emit: Emit) -> Opened:
+def _open_folder(path: Path, recipe: Recipe, trust: Trust, sparing: bool, emit: Emit) -> Opened:
     """Open a folder of transformers, as its configuration says; without caches, which training does not need."""
-    folder = read_folder(path, trust_code=trust.code, emit=emit)
+    folder = read_folder(path, trust_code=trust.code, sparing=sparing, emit=emit)
     module = folder.module
     without_cache(module)
-    if not _is_double(module):
+    if not _is_double(module) and not is_deferred(module):
         module.float()
     state = {name: torch.empty_like(t, dtype=folder.precision.get(name, t.dtype), device="meta")
              for name, t in module.state_dict().items()}  # fmt: skip

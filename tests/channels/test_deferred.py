@@ -1,0 +1,91 @@
+"""Deferred tensors: a module of them computes, is copied, changed, cut and certified as one of plain tensors."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from extcon_cli.channels import channel_groups, remove_zeros
+from extcon_cli.channels.compare import in_double
+from extcon_cli.channels.deferred import Deferred, defer, dense, is_deferred
+from extcon_cli.channels.removal.certificate import weights_hash
+
+
+class Tied(nn.Module):
+    """Two maps that share a weight, and one between."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.middle, self.last = nn.Linear(6, 5, bias=False), nn.Linear(5, 5), nn.Linear(6, 5, bias=False)
+        self.last.weight = self.first.weight
+
+    def forward(self, x: Tensor) -> Tensor:  # (N, 6) -> (N, 10)
+        return torch.cat([self.middle(self.first(x).relu()), self.last(x)], 1)
+
+
+@pytest.fixture(autouse=True)
+def _all_tensors(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("extcon_cli.channels.deferred.SMALL", 0)
+
+
+@pytest.fixture
+def pair() -> tuple[nn.Module, nn.Module]:
+    """A network with deferred tensors, and the same with plain ones."""
+    torch.manual_seed(0)
+    plain = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4)).eval()
+    deferred = copy.deepcopy(plain)
+    defer(deferred, torch.float32)
+    return deferred, plain
+
+
+@torch.no_grad()
+def test_a_forward_pass_and_copies(pair: tuple[nn.Module, nn.Module]) -> None:
+    deferred, plain = pair
+    x = torch.randn(3, 8)
+    assert is_deferred(deferred)
+    assert not is_deferred(plain)
+    assert torch.equal(deferred(x), plain(x))
+    copied = copy.deepcopy(deferred)
+    for module in (copied, plain):
+        module[0].weight.index_fill_(0, torch.tensor([1]), 0.0)  # type: ignore[index,union-attr]
+        torch._foreach_mul_([module[0].weight], [torch.full((16, 1), 2.0)])  # type: ignore[index,union-attr]
+    assert torch.equal(copied(x), plain(x))
+    assert not torch.equal(copied(x), deferred(x))  # which its copy's changes do not touch
+    assert weights_hash(copied) == weights_hash(plain)
+    wide = in_double(copied)
+    assert torch.equal(wide(x.double()), copy.deepcopy(plain).double()(x.double()))
+    assert all(parameter.dtype == torch.float64 for parameter in wide.parameters())
+
+
+@torch.no_grad()
+def test_what_was_written_stays_whatever_becomes_of_its_source() -> None:
+    first, second = (Deferred(lambda value=value: torch.full((2,), value), torch.empty(2)) for value in (1.0, 2.0))
+    first.copy_(second)
+    second.zero_()
+    assert dense(first).tolist() == [2.0, 2.0]
+    assert dense(second).tolist() == [0.0, 0.0]
+
+
+def test_tied_tensors_stay_tied_and_half_precision_is_cast() -> None:
+    module = Tied().to(torch.bfloat16).eval()
+    wanted = copy.deepcopy(module).float()
+    defer(module, torch.float32)
+    assert module.first.weight is module.last.weight
+    assert isinstance(module.first.weight, nn.Parameter)
+    assert torch.equal(module(torch.ones(2, 6)), wanted(torch.ones(2, 6)))
+
+
+@torch.no_grad()
+def test_a_removal_is_the_same_to_the_last_bit(pair: tuple[nn.Module, nn.Module]) -> None:
+    x = torch.randn(2, 8)
+    for module in pair:
+        for parameter in module[0].parameters():  # type: ignore[index,union-attr]
+            parameter.index_fill_(0, torch.arange(2, 5), 0.0)
+    first, second = (remove_zeros(module, (x,), channels=channel_groups(module, (x,))) for module in pair)
+    assert first.certificate == second.certificate
+    assert first.plan == second.plan
+    assert is_deferred(first.module)
+    assert torch.equal(first.module(x), second.module(x))
