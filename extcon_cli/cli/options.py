@@ -60,18 +60,16 @@ SeedOption = Annotated[
     typer.Option("--seed", metavar="N", parser=whole, help="Seed of all random numbers.", rich_help_panel=RECIPE),
 ]
 RatioOption = Annotated[
-    float | None,
-    typer.Option(
-        "--ratio", metavar="SHARE", parser=number, help="Share of the prunable filters to remove: 0.5 for half."
-    ),
+    str | None,
+    typer.Option("--ratio", metavar="SHARE", help="Share of the prunable filters to remove: 0.5 for half."),
 ]
 MacsOption = Annotated[
-    float | None,
-    typer.Option("--macs", metavar="SHARE", parser=number, help="Share of the MACs that may be left: 0.5 for half."),
+    str | None,
+    typer.Option("--macs", metavar="SHARE", help="Share of the MACs that may be left: 0.5 for half."),
 ]
 ParamsOption = Annotated[
-    float | None,
-    typer.Option("--params", metavar="SHARE", parser=number, help="Share of the parameters that may be left."),
+    str | None,
+    typer.Option("--params", metavar="SHARE", help="Share of the parameters that may be left."),
 ]
 SizeOption = Annotated[
     str | None,

@@ -47,7 +47,7 @@ def plan(
     """
     o.set_memory(max_memory)
     o.set_threads(threads)
-    aim = resolve.aim(ratio, macs, params, size)
+    aim = resolve.aim(ratio=ratio, macs=macs, params=params, size=size)
     if samples < 0:
         raise UsageError(f"--samples {samples}: should be 0 or more")
     checkpoint = resolve.checkpoint_file(checkpoint)

@@ -10,18 +10,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from extcon_cli.checkpoint.folder import check_folder, is_transformers
+from extcon_cli.checkpoint.folder import is_transformers
 from extcon_cli.checkpoint.trust import Trust
 from extcon_cli.checkpoint.ultralytics.look import is_ultralytics
-from extcon_cli.cli import checks, resolve
+from extcon_cli.cli import checks, places, resolve, sweep
 from extcon_cli.cli import options as o
 from extcon_cli.errors import UsageError
 from extcon_cli.events import Emit
-from extcon_cli.export.formats import FORMATS, beside, named
+from extcon_cli.export.formats import FORMATS, beside
 
 if TYPE_CHECKING:
     from extcon_cli.recipe.schema import Recipe
-    from extcon_cli.report.results import PruneResult
+    from extcon_cli.report.results import PruneResult, SweepResult
 
 
 def prune(
@@ -96,6 +96,8 @@ def prune(
 
     Example: `extcon prune model.pt --macs 0.5 --set prune.decide.round_to=8`
 
+    Example: `extcon prune model.pt --ratio 0.3,0.5,0.7 --report tradeoff.html`, one output for each
+
     Example: `extcon prune model.pt --plan model.plan.json`
 
     Example: `extcon prune masked.pt --already-zero`
@@ -106,12 +108,15 @@ def prune(
     """
     o.set_memory(max_memory)
     o.set_threads(threads)
-    aim = resolve.aim(ratio, macs, params, size)
+    targets = {"ratio": ratio, "macs": macs, "params": params, "size": size}
+    asked, aims = resolve.aims(**targets)
+    several = len(asked) > 1
     from extcon_cli.recipe.sizes import bytes_of
 
     most = int(bytes_of(max_size)) if max_size is not None else None
     _check_together(
-        aim=bool(aim),
+        aim=bool(asked),
+        several=several,
         plan=plan is not None,
         already_zero=already_zero,
         tolerance=tolerance,
@@ -124,30 +129,27 @@ def prune(
     checks.check_latency(max_latency, measured=not no_latency)
     timing = resolve.timing(runtime, batch_size)
     checkpoint = resolve.checkpoint_file(checkpoint)
-    folder = is_transformers(checkpoint)
     theirs = is_ultralytics(checkpoint) and not already_zero and (out is None or out.suffix == ".pt")
-    if theirs and (plan is not None or resume or dry_run or exports):
-        raise UsageError("a checkpoint of Ultralytics is pruned without --plan, --resume, --dry-run and --export")
-    if folder:
-        output = out or checkpoint.parent / f"{checkpoint.resolve().name}.pruned"
-        check_folder(output, force=force, like=checkpoint)
-    else:
-        suffix = ".pt" if theirs else ".safetensors"
-        output = out or checkpoint.with_name(f"{checkpoint.stem}.pruned{suffix}")
-        force = checks.check_output(output, force=force, resume=resume, suffixes=[suffix])
-    if folder and exports:
-        raise UsageError("--export is for checkpoints that are one file")
-    for format in exports or ():
-        named(format)
-        checks.check_output(beside(output, format), force=force, resume=resume, suffixes=[FORMATS[format][1]])
-    checks.check_reports(report)
-    checks.check_junit(junit)
-    kind = resolve.data_kind(data, theirs=theirs)
-    resolved = resolve.find_recipe("prune", recipe, checkpoint, overrides, kind, **aim, **timing, seed=seed)
-    without_data = folder and kind is None and resolved.recipe.data is None and not already_zero and plan is None
-    if without_data and (max_drop is not None or resume or dry_run):
+    if theirs and (plan is not None or resume or dry_run or exports or several):
         raise UsageError(
-            "without data nothing is measured or trained: give --data, or go without --max-drop, --resume and --dry-run"
+            "a checkpoint of Ultralytics is pruned to one target, without --plan, --resume, --dry-run and --export"
+        )
+    kind = resolve.data_kind(data, theirs=theirs)
+    every = [
+        resolve.find_recipe("prune", recipe, checkpoint, overrides, kind, **aim, **timing, seed=seed) for aim in aims
+    ]
+    ending = ".pt" if theirs else ".safetensors"
+    resolved, output = every[0], places.output_of(checkpoint, out, ending)
+    outputs = places.outputs_of(output, asked)
+    forced = places.check_places(checkpoint, output, outputs, exports, ending=ending, force=force, resume=resume)
+    checks.check_reports(report, chart=several)
+    checks.check_junit(junit)
+    folder = is_transformers(checkpoint)
+    without_data = folder and kind is None and resolved.recipe.data is None and not already_zero and plan is None
+    if without_data and (max_drop is not None or resume or dry_run or several):
+        raise UsageError(
+            "without data nothing is measured or trained: give --data, or one target without --max-drop, --resume and "
+            "--dry-run"
         )
     if not already_zero and not without_data:
         checks.check_data(resolved, checkpoint)
@@ -165,11 +167,11 @@ def prune(
                 resolved.recipe,
                 output=output,
                 latency=not no_latency,
-                force=force,
+                force=forced[0],
                 trust=trust,
                 emit=emit,
             )
-            result = _exported(result, resolved.recipe, exports, force=force, trust=trust, emit=emit)
+            result = _exported(result, resolved.recipe, exports, force=forced[0], trust=trust, emit=emit)
         return deliver(result, as_json=as_json, reports=report, quiet=quiet, junit=junit)
 
     gate = gated("prune", checkpoint, as_json=as_json, reports=report, quiet=quiet, junit=junit)
@@ -183,7 +185,7 @@ def prune(
                 resolved.recipe,
                 output=output,
                 device=device,
-                force=force,
+                force=forced[0],
                 limits=Limits(max_drop, min_accuracy, most, max_latency),
                 keep_run=keep_run,
                 latency=not no_latency,
@@ -196,9 +198,26 @@ def prune(
         from extcon_cli.pipelines.prune import prune as run  # takes seconds: torch
         from extcon_cli.pipelines.running.gates import Limits
         from extcon_cli.pipelines.running.rehearsal import quietly, rehearse
+        from extcon_cli.pipelines.sweep import sweep as run_sweep
 
         complete = resolve.complete(resolved, checkpoint, kind, overrides, trust, emit)
-        if dry_run:
+        limits = Limits(max_drop, min_accuracy, most, max_latency)
+        if several:
+            found: PruneResult | SweepResult = run_sweep(
+                checkpoint,
+                sweep.members(asked, every, complete, outputs, forced),
+                quantity=next(name for name, text in targets.items() if text is not None),
+                output=output,
+                device=device,
+                resume=resume,
+                limits=limits,
+                keep_run=keep_run,
+                latency=not no_latency,
+                then=lambda done, own: _exported(done, own, exports, force=True, trust=trust, emit=emit),
+                trust=trust,
+                emit=emit,
+            )
+        elif dry_run:
             told = quietly(emit, output)
 
             def attempt(short: Recipe, to: Path) -> PruneResult:
@@ -209,29 +228,30 @@ def prune(
 
             tried = rehearse("prune", complete, checkpoint, attempt, output=output, trust=trust)
         else:
-            result = run(
+            pruned = run(
                 checkpoint,
                 complete,
                 output=output,
                 device=device,
                 resume=resume,
-                force=force,
-                limits=Limits(max_drop, min_accuracy, most, max_latency),
+                force=forced[0],
+                limits=limits,
                 keep_run=keep_run,
                 plan=plan,
                 latency=not no_latency,
                 emit=emit,
                 trust=trust,
             )
-            result = _exported(result, complete, exports, force=force, trust=trust, emit=emit)
+            found = _exported(pruned, complete, exports, force=forced[0], trust=trust, emit=emit)
     if dry_run:
         return show_dry_run(tried, as_json=as_json)
-    deliver(result, as_json=as_json, reports=report, quiet=quiet, junit=junit)
+    deliver(found, as_json=as_json, reports=report, quiet=quiet, junit=junit)
 
 
 def _check_together(
     *,
     aim: bool,
+    several: bool,
     plan: bool,
     already_zero: bool,
     tolerance: float,
@@ -253,6 +273,8 @@ def _check_together(
         raise UsageError("--plan says what goes: it goes without --ratio and other targets, and --already-zero")
     if dry_run and (resume or already_zero):
         raise UsageError("--dry-run tries a whole run out: it goes without --resume and --already-zero")
+    if dry_run and several:
+        raise UsageError("--dry-run tries one target out, such as the one that removes most")
     if already_zero and measured:
         raise UsageError("--already-zero has no gates: it goes without --min-accuracy, --max-size and --max-latency")
 

@@ -112,24 +112,48 @@ def checkpoint_file(path: Path) -> Path:
     return file
 
 
-def aim(
-    ratio: float | None = None, macs: float | None = None, params: float | None = None, size: str | None = None
-) -> dict[str, object]:
-    """How much is to go, as keys for `find_recipe`. UsageError where it is said twice, or is no share."""
-    given = {"ratio": ratio, "macs": macs, "params": params, "size": size}
-    named = [name for name, value in given.items() if value is not None]
+def aims(**given: str | None) -> tuple[list[str], list[dict[str, object]]]:
+    """Of one option, or none: what it says, and the same as keys for `find_recipe`; several where it is a list.
+
+    Args:
+        given: ratio, macs, params, size: as typed, such as "0.5", "0.3,0.5" or "10MB,5MB".
+
+    Raises: UsageError where two options are given, a target twice, or no share.
+    """
+    named = {name: text for name, text in given.items() if text is not None}
     if len(named) > 1:
-        raise UsageError(
-            f"--{named[0]} and --{named[1]} are two targets: give one of --ratio, --macs, --params, --size"
-        )
-    whats = {"ratio": "of the filters", "macs": "of the MACs", "params": "of the parameters"}
-    for name, what in whats.items():
-        value = given[name]
-        if isinstance(value, float) and not 0 < value < 1:
-            raise UsageError(f"--{name} {value:g}: should lie between 0 and 1, such as 0.5 for half {what}")
-    if ratio is not None:
-        return {"prune__ratio": ratio}
-    return {"prune__target": json.dumps({name: _scalar(given[name]) for name in named})} if named else {}
+        first, second, *_ = named
+        options = ", ".join(f"--{name}" for name in given)
+        raise UsageError(f"--{first} and --{second} are two targets: give one of {options}")
+    if not named:
+        return [], [{}]
+    ((name, text),) = named.items()
+    asked = [part.strip() for part in text.split(",")]
+    if len(set(asked)) < len(asked):
+        raise UsageError(f"--{name} {text}: names a target twice")
+    return asked, [_aim(name, part) for part in asked]
+
+
+def aim(**given: str | None) -> dict[str, object]:
+    """The same for a command that takes one target."""
+    asked, found = aims(**given)
+    if len(asked) > 1:
+        raise UsageError(f"{', '.join(asked)}: give one target; `extcon prune` takes several")
+    return found[0]
+
+
+WHATS = {"ratio": "of the filters", "macs": "of the MACs", "params": "of the parameters"}
+"""What the share of a target is a share of."""
+
+
+def _aim(name: str, text: str) -> dict[str, object]:
+    """A single target as keys for `find_recipe`."""
+    value = _scalar(text)
+    if name in WHATS and not isinstance(value, float):
+        raise UsageError(f"--{name}: {text!r} is not a number, such as 0.5 for half {WHATS[name]}")
+    if name in WHATS and isinstance(value, float) and not 0 < value < 1:
+        raise UsageError(f"--{name} {value:g}: should lie between 0 and 1, such as 0.5 for half {WHATS[name]}")
+    return {"prune__ratio": value} if name == "ratio" else {"prune__target": json.dumps({name: value})}
 
 
 def timing(runtime: str | None, batch_size: int | None) -> dict[str, object]:

@@ -22,12 +22,10 @@ from extcon_cli.report.document import (
     candidates,
     caution,
     certified,
-    compared,
     comparison,
     exactness,
     gaps,
     gate_rows,
-    measured_on,
     moves,
     outcome,
     signs,
@@ -44,10 +42,12 @@ from extcon_cli.report.results import (
     EvaluateResult,
     InspectResult,
     PruneResult,
+    SweepResult,
     TrainResult,
     VerifyResult,
 )
 from extcon_cli.report.serialise import to_json
+from extcon_cli.report.side_by_side import compared, measured_on, sweep_outcome, sweep_rows
 from extcon_cli.report.write import summary, write
 
 WIDTH = 100
@@ -104,6 +104,11 @@ def _draw(console: Console, result: CommandResult) -> None:
     elif isinstance(result, CompareResult):
         console.print(rows_table(compared(result)))
         console.print(measured_on(result))
+    elif isinstance(result, SweepResult):
+        console.print(rows_table(sweep_rows(result)))
+        console.print()
+        for sentence in sweep_outcome(result):
+            console.print(sentence)
     elif isinstance(result, VerifyResult):
         _verify(console, result)
     if rows := gate_rows(result):

@@ -6,8 +6,11 @@ selection are not made again.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+
+from torch import Tensor
 
 from extcon_cli.checkpoint.precision import round_to
 from extcon_cli.checkpoint.trust import UNTRUSTED, Trust
@@ -17,7 +20,7 @@ from extcon_cli.pipelines.pruning.finetune import finetune
 from extcon_cli.pipelines.pruning.folders import write_pruned
 from extcon_cli.pipelines.pruning.keep import check_patterns
 from extcon_cli.pipelines.pruning.plan_file import planned, read_plan
-from extcon_cli.pipelines.pruning.prune_run import PruneState, analyse
+from extcon_cli.pipelines.pruning.prune_run import PruneRun, PruneState, analyse
 from extcon_cli.pipelines.pruning.removal import remove, repeat
 from extcon_cli.pipelines.pruning.scoring import score, select
 from extcon_cli.pipelines.running.gates import NO_LIMITS, Limits, enforce
@@ -41,6 +44,7 @@ def prune(
     limits: Limits = NO_LIMITS,
     keep_run: bool = True,
     plan: Path | None = None,
+    scorer: Callable[[PruneRun], Tensor] = score,
     latency: bool = True,
     trust: Trust = UNTRUSTED,
     emit: Emit = ignore,
@@ -54,6 +58,7 @@ def prune(
         limits: what the result has to keep to.
         keep_run: let the run's folder be there afterwards.
         plan: the decision, as `extcon plan` writes it, in the place of ratio, target, score and decide.
+        scorer: gives one number a filter, the larger the more it matters.
         latency: measure the latency of the model before and after.
         device, resume, force, trust, rehearsal: as in `start_run`.
 
@@ -75,7 +80,7 @@ def prune(
         if state.removal is None:
             before = run.stats(pruning.original)
             if (selected := chosen if chosen is not None else state.selected) is None:
-                selected = select(pruning, score(pruning), before.size)
+                selected = select(pruning, scorer(pruning), before.size)
             shrunk = bifurcate(pruning, selected, state.bifurcation)
             removal = remove(pruning, shrunk, before, planned=chosen is not None)
         else:

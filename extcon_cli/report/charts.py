@@ -8,8 +8,11 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from extcon_cli.report.compare_results import ComparedFile, CompareResult
-from extcon_cli.report.drawing import ALIVE, GREY, new_figure, png
-from extcon_cli.report.numbers import count, duration, figure, judge
+from extcon_cli.report.drawing import ALIVE, DEAD, GREY, legend, new_figure, png
+from extcon_cli.report.numbers import SHARES, count, duration, figure, judge
+from extcon_cli.report.records import ModelStats
+from extcon_cli.report.results import SweepResult
+from extcon_cli.report.side_by_side import cost
 
 Bars = tuple[str, list[float | None], list[str]]
 """What is compared, the value of each file (None: not known), and how it is written."""
@@ -33,9 +36,41 @@ def compared(result: CompareResult) -> Figure:
     return chart
 
 
-def picture(result: CompareResult) -> bytes:
+def trade_off(result: SweepResult) -> Figure:
+    """What each target is worth against what is left, the knee ringed."""
+    points = [(point.asked, point.result) for point in result.points if point.result is not None]
+    main = judge(result.before.metrics) if result.before is not None else None
+    chart, (axes,) = new_figure(1)
+    if result.before is None or main is None or not points:
+        axes.text(0.5, 0.5, "nothing was measured", ha="center", color=GREY)
+        return chart
+    scale = 100 if main in SHARES else 1
+    whole = cost(result.quantity, result.before)
+
+    def place(stats: ModelStats) -> tuple[float, float]:
+        return 100 * cost(result.quantity, stats) / whole, scale * stats.metrics[main]
+
+    points.sort(key=lambda point: cost(result.quantity, point[1].after))
+    found = [place(point.after) for _, point in points]
+    original = place(result.before)
+    axes.plot(*zip(*found, original, strict=True), color=ALIVE, lw=1.4, marker="o", ms=4, label="after fine-tuning")
+    removed = [point.removal.metrics_after_removal.get(main) for _, point in points]
+    at_once = [(x, scale * value) for (x, _), value in zip(found, removed, strict=True) if value is not None]
+    axes.plot(*zip(*at_once, original, strict=True), color=DEAD, lw=1, ls="--", marker=".", label="right after removal")
+    for (asked, _), (x, y) in zip([*points, ("original", None)], [*found, original], strict=True):
+        axes.annotate(asked, (x, y), (0, 9), textcoords="offset points", fontsize=8, color=GREY, ha="center")
+        if asked == result.knee:
+            axes.plot(x, y, "o", ms=13, mfc="none", mec=DEAD, mew=1.4)
+    left = {"params": "parameters", "size": "size"}.get(result.quantity, "MACs")
+    axes.set(xlabel=f"{left} left (%)", ylabel=f"{main}{' (%)' if main in SHARES else ''}")
+    axes.margins(x=0.06, y=0.16)
+    legend(axes)
+    return chart
+
+
+def picture(result: CompareResult | SweepResult) -> bytes:
     """The chart as PNG."""
-    return png(compared(result))
+    return png(compared(result) if isinstance(result, CompareResult) else trade_off(result))
 
 
 def _panels(files: Sequence[ComparedFile]) -> Sequence[Bars]:

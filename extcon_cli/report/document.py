@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from extcon_cli.report.bypass_results import NO_GAIN, BranchCertificate, BypassResult, Diagnosis
 from extcon_cli.report.compare_results import CompareResult
@@ -28,11 +27,11 @@ from extcon_cli.report.results import (
     InspectResult,
     PruneResult,
     Refused,
+    SweepResult,
     TrainResult,
     VerifyResult,
 )
-
-Row = tuple[str, ...]
+from extcon_cli.report.side_by_side import Row, compared, sweep_outcome, sweep_rows
 
 
 @dataclass(frozen=True)
@@ -100,6 +99,8 @@ def sections(result: CommandResult) -> Sections:
         )
     if isinstance(result, CompareResult):
         return Sections(files=compared(result))
+    if isinstance(result, SweepResult):
+        return Sections(files=sweep_rows(result), exactness=sweep_outcome(result))
     if isinstance(result, Refused):
         return Sections(outcome=f"exit code 4: {result.message}")
     return Sections(differences=gaps(result), exactness=certified(result))
@@ -270,27 +271,6 @@ def files(result: ExportResult) -> list[Row]:
         metrics = [figure(name, file.metrics[name]) for name in names]
         rows.append((f"{what}, {file.runtime}", count(file.bytes, "B"), *latency, *metrics))
     return rows
-
-
-def compared(result: CompareResult) -> list[Row]:
-    """A heading, then of each file what it holds, costs and is worth."""
-    batches = list(dict.fromkeys(batch for file in result.files for batch in file.latency))
-    main = judge({name for file in result.files for name in file.metrics})
-    names = [main] if main is not None else []
-    rows: list[Row] = [("", "parameters", "MACs", "size", *(f"batch {batch}" for batch in batches), *names)]
-    for file in result.files:
-        costs = ["-" if cost is None else count(cost) for cost in (file.params, file.macs)]
-        times = [duration(file.latency[batch]) if batch in file.latency else "-" for batch in batches]
-        worth = [figure(name, file.metrics[name]) if name in file.metrics else "-" for name in names]
-        rows.append((Path(file.path).name, *costs, count(file.bytes, "B"), *times, *worth))
-    return rows
-
-
-def measured_on(result: CompareResult) -> str:
-    """Where the figures of a comparison come from, in one sentence."""
-    data = f"{result.samples} test samples" if result.samples else "no data"
-    runtimes = ", ".join(dict.fromkeys(file.runtime for file in result.files))
-    return f"{data}; run by {runtimes} on this CPU, {result.threads} thread{'s' if result.threads > 1 else ''}"
 
 
 def takes(result: ExportResult) -> list[str]:

@@ -11,7 +11,7 @@ from markupsafe import Markup
 from extcon_cli.report import charts, figures
 from extcon_cli.report.bypass_results import BypassResult
 from extcon_cli.report.compare_results import CompareResult
-from extcon_cli.report.document import caution, gate_rows, measured_on, run_facts, sections, subject
+from extcon_cli.report.document import caution, gate_rows, run_facts, sections, subject
 from extcon_cli.report.drawing import svg
 from extcon_cli.report.numbers import count, duration, judge, percent
 from extcon_cli.report.records import PhaseRecord, RunFacts
@@ -21,8 +21,10 @@ from extcon_cli.report.results import (
     EvaluateResult,
     PruneHistory,
     PruneResult,
+    SweepResult,
     TrainResult,
 )
+from extcon_cli.report.side_by_side import measured_on
 
 Entry = tuple[str, str, str | None]
 """Title, caption and SVG of a figure; None: there is nothing to draw."""
@@ -66,6 +68,9 @@ def drawings(result: CommandResult) -> list[Drawing]:
     found: list[Entry] = []
     if isinstance(result, CompareResult):
         found = [("Side by side", measured_on(result), svg(charts.compared(result)))]
+    if isinstance(result, SweepResult):
+        said = "After fine-tuning, and right after removal; a ring marks the knee."
+        found = [("Trade-off", said, svg(charts.trade_off(result)))]
     history = result.history if isinstance(result, PruneResult | BypassResult | TrainResult) else None
     phases = [phase for phase in history.phases if phase.steps] if history is not None else []
     if isinstance(history, PruneHistory):

@@ -14,9 +14,11 @@ from extcon_cli.report.results import (
     InspectResult,
     PruneResult,
     Refused,
+    SweepResult,
     TrainResult,
     VerifyResult,
 )
+from extcon_cli.report.side_by_side import sweep_outcome
 
 
 def line(result: CommandResult) -> str:
@@ -41,6 +43,8 @@ def line(result: CommandResult) -> str:
         return f"{result.checkpoint} and {result.other}: {verdict} {result.max_diff:g} of the largest output"
     if isinstance(result, ExportResult):
         return f"{result.output}: {exported(result)}"
+    if isinstance(result, SweepResult):
+        return "; ".join(sweep_outcome(result))
     if isinstance(result, CompareResult):
         return "; ".join(_compared(file) for file in result.files)
     assert isinstance(result, Refused)

@@ -9,6 +9,9 @@ SHARES = ("accuracy", "top5", "pixel_accuracy", "f1", "miou", "map", "map50", "m
 JUDGES = ("accuracy", "r2", "f1", "miou", "map", "perplexity", "loss")
 """What a model is judged by: the first of these that was measured."""
 
+FALLING = ("loss", "perplexity")
+"""Figures of which less is better."""
+
 
 def judge(names: Collection[str]) -> str | None:
     """The figure that says most, of those that there are."""

@@ -136,6 +136,37 @@ class PruneResult(PruneRecord, Result):
 
 
 @dataclass(frozen=True)
+class SweepPoint:
+    """What became of one target."""
+
+    asked: str
+    """`0.5`, `10MB`."""
+    output: str | None
+    """null: a gate has failed, and nothing was written."""
+    result: PruneResult | None
+    """null: a gate has failed before all was measured."""
+    message: str | None
+    """Why nothing was written. null: it was."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepResult(Result):
+    """The result of `extcon prune` with several targets."""
+
+    command: Literal["sweep"] = "sweep"
+    checkpoint: str
+    quantity: str
+    """What the targets are of: `ratio`, `macs`, `params`, `size`."""
+    before: ModelStats | None
+    """null: no target got so far that it was measured."""
+    points: tuple[SweepPoint, ...]
+    """In the order in which they were asked for."""
+    knee: str | None
+    """The target where the trade-off between what is left and what it is worth bends. null: it does not."""
+    seconds: float
+
+
+@dataclass(frozen=True)
 class PlanGroup:
     """What a plan does to a channel group."""
 
@@ -331,6 +362,7 @@ class Refused(Result):
 
 CommandResult: TypeAlias = (
     PruneResult
+    | SweepResult
     | BypassResult
     | TrainResult
     | EvaluateResult
@@ -343,6 +375,7 @@ CommandResult: TypeAlias = (
 COMMANDS: Mapping[str, type] = {
     "init": InitResult,
     "prune": PruneResult,
+    "sweep": SweepResult,
     "bypass": BypassResult,
     "train": TrainResult,
     "evaluate": EvaluateResult,

@@ -9,7 +9,7 @@ from pathlib import Path
 from extcon_cli.errors import UsageError
 from extcon_cli.report.compare_results import CompareResult
 from extcon_cli.report.markdown import markdown
-from extcon_cli.report.results import CommandResult
+from extcon_cli.report.results import CommandResult, SweepResult
 from extcon_cli.report.serialise import to_json
 
 __all__ = ["summary", "write"]
@@ -33,7 +33,7 @@ def write(result: CommandResult, path: Path) -> None:
         content = markdown(result) + "\n"
     elif path.suffix == ".json":
         content = json.dumps(to_json(result), indent=2, allow_nan=False) + "\n"
-    elif path.suffix == ".png" and isinstance(result, CompareResult):
+    elif path.suffix == ".png" and isinstance(result, CompareResult | SweepResult):
         from extcon_cli.report.charts import picture
 
         content = picture(result)

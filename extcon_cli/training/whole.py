@@ -46,6 +46,17 @@ def sha256(path: Path, begin: int = 0) -> str:
     return digest.hexdigest()
 
 
+def digest(path: Path) -> str:
+    """SHA-256 of a file; of a folder, of the names and contents of its files."""
+    if path.is_file():
+        return sha256(path)
+    found = hashlib.sha256()
+    for file in sorted(path.rglob("*")):
+        if file.is_file():
+            found.update(f"{file.relative_to(path)} {sha256(file)}\n".encode())
+    return found.hexdigest()
+
+
 def _write(write: Callable[[BinaryIO], object], file: BinaryIO) -> None:
     """torch.save tells of a full disk, or of Ctrl-C, by an error of its own: tell what it was."""
     try:
