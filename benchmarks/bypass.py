@@ -23,6 +23,7 @@ from typing import Any
 
 import stack
 
+from extcon_cli.bypass.strategies import CONTROLS, EXTENSIONS
 from extcon_cli.events import ignore
 from extcon_cli.pipelines.bypass import bypass
 from extcon_cli.pipelines.train import train
@@ -40,7 +41,7 @@ def recipes(problem: str, seed: int, overrides: Sequence[str]) -> tuple[Recipe, 
     """How the stalled model is made, and how it is bypassed."""
     name = PROBLEMS[problem]
     made = resolve("train", recipe=f"train/{name}", overrides=[f"seed={seed}"]).recipe
-    both = ["bypass.controls=[lr_drop,perturbed]", f"seed={seed}", *overrides]
+    both = ["bypass.controls=[lr_drop,cosine,perturbed]", f"seed={seed}", *overrides]
     return made, load(SAMPLES / f"{name}.yaml", overrides=both)
 
 
@@ -78,16 +79,16 @@ def gains(documents: Sequence[Mapping[str, Any]], way: str, against: str) -> dic
 
 def summary(documents: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """What the runs of one problem say together."""
-    extensions = ("diag", "mirror", "revive", "widen")
-    ways = (*extensions, "perturbed", "lr_drop")
-    certificates = {way: [d["certificate"][way] for d in documents if way in d["certificate"]] for way in extensions}
+    ways = (*EXTENSIONS, *CONTROLS)
+    certificates = {way: [d["certificate"][way] for d in documents if way in d["certificate"]] for way in EXTENSIONS}
 
     def worst(way: str, figure: str) -> float:
         return max((c.get(figure, 0.0) for c in certificates[way]), default=0.0)
 
     return {
         "against going on": {way: gains(documents, way, "baseline") for way in ways},
-        "against the lowered learning rate": {way: gains(documents, way, "lr_drop") for way in extensions},
+        "against the lowered learning rate": {way: gains(documents, way, "lr_drop") for way in EXTENSIONS},
+        "against the cosine restart": {way: gains(documents, way, "cosine") for way in EXTENSIONS},
         "chosen": [document["verdict"] for document in documents],
         "predicted": [d["diagnosis"]["predicted"] for d in documents if "diagnosis" in d],
         "worse than theta*": sum(d["validation"][d["verdict"]] > d["validation"]["theta*"] for d in documents),

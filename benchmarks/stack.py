@@ -21,7 +21,7 @@ from extcon_cli.bypass.strategies.base import StepInfo
 from extcon_cli.bypass.trace import Trace
 from extcon_cli.errors import GateError, UsageError
 from extcon_cli.pipelines.bypass import strategies
-from extcon_cli.pipelines.bypassing.stalled import Stalled, stalled_model
+from extcon_cli.pipelines.bypassing.stalled import Stalled, schedule_of, stalled_model
 from extcon_cli.pipelines.running.prepare import prepare
 from extcon_cli.recipe.schema import OptimizerSpec, Recipe
 from extcon_cli.tasks import Task
@@ -199,12 +199,13 @@ def _together(
         return [term for seed, way in ways.items() if seed not in lost and (term := way.penalty()) is not None]
 
     loaders, lr = [stalled.loader for stalled in seeds.values()], spec.optimizer.lr * one.lr_factor
+    own = schedule_of(one.rate_schedule, total) if one.rate_schedule is not None else spec.schedule
     for index, now in steps(
         lambda: [way.module for way in ways.values()],
         loaders,
         first.task,
         spec.optimizer,
-        [one.lr_factor] * total,
+        [one.lr_factor * lr_factor(own, step, total) for step in range(total)],
         penalty,
     ):
         for (seed, way), loss in zip(ways.items(), now, strict=True):

@@ -19,15 +19,16 @@ ALLOWED = {
     "memory": {"errors"},
     "events": set(),
     "channels": {"errors"},
+    "averaging": {"channels"},
     "catalyst": {"channels", "errors"},
-    "bypass": {"channels", "catalyst", "errors"},
+    "bypass": {"averaging", "channels", "catalyst", "errors"},
     "recipe": {"errors"},
     "checkpoint": {"channels", "recipe", "errors", "events", "memory"},
     "data": {"recipe", "errors", "events", "memory"},
     "tasks": {"channels", "errors"},
     "export": {"channels", "errors"},
     "latency": {"channels", "export", "errors"},
-    "training": {"tasks", "recipe", "errors", "events"},
+    "training": {"averaging", "tasks", "recipe", "errors", "events"},
     "report": {"channels", "recipe", "errors", "events"},
 }
 ALLOWED["pipelines"] = set(ALLOWED)

@@ -6,11 +6,11 @@ compared with and never chosen. Each further cycle begins at the best so far.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from extcon_cli.bypass.strategies import BASELINE, CONTROLS, EXTENSIONS
+from extcon_cli.bypass.strategies import BASELINE, CONTROLS, EXTENSIONS, RESTARTS
 from extcon_cli.checkpoint.trust import UNTRUSTED, Trust
 from extcon_cli.errors import DataError
 from extcon_cli.events import Emit, Noted, ignore
@@ -107,9 +107,10 @@ def _gain_gate(best: Branch) -> Gate:
     return Gate("require-gain", passed, None, None, said)
 
 
-def strategies(spec: BypassSpec) -> tuple[str, ...]:
-    """What the recipe asks for, in order."""
-    return (*((BASELINE, *spec.controls) if spec.baseline else ()), *spec.extensions)
+def strategies(spec: BypassSpec, chosen: Sequence[str] | None = None) -> tuple[str, ...]:
+    """What the recipe asks for, in order; `chosen`: in place of its extensions. All, where it names none."""
+    extensions: Iterable[str] = chosen if chosen is not None else spec.extensions or EXTENSIONS
+    return (*((BASELINE, *spec.controls) if spec.baseline else ()), *extensions)
 
 
 def best(ends: Sequence[BranchOutcome], before: int | None = None) -> BranchOutcome:
@@ -167,17 +168,26 @@ def _resumed(run: Run) -> BypassState | None:
 
 def _wanted(run: Run, diagnosis: Diagnosis, ignore_probe: bool) -> tuple[str, ...]:
     """The strategies that are worth following; none where no gain is to be expected."""
-    asked = strategies(run.recipe.bypass)
+    spec = run.recipe.bypass
     if ignore_probe:
-        return asked
-    if not diagnosis.predicted:
+        return strategies(spec)
+    named = spec.extensions
+    chosen = [
+        name
+        for name in (named or diagnosis.remedies)
+        if name not in diagnosis.excluded and (diagnosis.predicted or name in RESTARTS)
+    ]
+    if not chosen:
         text = f"no gain is to be expected: stopped (--ignore-probe bypasses all the same){_instead(run, diagnosis)}"
         run.emit(Noted(text, warning=True))
         return ()
-    if diagnosis.excluded:
-        names = ", ".join(diagnosis.excluded)
-        run.emit(Noted(f"left out, far behind in the probe: {names} (--ignore-probe tries them all)"))
-    return tuple(name for name in asked if name not in diagnosis.excluded)
+    allowed: Iterable[str] = named or EXTENSIONS
+    left = [name for name in allowed if name not in chosen]
+    if named is None:
+        run.emit(Noted(f"chosen by the diagnosis: {', '.join(chosen)}; left out: {', '.join(left) or 'none'}"))
+    elif left:
+        run.emit(Noted(f"left out, far behind in the probe: {', '.join(left)} (--ignore-probe tries them all)"))
+    return strategies(spec, chosen)
 
 
 def _instead(run: Run, diagnosis: Diagnosis) -> str:

@@ -9,7 +9,7 @@ from pydantic import Field, PositiveFloat, PositiveInt, Strict
 from extcon_cli.recipe.base import Duration, Names, Section, ShareAboveZero, ShareBelowOne, ShareInside
 from extcon_cli.recipe.train_schema import OptimizerSpec, ScheduleSpec
 
-Extension = Literal["diag", "mirror", "revive", "widen"]
+Extension = Literal["diag", "mirror", "revive", "widen", "restart", "shrink"]
 
 
 class ProbeSpec(Section):
@@ -86,15 +86,31 @@ class WidenSpec(Section):
     """Name patterns of the layers to widen."""
 
 
+class RestartSpec(Section):
+    """Training anew at a raised constant rate, with the mean of the last weights (`restart`, `shrink`)."""
+
+    rate: PositiveFloat = 3.0
+    """Factor of the learning rate."""
+
+    warmup: ShareBelowOne = 0.05
+    """Share of the steps over which the learning rate rises."""
+
+    average: ShareAboveZero = 0.6
+    """Share of the steps, the last, of which every tenth state counts for the mean."""
+
+    shrink: ShareAboveZero = 0.6
+    """Factor of all weights but those of normalisation layers (`shrink`)."""
+
+
 class BypassSpec(Section):
     """How `extcon bypass` leaves a plateau."""
 
-    extensions: Annotated[tuple[Extension, ...], Strict(False), Field(min_length=1)] = (
-        "diag", "mirror", "revive", "widen",
-    )  # fmt: skip
+    extensions: Annotated[tuple[Extension, ...], Strict(False), Field(min_length=1)] | None = None
     """Which are tried, each for as many steps: `diag` adds D x to activations and lets D vanish (the paper's), `mirror`
     turns D into mirror images of the units and lets as many units vanish, `revive` gives dead units new weights,
-    `widen` adds units and contracts them away again. The best on the validation data is kept."""
+    `widen` adds units and contracts them away again, `restart` trains at a raised rate and averages, `shrink` the same
+    from smaller weights. The best on the validation data is kept. null: the diagnosis
+    picks two or three."""
 
     start: Literal["checkpoint", "initialisation"] = "checkpoint"
     """Where theta* is: the checkpoint, or new weights drawn by `seed` in their place (paper, section VI-B)."""
@@ -104,6 +120,9 @@ class BypassSpec(Section):
 
     widen: WidenSpec = WidenSpec()
     """The extension by new units."""
+
+    restart: RestartSpec = RestartSpec()
+    """The restarts."""
 
     form: Literal["auto", "strict", "relaxed"] = "auto"
     """`strict`: between dense layers, by A D W. `relaxed`: any activation, by D. `auto`: strict where possible."""
@@ -136,8 +155,11 @@ class BypassSpec(Section):
     baseline: bool = True
     """Also go on without bypassing for as many steps, and with the controls, to compare."""
 
-    controls: Annotated[tuple[Literal["lr_drop", "perturbed"], ...], Strict(False)] = ("lr_drop",)
-    """Never chosen: a lowered learning rate, and weights moved at random."""
+    controls: Annotated[tuple[Literal["lr_drop", "cosine", "perturbed"], ...], Strict(False)] = (
+        "lr_drop", "cosine",
+    )  # fmt: skip
+    """Never chosen: a lowered learning rate, half a cosine from the learning rate to zero, and weights moved at
+    random."""
 
     perturbation: PositiveFloat = 0.1
     """How far `perturbed` moves each weight, as a share of its tensor's root mean square."""

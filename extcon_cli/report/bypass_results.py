@@ -83,13 +83,15 @@ class Diagnosis:
     refused: Mapping[str, str]
     """Why an extension of this model cannot be made."""
     probed: str
-    """The extension that gained most."""
+    """The extension that gained most; `baseline`: none could be probed."""
     gain: float
     gain_error: float
     predicted: bool
-    """Is a gain expected?"""
+    """Is a gain of an extension expected?"""
     excluded: tuple[str, ...] = field(metadata=key("behind"))
     """Extensions that the best leaves behind by more than their errors."""
+    remedies: tuple[str, ...] = ()
+    """What is worth a whole run, most promising first."""
     mostly_dead: bool = False
     """At least half of the units are dead: that outweighs the slope, and a probe that is not sure."""
     signs: tuple[Sign, ...] = ()
@@ -112,6 +114,12 @@ class BranchCertificate:
     embed_difference: float | None = field(default=None, metadata=OPTIONAL)
     mirror_difference: float | None = field(default=None, metadata=OPTIONAL)
     projection_difference: float | None = field(default=None, metadata=OPTIONAL)
+    preserves: bool | None = field(default=None, metadata=OPTIONAL)
+    """False: a restart keeps no output."""
+    averaged: int | None = field(default=None, metadata=OPTIONAL)
+    """States whose weights were averaged."""
+    averaging_difference: float | None = field(default=None, metadata=OPTIONAL)
+    """Between the mean and the last state."""
     difference_after_contraction: float | None = field(default=None, metadata=OPTIONAL)
     restarts: int | None = field(default=None, metadata=OPTIONAL)
     """How often its loss was not finite; None: never."""

@@ -213,14 +213,16 @@ def _moved(branch: str, found: BranchCertificate) -> str:
     if found.reason is not None:
         return f"{branch} gave no model: {found.reason}"
     moments = (
-        ("embedding", found.embed_difference),
+        ("embedding" if found.preserves is None else "shrinking", found.embed_difference),
         ("mirroring", found.mirror_difference),
         ("projecting", found.projection_difference),
         ("contracting", found.difference_after_contraction),
+        ("averaging", found.averaging_difference),
     )
     shown = ", ".join(f"{gap:.1e} at {moment}" for moment, gap in moments if gap is not None)
     again = f"; {found.restarts} restarts" if found.restarts else ""
-    return f"{branch}: outputs moved by {shown}, of the largest{again}"
+    kept = "" if found.preserves is None else "preserves no output; "
+    return f"{branch}: {kept}outputs moved by {shown}, of the largest{again}"
 
 
 ARGMAX = ("classification", "causal_lm", "masked_lm")

@@ -241,3 +241,23 @@ def test_what_cannot_be_mirrored_is_refused() -> None:
 
 if __name__ == "__main__":  # one of the two processes
     half_of_the_batch(int(sys.argv[1]), Path(sys.argv[2]))
+
+
+def test_a_restart_in_ones_own_loop_ends_with_the_mean_of_the_last_weights() -> None:
+    model, x = network(), images()
+    with pytest.raises(UsageError, match="needs training inputs"):
+        Bypass(model, (x,), method="restart")
+    bypass = Bypass(model, (x,), method="shrink", opt_1=8, opt_2=8, data=lambda: [(x,)])
+    optimizer = torch.optim.SGD(bypass.model.parameters(), lr=0.3)
+    with pytest.raises(UsageError, match="nothing to contract yet"):
+        bypass.contract()
+    model.train()
+    while not bypass.done:
+        bypass.model(x).square().mean().backward()
+        optimizer.step()
+        assert not bypass.step()
+        optimizer.zero_grad()
+    last = {name: tensor.detach().clone() for name, tensor in model.named_parameters()}
+    assert bypass.contract().relative > EXACT
+    assert any(not torch.equal(tensor, last[name]) for name, tensor in model.named_parameters())
+    torch.testing.assert_close(model[1].running_mean, model[0](x).mean((0, 2, 3)))

@@ -5,18 +5,19 @@ from __future__ import annotations
 import copy
 import io
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from extcon_cli.bypass.strategies import CONTROLS, EXTENSIONS, STRATEGIES, Strategy
+from extcon_cli.bypass.strategies import CONTROLS, EXTENSIONS, RESTARTS, STRATEGIES, Strategy
 from extcon_cli.bypass.strategies.base import PhaseSteps, Scoring, StepInfo, StrategyContext
 from extcon_cli.bypass.trace import Trace
 from extcon_cli.channels import channel_groups, difference
 from extcon_cli.channels.compare import EXACT_DOUBLE, random_batches
-from extcon_cli.errors import GateError
+from extcon_cli.errors import GateError, UsageError
 
 PHASES = PhaseSteps(5, 8, 4)
 X = torch.randn(64, 2, 6, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
@@ -50,6 +51,7 @@ def context() -> StrategyContext:
         phases=PHASES,
         scoring=Scoring(lambda: [(X, Y)], loss),
         data=lambda: [(X,)],
+        training=lambda: [(X[:40],), (X[40:],)],
     )
 
 
@@ -73,7 +75,7 @@ def walk(strategy: Strategy, begin: int = 0, end: int = PHASES.total) -> None:
         pass
 
 
-@pytest.mark.parametrize("name", sorted({*STRATEGIES} - {"perturbed"}))
+@pytest.mark.parametrize("name", sorted({*STRATEGIES} - {"perturbed", "shrink"}))
 def test_embedding_moves_no_output(name: str) -> None:
     strategy = STRATEGIES[name](context())
     assert difference(network(), strategy.module, [(X,)]).relative < EXACT_DOUBLE
@@ -83,7 +85,7 @@ def test_a_perturbation_moves_the_outputs() -> None:
     assert difference(network(), STRATEGIES["perturbed"](context()).module, [(X,)]).relative > 1e-3
 
 
-@pytest.mark.parametrize("name", STRATEGIES)
+@pytest.mark.parametrize("name", sorted({*STRATEGIES} - {*RESTARTS}))
 def test_contracting_moves_no_output_and_gives_the_original_architecture(name: str) -> None:
     strategy = STRATEGIES[name](context())
     assert strategy.done == (name not in ("diag", "mirror", "widen"))
@@ -96,7 +98,43 @@ def test_contracting_moves_no_output_and_gives_the_original_architecture(name: s
     assert bool(report.to_json()) == (name in EXTENSIONS)
 
 
-@pytest.mark.parametrize("name", ["mirror", "widen"])
+@pytest.mark.parametrize("name", RESTARTS)
+def test_a_restart_gives_the_mean_of_its_last_states_and_says_that_it_preserves_nothing(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("extcon_cli.averaging.EVERY", 3)
+    strategy = STRATEGIES[name](context())
+    shrunk, theta = dict(strategy.module.named_parameters()), dict(network().named_parameters())
+    for key, begin in theta.items():
+        factor = 0.6 if name == "shrink" and not key.startswith("1.") else 1.0  # 1: the batch norm
+        torch.testing.assert_close(shrunk[key], factor * begin, rtol=0, atol=0)
+    states = []
+    for index in steps(strategy):
+        states.append(copy.deepcopy(strategy.module.state_dict()))
+        assert strategy.done == (index + 1 == PHASES.total)
+    counted = [states[index] for index in (7, 10, 13, 16)]  # every third of the last 60 % of 17 steps
+    mean = network()
+    mean.load_state_dict({key: sum(state[key] for state in counted) / 4 for key in theta}, strict=False)
+    inputs = mean[0](X)
+    mean[1].running_mean = inputs.mean((0, 2, 3))  # type: ignore[index]
+    report = strategy.contract()
+    for key, value in mean.named_parameters():
+        torch.testing.assert_close(report.module.get_parameter(key), value)
+    torch.testing.assert_close(report.module.get_buffer("1.running_mean"), mean.get_buffer("1.running_mean"))
+    variance = sum(len(part) * mean[0](part).var((0, 2, 3)) for part in (X[:40], X[40:])) / len(X)  # type: ignore[index]
+    torch.testing.assert_close(report.module.get_buffer("1.running_var"), variance)
+    told = report.to_json()
+    assert (told["preserves"], told["averaged"]) == (False, 4)
+    assert (told["embed_difference"] > 0.1) == (name == "shrink")  # type: ignore[operator]
+    assert told["averaging_difference"] > 1e-4  # type: ignore[operator]
+
+
+def test_a_restart_with_batch_norm_needs_training_inputs() -> None:
+    with pytest.raises(UsageError, match="needs training inputs"):
+        STRATEGIES["restart"](replace(context(), training=None))
+
+
+@pytest.mark.parametrize("name", ["mirror", "widen", "restart"])
 def test_before_its_time_there_is_nothing_to_contract(name: str) -> None:
     strategy = STRATEGIES[name](context())
     walk(strategy, end=PHASES.opt_1 + 2)

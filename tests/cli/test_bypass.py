@@ -24,8 +24,8 @@ def test_the_result_is_not_worse_and_loads(extcon: Extcon, stalled: Path) -> Non
     assert done.code == 0, done.err
     losses = done.document["validation"]
     assert losses[done.document["verdict"]] <= losses["theta*"]
-    assert set(losses) == {"theta*", "baseline", "lr_drop", "mirror", "revive", "widen"}
-    assert "left out, far behind in the probe: diag" in done.err
+    assert set(losses) == {"theta*", "baseline", "lr_drop", "cosine", "mirror", "revive", "widen"}
+    assert "left out: diag, restart, shrink" in done.err
     assert done.document["certificate"]["mirror"]["embed_difference"] == 0
     output = stalled / "digits_mlp_stalled.bypassed.safetensors"
     assert sum(p.numel() for p in extcon_cli.load(output).parameters()) == done.document["before"]["params"]

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import extcon_cli
+from extcon_cli.bypass.strategies import CONTROLS, EXTENSIONS
 from extcon_cli.bypass.strategies.base import Scoring
 from extcon_cli.channels.compare import EXACT
 from extcon_cli.checkpoint.trust import Trust
@@ -53,8 +54,8 @@ def run(stalled: Path, output: Path, **more: Any) -> dict[str, Any]:
 def test_the_result_is_never_worse_on_validation(stalled: Path, tmp_path: Path) -> None:
     document = run(stalled, tmp_path / "out.safetensors")
     losses = document["validation"]
-    assert set(losses) == {"theta*", "baseline", "lr_drop", "diag", "mirror", "revive", "widen"}
-    assert losses[document["verdict"]] == min(losses[name] for name in losses if name != "lr_drop")
+    assert set(losses) == {"theta*", "baseline", *CONTROLS, *EXTENSIONS} - {"perturbed"}
+    assert losses[document["verdict"]] == min(losses[name] for name in losses if name not in CONTROLS)
     certificate = document["certificate"]
     assert certificate["diag"]["contracted"]
     for way in ("mirror", "widen"):
@@ -67,6 +68,8 @@ def test_the_result_is_never_worse_on_validation(stalled: Path, tmp_path: Path) 
         assert certificate["diag"][gap] == 0
     assert sum(certificate["revive"]["revived"].values()) > 0
     assert certificate["revive"]["embed_difference"] <= EXACT
+    assert certificate["shrink"]["preserves"] is False
+    assert certificate["shrink"]["averaged"] == 6  # steps 32, 42... 72, and the last, of 80
     assert document["before"]["params"] == document["after"]["params"]
     assert isinstance(extcon_cli.load(tmp_path / "out.safetensors")(torch.zeros(1, 1, 8, 8)), torch.Tensor)
 
@@ -124,7 +127,7 @@ def test_the_probe_stops_a_run_that_would_gain_nothing(stalled: Path, tmp_path: 
 
 @pytest.mark.parametrize(
     ("phase", "done"),  # opt_1 ends at step 30, opt_2 at 60
-    [(phase, 45) for phase in ("baseline", "diag", "mirror", "revive", "widen", "widen 2")]
+    [(phase, 45) for phase in ("baseline", "diag", "mirror", "revive", "widen", "widen 2", "shrink")]
     + [("diag", 70), ("mirror", 30), ("mirror", 70)],
 )
 def test_a_resumed_run_ends_with_the_same_bytes(
@@ -156,7 +159,7 @@ def test_a_second_cycle_begins_at_the_best_of_the_first(stalled: Path, tmp_path:
     document = run(stalled, tmp_path / "out.safetensors", overrides=["bypass.cycles=2"])
     losses = document["validation"]
     assert {"diag", "diag 2", "revive", "widen 2"} <= set(losses) or "revive 2" not in losses
-    assert losses[document["verdict"]] == min(loss for name, loss in losses.items() if not name.startswith("lr_drop"))
+    assert losses[document["verdict"]] == min(loss for name, loss in losses.items() if name.split()[0] not in CONTROLS)
 
 
 def test_it_may_begin_at_new_weights(stalled: Path, tmp_path: Path) -> None:
@@ -170,7 +173,7 @@ def test_the_diagnosis_gives_its_evidence(stalled: Path, tmp_path: Path) -> None
     hopeless = ["bypass.probe.gain=0.999"]
     found = run(stalled, tmp_path / "out.safetensors", overrides=hopeless, ignore_probe=False)["diagnosis"]
     assert set(found) >= {"slope", "stalled", "dead", "gradient", "gain", "gain_error", "predicted"}
-    assert set(found["probe"]) == {"baseline", "lr_drop", "diag", "mirror", "revive", "widen"}
+    assert set(found["probe"]) == {"baseline", "lr_drop", "cosine", "diag", "mirror", "revive", "widen"}
     assert found["probe"]["baseline"]["gain"] == 0
     assert found["gain"] == max(found["probe"][name]["gain"] for name in ("diag", "mirror", "revive", "widen"))
     assert not found["predicted"]
@@ -247,7 +250,7 @@ def test_a_loss_that_stays_infinite_loses_its_way_and_no_other(
     )
     document = run(stalled, tmp_path / "out.safetensors", overrides=["bypass.extensions=[diag]"])
     assert "not finite" in document["certificate"]["diag"]["reason"]
-    assert set(document["validation"]) == {"theta*", "baseline", "lr_drop"}
+    assert set(document["validation"]) == {"theta*", "baseline", "lr_drop", "cosine"}
 
 
 class Branching(torch.nn.Module):

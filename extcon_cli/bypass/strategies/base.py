@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from torch import Tensor, nn
 
@@ -38,6 +38,29 @@ class PhaseSteps:
 
 
 @dataclass(frozen=True)
+class Schedule:
+    """How the learning rate changes over all phases together."""
+
+    name: Literal["constant", "cosine"] = "constant"
+    warmup: float = 0.0
+    """Share of the steps over which it rises in a straight line at the start."""
+
+
+@dataclass(frozen=True)
+class RestartSettings:
+    """How a model is started anew."""
+
+    rate: float = 3.0
+    """Factor of the learning rate."""
+    warmup: float = 0.05
+    """Share of the steps over which the learning rate rises."""
+    average: float = 0.6
+    """Share of the steps, the last, whose states are averaged."""
+    shrink: float = 0.6
+    """Factor of all weights, where they are shrunk."""
+
+
+@dataclass(frozen=True)
 class StrategySettings:
     """How the strategies extend a model and bring it back."""
 
@@ -54,6 +77,7 @@ class StrategySettings:
     """Factor of the learning rate of the control."""
     perturbation: float = 0.1
     """How far the control moves each weight, as a share of its tensor's root mean square."""
+    restart: RestartSettings = field(default_factory=RestartSettings)
 
 
 @dataclass(frozen=True)
@@ -80,6 +104,8 @@ class StrategyContext:
     """None: units are scored by the gradients that training leaves, over the first part of opt_2."""
     data: Callable[[], Iterable[Inputs]] | None = None
     """All training inputs. None: they cannot be had."""
+    training: Callable[[], Iterable[Inputs]] | None = None
+    """Training inputs as they are trained on: in shuffled batches. None: they cannot be had."""
     seed: int = 0
     """Of what is drawn at random."""
 
@@ -118,6 +144,8 @@ class Strategy(ABC):
     """What is trained now."""
     lr_factor: float = 1.0
     """Factor of the learning rate."""
+    rate_schedule: Schedule | None = None
+    """How the learning rate changes. None: as the recipe says."""
 
     def __init__(self, context: StrategyContext) -> None:
         self.context = context

@@ -1,10 +1,10 @@
-"""What extensions are compared with: going on, a lowered learning rate, weights moved at random."""
+"""What extensions are compared with: going on, a lowered rate, a cosine restart, weights moved at random."""
 
 from __future__ import annotations
 
 import torch
 
-from extcon_cli.bypass.strategies.base import ContractionReport, Strategy, StrategyContext
+from extcon_cli.bypass.strategies.base import ContractionReport, Schedule, Strategy, StrategyContext
 
 
 class GoingOn(Strategy):
@@ -24,6 +24,13 @@ class LoweredRate(GoingOn):
     def __init__(self, context: StrategyContext) -> None:
         super().__init__(context)
         self.lr_factor = context.settings.lr_drop
+
+
+class CosineRestart(GoingOn):
+    """The model as it is, the learning rate along half a cosine down to zero."""
+
+    title = "Cosine restart"
+    rate_schedule = Schedule("cosine")
 
 
 class Perturbed(GoingOn):

@@ -16,13 +16,14 @@ from torch import Tensor, nn
 
 from extcon_cli.bypass.extension import extend
 from extcon_cli.bypass.plateau import UnitCounts, dead_units, slope
-from extcon_cli.bypass.strategies import BASELINE, CONTROLS, STRATEGIES
+from extcon_cli.bypass.strategies import BASELINE, CONTROLS, EXTENSIONS, RESTARTS, STRATEGIES
 from extcon_cli.bypass.strategies.base import PhaseSteps, StrategyContext
 from extcon_cli.bypass.strategies.revive import constant_units
 from extcon_cli.bypass.units import units
 from extcon_cli.errors import GateError, TraceError, UsageError
 from extcon_cli.events import Progress
 from extcon_cli.pipelines.bypassing.phased import phased_training
+from extcon_cli.pipelines.bypassing.remedies import remedies
 from extcon_cli.pipelines.bypassing.stalled import Stalled
 from extcon_cli.pipelines.bypassing.verdict import counts, sentence, signs
 from extcon_cli.pipelines.running.phase import PROGRESS_EVERY
@@ -55,21 +56,23 @@ class Refusal:
 
 
 def probed(stalled: Stalled) -> tuple[str, ...]:
-    """The strategies that a diagnosis tries: going on, at a lowered rate too, and the recipe's extensions."""
-    return (BASELINE, "lr_drop", *stalled.spec.extensions)
+    """The strategies that a diagnosis tries: going on, two controls, and the extensions that the recipe allows."""
+    allowed: Iterable[str] = stalled.spec.extensions or EXTENSIONS
+    return (BASELINE, "lr_drop", "cosine", *(name for name in allowed if name not in RESTARTS))
 
 
 def diagnose(stalled: Stalled) -> Diagnosis:
     """The whole run in miniature, on copies and the same batches; dead units and the gradient at theta*.
 
-    Raises: UsageError (no extension of this model).
+    Raises: UsageError (no extension of this model, and no restart is allowed).
     """
     module = stalled.model(stalled.theta)
     dead = _dead(stalled, module)
     gradient = gradient_norm(module, (stalled.loss(module, batch) for batch in stalled.batches()))
     context = _in_miniature(stalled)
     trials = {name: _try(stalled, name, context, place) for place, name in enumerate(probed(stalled))}
-    return conclude(trials, dead, gradient, least_gain=stalled.spec.probe.gain)
+    restarts = tuple(name for name in RESTARTS if name in (stalled.spec.extensions or RESTARTS))
+    return conclude(trials, dead, gradient, least_gain=stalled.spec.probe.gain, restarts=restarts)
 
 
 def conclude(
@@ -78,6 +81,7 @@ def conclude(
     gradient: GradientNorm,
     *,
     least_gain: float,
+    restarts: tuple[str, ...] = (),
 ) -> Diagnosis:
     """Slope of going on, dead units, gradient norm, and what each extension gains over going on in a few steps.
 
@@ -87,8 +91,9 @@ def conclude(
         trials: of going on, of controls and of the extensions, of equal length, on the same batches.
         dead: by layer.
         least_gain: share of the loss, and at least twice its standard error, from which on a gain is predicted.
+        restarts: those that may be prescribed.
 
-    Raises: UsageError (no extension of this model).
+    Raises: UsageError (no extension of this model, and no restart is allowed).
     """
     base = trials[BASELINE]
     if isinstance(base, Refusal):
@@ -96,10 +101,10 @@ def conclude(
     probe = {name: _against(base, trial) for name, trial in trials.items() if isinstance(trial, Trial)}
     refused = {name: trial.reason for name, trial in trials.items() if isinstance(trial, Refusal)}
     extensions = [name for name in probe if name != BASELINE and name not in CONTROLS]
-    if not extensions:
+    if not extensions and not restarts:
         raise UsageError(f"no extension of this model: {'; '.join(f'{k}: {v}' for k, v in refused.items())}")
     sure = [name for name in extensions if probe[name].gain > 2 * probe[name].error]
-    best = max(sure or extensions, key=lambda name: probe[name].gain)
+    best = max(sure or extensions or [BASELINE], key=lambda name: probe[name].gain)
     found = slope(base.training[len(base.training) // SETTLING :])
     falling = found.t >= STALLED_T and found.relative >= STALLED_SLOPE
     dying, _, units = counts(dead)
@@ -123,6 +128,7 @@ def conclude(
     )
     return replace(
         diagnosis,
+        remedies=remedies(diagnosis, restarts),
         signs=signs(diagnosis, falling=falling),
         verdict=sentence(diagnosis, falling=falling, surely=surely),
     )

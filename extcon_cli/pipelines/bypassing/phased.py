@@ -43,14 +43,14 @@ def phased_training(
     """Ready for the first step, or for the one after `done`, where the strategy had this state.
 
     Args:
-        name: of the strategy; the optimizers of single phases are for extensions.
+        name: of the strategy; the optimizers of single phases are for extensions without a schedule of their own.
     """
     spec, phases = stalled.spec, strategy.context.phases
     starts = (0, phases.opt_1, phases.opt_1 + phases.opt_2)
     asked = (spec.opt_1.optimizer, spec.opt_2.optimizer, spec.train_3.optimizer)
     optimizers = {}
     for start, own in zip(starts, asked, strict=True):
-        chosen = (own if name in EXTENSIONS else None) or spec.optimizer
+        chosen = (own if name in EXTENSIONS and strategy.rate_schedule is None else None) or spec.optimizer
         optimizers[start] = chosen.model_copy(update={"lr": chosen.lr * strategy.lr_factor * lr_factor})
     running = optimizers[max(start for start in optimizers if start <= done)]
     trainer = stalled.trainer(strategy, running)

@@ -10,16 +10,24 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
+from extcon_cli.averaging import BATCHES
 from extcon_cli.bypass.contraction import ContractionSettings
 from extcon_cli.bypass.strategies import Strategy
-from extcon_cli.bypass.strategies.base import PhaseSteps, Scoring, StrategyContext, StrategySettings
+from extcon_cli.bypass.strategies.base import (
+    PhaseSteps,
+    RestartSettings,
+    Schedule,
+    Scoring,
+    StrategyContext,
+    StrategySettings,
+)
 from extcon_cli.channels import Channels, channel_groups
 from extcon_cli.channels.compare import Inputs
 from extcon_cli.errors import UsageError
 from extcon_cli.events import Emit, ignore
 from extcon_cli.pipelines.running.measure import measured
 from extcon_cli.pipelines.running.prepare import Prepared
-from extcon_cli.recipe.schema import BypassSpec, OptimizerSpec, TrainSpec
+from extcon_cli.recipe.schema import BypassSpec, OptimizerSpec, ScheduleSpec, TrainSpec
 from extcon_cli.report.records import Metrics
 from extcon_cli.tasks import Batch, Task
 from extcon_cli.training.device import Accelerator
@@ -77,6 +85,11 @@ class Stalled:
         loader = self.prepared.data.eval_loader("train", device=self.accelerator.device)
         return (self.task.arguments(inputs) for inputs, _ in loader)
 
+    def training_inputs(self) -> Iterator[Inputs]:
+        """Training inputs, shuffled and augmented: of an epoch, or of as many batches as an average looks at."""
+        batches = (self.loader.batch(step) for step in range(min(BATCHES, len(self.loader))))
+        return (self.task.arguments(inputs) for inputs, _ in batches)
+
     def batches(self) -> Iterator[Batch]:
         """The first training batches."""
         return (self.loader.batch(step) for step in range(min(SCORED_BATCHES, len(self.loader))))
@@ -95,16 +108,18 @@ class Stalled:
             settings=self._settings(weights),
             scoring=Scoring(self.batches, self.loss),
             data=self.inputs,
+            training=self.training_inputs,
             seed=self.prepared.recipe.seed + cycle - 1,
         )
 
     def trainer(self, strategy: Strategy, optimizer: OptimizerSpec) -> Trainer:
         """The training loop of a strategy over all its phases, on the same batches each time."""
+        total, own = strategy.context.phases.total, strategy.rate_schedule
         spec = TrainSpec(
             epochs=None,
-            steps=strategy.context.phases.total,
+            steps=total,
             optimizer=optimizer,
-            schedule=self.spec.schedule,
+            schedule=schedule_of(own, total) if own is not None else self.spec.schedule,
             clip_grad=self.spec.clip_grad,
         )
         torch.manual_seed(self.prepared.recipe.seed)
@@ -135,7 +150,13 @@ class Stalled:
             widened=spec.widen.layers,
             lr_drop=spec.probe.lr_drop,
             perturbation=spec.perturbation,
+            restart=RestartSettings(**dict(spec.restart)),
         )
+
+
+def schedule_of(schedule: Schedule, steps: int) -> ScheduleSpec:
+    """A strategy's own schedule over `steps` steps, as a recipe would say it."""
+    return ScheduleSpec(name=schedule.name, warmup=round(schedule.warmup * steps))
 
 
 def stalled_model(

@@ -35,13 +35,15 @@ def sentence(found: Diagnosis, *, falling: bool, surely: bool) -> str:
         state = f"stalled: {dead} of {units} units are dead"
     else:
         state = f"not stalled: {fall}" if falling else f"stalled: {fall} (t {found.slope.t:.1f})"
+    if found.probed == BASELINE:
+        return f"{state}; no extension was probed"
     best = f"{found.probed} {percent(found.gain)} +- {percent(found.gain_error)}"
     if surely:
         return f"{state}, and the probe predicts a gain ({best} over going on)"
     if found.predicted:
         return f"{state}, so a gain is to be expected, which the probe is too noisy to show ({best} over going on)"
     longer = "; a longer probe or a higher learning rate may show one" if found.mostly_dead else ""
-    return f"{state}, and the probe predicts no gain (the most: {best} over going on){longer}"
+    return f"{state}, and the probe predicts no gain of an extension (the most: {best} over going on){longer}"
 
 
 def counts(dead: Mapping[str, DeadUnits]) -> tuple[int, int, int]:
