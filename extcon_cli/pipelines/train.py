@@ -65,6 +65,7 @@ def train(
         validation=record.validation,
         params=record.params,
         best_step=outcome.best_step,
+        kept=outcome.kept,
         history=TrainHistory((outcome.record,)),
         run=run.facts(),
     )
@@ -91,6 +92,7 @@ def _fit(run: Run) -> Outcome:
         run=run.directory,
         resume_state=run.resume_state.payload if run.resume_state is not None else None,
         validation=run.validation(module, every=spec.evaluate_every, keep=spec.keep),
+        average=spec.average,
     )
     run.seconds["train"] = outcome.seconds
     return outcome

@@ -184,5 +184,10 @@ class TrainSpec(Duration):
     evaluate_every: PositiveInt = 1
     """Epochs between two looks at the validation data."""
 
+    average: ShareAboveZero | None = None
+    """Share of the steps, the last, over which weights are averaged: every tenth state counts, and batch norm's
+    statistics are measured anew. The mean is the result with `keep: last`, a candidate beside the best state with
+    `keep: best`. null: no mean."""
+
     distill: DistillSpec | None = None
     """Learn from the original model as well. null: no."""

@@ -251,6 +251,8 @@ class TrainResult(TrainRecord, Result):
     run: RunFacts = field(metadata=INLINE)
     best_step: int | None
     """Steps that the kept state has seen, where there was validation."""
+    kept: Literal["best", "last", "average"]
+    """Which state it is: the best on the validation data, the last, or the mean of the last weights."""
     history: TrainHistory | None = field(default=None, metadata=OPTIONAL)
     """Left out by --json."""
 

@@ -13,7 +13,7 @@ from safetensors import safe_open
 
 import extcon_cli
 from extcon_cli.errors import DataError, GateError, Interrupted, RecipeError, UsageError
-from extcon_cli.events import Event, PhaseEnded, PhaseStarted, Progress, Saved
+from extcon_cli.events import Event, Noted, PhaseEnded, PhaseStarted, Progress, Saved
 from extcon_cli.pipelines.evaluate import evaluate
 from extcon_cli.pipelines.running import phase
 from extcon_cli.pipelines.train import train
@@ -105,11 +105,14 @@ def test_the_kept_state_is_the_best_on_validation_or_the_last(tmp_path, keep):
 
 
 @pytest.mark.parametrize("suffix", ["pt", "safetensors"])
-@pytest.mark.parametrize("optimizer", [{"name": "sgd", "lr": 0.1}, {"name": "adamw"}])
-def test_killed_and_resumed_gives_the_same_bytes(tmp_path, monkeypatch, suffix, optimizer):
+@pytest.mark.parametrize(
+    "changes",
+    [{"optimizer": {"name": "sgd", "lr": 0.1}}, {"optimizer": {"name": "adamw"}, "average": 0.6, "keep": "last"}],
+)
+def test_killed_and_resumed_gives_the_same_bytes(tmp_path, monkeypatch, suffix, changes):
     monkeypatch.setattr(run_directory, "SAVE_EVERY", 0.0)
     monkeypatch.setattr(phase, "PROGRESS_EVERY", 0.0)
-    wanted = recipe(train={"epochs": 2, "optimizer": optimizer})
+    wanted = recipe(train={"epochs": 2, **changes})
     whole, parts = tmp_path / f"a/net.{suffix}", tmp_path / f"b/net.{suffix}"
     for path in (whole, parts):
         path.parent.mkdir()
@@ -127,8 +130,34 @@ def test_killed_and_resumed_gives_the_same_bytes(tmp_path, monkeypatch, suffix, 
     resumed = run(parts, wanted, resume=True)
 
     assert parts.read_bytes() == whole.read_bytes()
-    for key in ("metrics", "validation", "best_step", "history"):
+    for key in ("metrics", "validation", "best_step", "kept", "history"):
         assert resumed[key] == document[key]
+
+
+def test_a_mean_of_one_state_is_the_last_with_statistics_of_its_own(tmp_path):
+    for name, average in (("last", None), ("mean", 0.01)):
+        document = run(tmp_path / f"{name}.pt", recipe(train={"keep": "last", "average": average}))
+        assert document["kept"] == ("last" if average is None else "average")
+    last, mean = (torch.load(tmp_path / f"{name}.pt", weights_only=True) for name in ("last", "mean"))
+    moved = {key for key, tensor in mean.items() if not torch.equal(tensor, last[key])}
+    assert moved == {key for key in last if "running" in key or "tracked" in key}
+
+
+@pytest.mark.parametrize(("rate", "kept"), [(0.3, "average"), (0.02, "best")])
+def test_the_mean_is_a_candidate_beside_the_best_state(tmp_path, rate, kept):
+    events: list[Event] = []
+    common = {"optimizer": {"lr": rate}, "schedule": {"name": "constant"}, "evaluate_every": 1}
+    best = run(tmp_path / "best.pt", recipe(train=common))
+    mean = run(tmp_path / "mean.pt", recipe(train={**common, "average": 0.8, "keep": "last"}))
+    both = run(tmp_path / "both.pt", recipe(train={**common, "average": 0.8}), emit=events.append)
+    assert best["kept"] == "best"
+    assert both["kept"] == kept
+    assert both["validation"] == (mean if kept == "average" else best)["validation"]
+    judged = {
+        name: (-d["validation"]["accuracy"], d["validation"]["loss"]) for name, d in (("best", best), ("average", mean))
+    }
+    assert kept == min(judged, key=judged.__getitem__)
+    assert any(isinstance(event, Noted) and event.message.startswith("kept: the ") for event in events)
 
 
 def test_ctrl_c_keeps_the_step_and_says_how_to_go_on(tmp_path):

@@ -25,6 +25,7 @@ def finetune(pruning: PruneRun, removal: Removed, resume_state: Mapping[str, Any
         run=run.directory,
         resume_state=resume_state,
         validation=run.validation(removal.module, every=spec.evaluate_every, keep=spec.keep, before=True),
+        average=spec.average,
         more_state=lambda: {"removal": to_json(removal.record)},
     )
     run.seconds["finetune"] = outcome.seconds

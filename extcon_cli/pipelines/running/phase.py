@@ -9,11 +9,12 @@ import copy
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from extcon_cli.averaging import BATCHES, WeightAverage
 from extcon_cli.events import Emit, Event, Noted, PhaseEnded, PhaseStarted, Progress
 from extcon_cli.report.records import Metrics, PhaseRecord, ValidationCurve
 from extcon_cli.tasks import Task
@@ -27,6 +28,8 @@ POINTS = 1000
 """Points of a phase's record at most; the losses between two are averaged."""
 
 Item = TypeVar("Item")
+Kept = Literal["best", "last", "average"]
+"""Which state of a phase is its result."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,8 @@ class Outcome:
     best_step: int | None
     """Steps that the kept state has seen, where there was validation."""
     seconds: float
+    kept: Kept = "last"
+    """Which state the model holds."""
 
 
 def run_phase(
@@ -69,6 +74,7 @@ def run_phase(
     after_step: Callable[[Step], Mapping[str, float] | None] | None = None,
     more_state: Callable[[], Mapping[str, Any]] | None = None,
     on_finite_state: Callable[[dict[str, Any]], None] | None = None,
+    average: float | None = None,
 ) -> Outcome:
     """Run the trainer to its end.
 
@@ -82,15 +88,21 @@ def run_phase(
         more_state: what else belongs into a save; the caller finds it in the payload under "more".
         on_finite_state: given a copy of the state at every tenth of the way, where all parameters are finite, to go
             back to; with "more" it is what `resume_state` takes.
+        average: share of the steps, the last, over which weights are averaged. The mean is the result, or a candidate
+            beside the best state where one is kept. None: no mean.
     """
     began, shown = time.monotonic(), 0.0
     history = History(keep_best=validation is not None and validation.keep_best)
+    mean = WeightAverage(average, trainer.total) if average is not None else None
     if resume_state is not None:
+        if mean is not None:
+            mean.load_state_dict(resume_state["average"], trainer.model)
         trainer.load_state_dict(resume_state["trainer"])
         history.load_state_dict(resume_state["history"])
 
     def state() -> dict[str, Any]:
-        return {"trainer": trainer.state_dict(), "history": history.state_dict()}
+        own = {"average": mean.state_dict()} if mean is not None else {}
+        return {"trainer": trainer.state_dict(), "history": history.state_dict(), **own}
 
     def save() -> None:
         if run is not None:
@@ -110,6 +122,8 @@ def run_phase(
         took = time.perf_counter() - stepped
         extra = after_step(step) if after_step is not None else None
         history.add(step)
+        if mean is not None:
+            mean.note(trainer.model, step.index)
         if validation is not None and (step.last or (step.index + 1) % (epoch * validation.every) == 0):
             trainer.check()
             history.validate(trainer, validation)
@@ -138,9 +152,7 @@ def run_phase(
         stepped = time.perf_counter()
     trainer.check()
     save()
-    if history.best_model is not None:
-        trainer.model.load_state_dict(history.best_model)
-    kept = history.best or (history.validated[-1] if history.validated else None)
+    state_kept, kept = _settle(trainer, history, validation, mean, emit)
     seconds = time.monotonic() - began
     emit(PhaseEnded(name, seconds, kept.metrics if kept is not None else {}))
     return Outcome(
@@ -148,7 +160,29 @@ def run_phase(
         validation=kept.metrics if kept is not None else None,
         best_step=kept.step if kept is not None else None,
         seconds=seconds,
+        kept=state_kept,
     )
+
+
+def _settle(
+    trainer: Trainer, history: History, validation: Validation | None, mean: WeightAverage | None, emit: Emit
+) -> tuple[Kept, Validated | None]:
+    """Let the model end in the state that is kept: which one that is, and its figures on the validation data."""
+    kept = history.best or (history.validated[-1] if history.validated else None)
+    if mean is not None:
+        batches = (trainer.loader.batch(step) for step in range(min(BATCHES, len(trainer.loader))))
+        averaged = mean.result(trainer.objective.task.arguments(inputs) for inputs, _ in batches)
+        trainer.model.load_state_dict(averaged.state_dict())
+        found = Validated(trainer.done, validation.measure()) if validation is not None else None
+        best = history.best
+        if best is None or found is None or trainer.objective.task.better(found.metrics, best.metrics):
+            emit(Noted(f"kept: the mean of the weights of {mean.states} states"))
+            return "average", found
+        emit(Noted(f"kept: the state after step {best.step}, which is better than the mean of the weights"))
+    if history.best_model is not None:
+        trainer.model.load_state_dict(history.best_model)
+        return "best", kept
+    return "last", kept
 
 
 @dataclass(frozen=True)
