@@ -21,10 +21,10 @@ from torch.nn import functional as F
 
 from extcon_cli.catalyst import scores
 from extcon_cli.catalyst.bifurcation import Flow
-from extcon_cli.catalyst.local_hand_over import fit_compensation
-from extcon_cli.catalyst.saliency import compensated, drawn_labels, marginal_costs
 from extcon_cli.catalyst.filters import Filters
 from extcon_cli.catalyst.hand_over import hand_over
+from extcon_cli.catalyst.local_hand_over import fit_compensation
+from extcon_cli.catalyst.saliency import compensated, drawn_labels, marginal_costs
 from extcon_cli.catalyst.target import decide, decide_within
 from extcon_cli.channels import Channels, channel_groups, macs_cost, remove_zeros
 from extcon_cli.checkpoint.zoo import ZOO
