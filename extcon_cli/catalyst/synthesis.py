@@ -29,6 +29,7 @@ def from_batch_norm(
     steps: int = 60,
     rate: float = 0.1,
     seed: int = 0,
+    forward: Callable[[Tensor], object] | None = None,  # runs the module on a batch; None: it takes one tensor
     after_step: Callable[[float], None] = lambda loss: None,
 ) -> list[Tensor]:
     """Batches of inputs whose statistics at every batch norm are near its running ones: (at most BATCH, *shape) each.
@@ -58,7 +59,7 @@ def from_batch_norm(
                 for step in range(steps):
                     optimizer.param_groups[0]["lr"] = rate * (1 - step / steps)
                     found.clear()
-                    module(x)
+                    (forward or module)(x)
                     if not found:
                         raise ValueError("no batch norm with running statistics is reached")
                     loss = torch.stack(found).mean()

@@ -105,6 +105,8 @@ def prune(
     Example: `extcon prune ./bert --ratio 0.25`
 
     Example: `extcon prune yolov8n.pt --data coco8.yaml --trust-pickle --ratio 0.3`
+
+    Example: `extcon prune model.pt --ratio 0.3 --set prune.data=none`
     """
     o.set_memory(max_memory)
     o.set_threads(threads)
@@ -114,6 +116,7 @@ def prune(
     from extcon_cli.recipe.sizes import bytes_of
 
     most = int(bytes_of(max_size)) if max_size is not None else None
+    measured = any(limit is not None for limit in (min_accuracy, most, max_latency))
     _check_together(
         aim=bool(asked),
         several=several,
@@ -121,7 +124,7 @@ def prune(
         already_zero=already_zero,
         tolerance=tolerance,
         max_drop=max_drop,
-        measured=any(limit is not None for limit in (min_accuracy, most, max_latency)),
+        measured=measured,
         resume=resume,
         dry_run=dry_run,
     )
@@ -145,10 +148,17 @@ def prune(
     checks.check_reports(report, chart=several)
     checks.check_junit(junit)
     folder = is_transformers(checkpoint)
-    without_data = folder and kind is None and resolved.recipe.data is None and not already_zero and plan is None
-    if without_data and (max_drop is not None or resume or dry_run or several):
+    made = resolved.recipe.prune.data == "none"
+    if made and (kind is not None or plan is not None or theirs):
         raise UsageError(
-            "without data nothing is measured or trained: give --data, or one target without --max-drop, --resume and "
+            "prune.data none chooses filters and reads no data: it goes without --data and --plan, and on no checkpoint "
+            "of Ultralytics"
+        )
+    without_data = made or (folder and kind is None and resolved.recipe.data is None and plan is None)
+    without_data = without_data and not already_zero
+    if without_data and (measured or max_drop is not None or resume or dry_run or several):
+        raise UsageError(
+            "without data nothing is measured or trained: give --data, or one target without gates, --resume and "
             "--dry-run"
         )
     if not already_zero and not without_data:

@@ -254,6 +254,11 @@ class PruneSpec(Section):
     latency: LatencySpec = LatencySpec()
     """Where latency is measured."""
 
+    data: Literal["given", "none"] = "given"
+    """`given`: filters are scored, handed over and fine-tuned on the section `data`. `none`: scored and handed over on
+    inputs made of the model itself, from batch norm's statistics or written by a causal language model; nothing is
+    trained or measured."""
+
     score: ScoreSpec = ScoreSpec()
     """What each channel is worth."""
 

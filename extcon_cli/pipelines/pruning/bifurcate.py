@@ -8,17 +8,20 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from extcon_cli.catalyst.bifurcation import Bifurcation, Flow, Penalty, Proximal
-from extcon_cli.catalyst.filters import norms
+from extcon_cli.catalyst.filters import Filters, norms
 from extcon_cli.catalyst.hand_over import hand_over
 from extcon_cli.catalyst.local_hand_over import Compensation, fit_compensation
+from extcon_cli.channels import Channels
+from extcon_cli.channels.compare import Inputs
 from extcon_cli.errors import GateError, TraceError
-from extcon_cli.events import Noted
+from extcon_cli.events import Emit, Noted
 from extcon_cli.pipelines.pruning.prune_run import PruneRun
 from extcon_cli.pipelines.running.phase import run_phase
+from extcon_cli.recipe.schema import CompensateSpec
 from extcon_cli.report.records import PhaseRecord
 from extcon_cli.report.results import BifurcationTrace
 from extcon_cli.training.loop import Step
@@ -149,20 +152,40 @@ class _Sequential:
         at_once = pruning.spec.bifurcate.method == "none"  # else it is a moment of that phase
         with pruning.run.phase("compensate", "Handing over", reported=False) if at_once else nullcontext():
             task = pruning.run.prepared.task
-            batches = [task.arguments(inputs) for inputs, _ in pruning.batches(3, 1, self._images(spec.images))]
-            before = {name: tensor.clone() for name, tensor in pruning.module.state_dict().items()}
+            count = fitting(pruning.examples[0], spec.images)
+            batches = [task.arguments(inputs) for inputs, _ in pruning.batches(3, 1, count)]
             arguments = pruning.module, pruning.original, pruning.channels, pruning.filters, self.selected
-            try:
-                hand_over(*arguments, batches, ridge=spec.ridge)
-            except TraceError as error:
-                pruning.module.load_state_dict(before)
-                pruning.run.emit(Noted(f"nothing was handed over: {error}", warning=True))
+            hand_over_if_traced(*arguments, batches, spec, pruning.run.emit)
 
-    def _images(self, wanted: int) -> int:
-        """How many samples make the one batch, whose activations lie in memory twice: fewer where they are large."""
-        leaves = [leaf for leaf in tree_leaves(self.pruning.examples[0]) if isinstance(leaf, Tensor)]
-        each = max(1, sum(leaf.numel() for leaf in leaves) // 2)  # an example holds two
-        return max(1, min(wanted, max(FEWEST, NUMBERS // each)))
+
+def hand_over_if_traced(
+    model: nn.Module,
+    original: nn.Module,
+    channels: Channels,
+    filters: Filters,
+    selected: Tensor,  # (n,) mask of the filters that go
+    batches: list[Inputs],
+    spec: CompensateSpec,
+    emit: Emit,
+) -> None:
+    """The sequential hand-over; where the forward pass cannot be run again, the model as it was and a warning."""
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    try:
+        hand_over(model, original, channels, filters, selected, batches, ridge=spec.ridge)
+    except TraceError as error:
+        model.load_state_dict(before)
+        emit(Noted(f"nothing was handed over: {error}", warning=True))
+
+
+def fitting(example: Inputs, wanted: int) -> int:
+    """How many samples make one batch, whose activations lie in memory twice: fewer where they are large.
+
+    Args:
+        example: of two samples.
+    """
+    leaves = [leaf for leaf in tree_leaves(example) if isinstance(leaf, Tensor)]
+    each = max(1, sum(leaf.numel() for leaf in leaves) // 2)
+    return max(1, min(wanted, max(FEWEST, NUMBERS // each)))
 
 
 class TraceRecorder:

@@ -130,14 +130,7 @@ def _compensated(pruning: PruneRun) -> Tensor:
     generator = torch.Generator().manual_seed(pruning.seed(1))
     size = min(spec.images, run.prepared.data.spec.batch_size)
     count = -(-spec.images // size)
-    place = _prediction_place(pruning)
-    classes = CLASSES.get(run.prepared.task.name)
-
-    def drawn(outputs: Sequence[Tensor]) -> Tensor:
-        if classes is None:
-            return drawn_noise(outputs[place], generator)
-        return drawn_labels(outputs[place], generator, dim=classes)
-
+    drawn = drawn_loss(pruning.module, pruning.examples[0], run.prepared.task.name, generator)
     groups = len(list(pruning.filters.spans()))
     done = itertools.count(1)
 
@@ -153,18 +146,35 @@ def _compensated(pruning: PruneRun) -> Tensor:
         return compensated(pruning.module, pruning.channels, pruning.filters, shown(), drawn, after_group=step)
 
 
+def drawn_loss(
+    module: nn.Module, example: Inputs, task: str, generator: torch.Generator
+) -> Callable[[Sequence[Tensor]], Tensor]:
+    """The loss of a model's output tensors with labels drawn from its prediction among them.
+
+    Raises: TraceError where the task's loss is not one of the model's plain outputs.
+    """
+    place, classes = _prediction_place(module, example, task), CLASSES.get(task)
+
+    def drawn(outputs: Sequence[Tensor]) -> Tensor:
+        if classes is None:
+            return drawn_noise(outputs[place], generator)
+        return drawn_labels(outputs[place], generator, dim=classes)
+
+    return drawn
+
+
 @torch.no_grad()
-def _prediction_place(pruning: PruneRun) -> int:
+def _prediction_place(module: nn.Module, example: Inputs, task: str) -> int:
     """Which of the tensors that the model gives is the prediction."""
-    with evaluating(pruning.module):
-        output = call(pruning.module, pruning.examples[0])
+    with evaluating(module):
+        output = call(module, example)
     leaves = [leaf for leaf in tree_leaves(open_dataclasses(output)) if isinstance(leaf, Tensor)]
     try:
         wanted = prediction(output)
     except GateError as error:  # a task of its own takes what the model gives apart
         raise TraceError(f"no single output is what the loss is of: {error}") from error
     found = next((place for place, leaf in enumerate(leaves) if leaf is wanted), None)
-    if found is None or not wanted.is_floating_point() or pruning.run.prepared.task.name == "detection":
+    if found is None or not wanted.is_floating_point() or task == "detection":
         raise TraceError("no single output of the model is what the loss is of")
     return found
 
