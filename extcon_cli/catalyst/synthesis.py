@@ -65,7 +65,7 @@ def from_batch_norm(
                     loss = torch.stack(found).mean()
                     (x.grad,) = torch.autograd.grad(loss, [x])
                     optimizer.step()
-                    after_step(float(loss))
+                    after_step(float(loss.detach()))
                 made.append(x.detach())
     finally:
         for parameter in trainable:

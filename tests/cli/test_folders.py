@@ -9,7 +9,8 @@ import pytest
 from typer.testing import CliRunner
 
 from extcon_cli.cli.app import app
-from extcon_cli.errors import GateError, UsageError
+from extcon_cli.errors import DataError, GateError, UsageError
+from extcon_cli.pipelines.pruning import made_inputs
 
 transformers = pytest.importorskip("transformers")
 
@@ -42,6 +43,33 @@ def test_text_scores_and_hands_over_without_training(folder: Path, tmp_path: Pat
     plain = transformers.LlamaForCausalLM.from_pretrained(tmp_path / "out", local_files_only=True)
     assert sum(p.numel() for p in plain.parameters()) == result["after"]["params"]
     assert "perplexity" in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_a_language_model_writes_what_its_filters_are_scored_on(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(made_inputs, "LONGEST", 12)
+    none = ["--set", "prune.data=none"]
+    arguments = [
+        "prune",
+        str(folder),
+        *none,
+        "--ratio",
+        "0.25",
+        "--out",
+        str(tmp_path / "out"),
+        "--json",
+        "--no-latency",
+    ]
+    ran = CliRunner().invoke(app, arguments)
+    assert ran.exit_code == 0, ran.stderr
+    assert "samples of 12 tokens" in ran.stderr
+    assert "chosen by magnitude" not in ran.stderr
+    result = json.loads(ran.stdout)
+    assert result["recipe"]["prune"]["data"] == "none"
+    assert result["certificate"]["exact"]
+    for option in (["--data", "text.txt"], ["--max-size", "1MB"]):
+        assert isinstance(CliRunner().invoke(app, [*arguments[:4], *option]).exception, (UsageError, DataError))
 
 
 def test_what_needs_data_is_refused_without(folder: Path) -> None:
