@@ -151,8 +151,8 @@ def prune(
     made = resolved.recipe.prune.data == "none"
     if made and (kind is not None or plan is not None or theirs):
         raise UsageError(
-            "prune.data none chooses filters and reads no data: it goes without --data and --plan, and on no checkpoint "
-            "of Ultralytics"
+            "prune.data none chooses filters and reads no data: it goes without --data and --plan, and not with "
+            "checkpoints of Ultralytics"
         )
     without_data = made or (folder and kind is None and resolved.recipe.data is None and plan is None)
     without_data = without_data and not already_zero
