@@ -42,7 +42,8 @@ def bypass(
 ) -> None:
     """Escape a plateau: extend the model, train, contract it again, and compare with going on.
 
-    Writes CKPT.bypassed.safetensors: the best on the validation data, never worse there than CKPT.
+    Writes CKPT.bypassed.safetensors: the best on the validation data, never worse there than CKPT. With --out NAME.pt a
+    plain PyTorch state dict.
 
     Example: `extcon bypass sample_models/digits_mlp_stalled.pt`
 
@@ -54,11 +55,11 @@ def bypass(
         raise UsageError("--dry-run tries a whole run out: it goes without --resume")
     checkpoint = resolve.checkpoint_file(checkpoint)
     output = out or checkpoint.with_name(f"{checkpoint.stem}.bypassed.safetensors")
-    overwrite = checks.check_output(output, force=force, resume=resume, suffixes=[".safetensors"])
     checks.check_reports(report)
     checks.check_junit(junit)
     kind = resolve.data_kind(data)
     resolved = resolve.find_recipe("bypass", recipe, checkpoint, overrides, kind, seed=seed)
+    overwrite = checks.check_output(output, force=force, resume=resume, suffixes=[".safetensors", ".pt", ".pth"])
     checks.check_data(resolved, checkpoint)
 
     from extcon_cli.cli.console import listening
@@ -101,5 +102,5 @@ def bypass(
                 emit=emit,
             )
     if dry_run:
-        return show_dry_run(tried, as_json=as_json)
+        return show_dry_run(tried, as_json=as_json, quiet=quiet)
     deliver(result, as_json=as_json, reports=report, quiet=quiet, junit=junit)

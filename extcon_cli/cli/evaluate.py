@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from extcon_cli.cli import checks, resolve
+from extcon_cli.cli import checks, completion, resolve
 from extcon_cli.cli import options as o
 from extcon_cli.data import SPLITS
 from extcon_cli.errors import UsageError
@@ -14,7 +14,9 @@ from extcon_cli.errors import UsageError
 
 def evaluate(
     checkpoint: o.Checkpoint,
-    split: Annotated[str, typer.Option(metavar="NAME", help="test, validation or train.")] = "test",
+    split: Annotated[
+        str, typer.Option(metavar="NAME", help="test, validation or train.", autocompletion=completion.splits)
+    ] = "test",
     min_accuracy: o.MinAccuracyOption = None,
     data: o.DataOption = None,
     recipe: o.RecipeOption = None,

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from extcon_cli.cli import checks, resolve
+from extcon_cli.cli import checks, completion, resolve
 from extcon_cli.cli import options as o
 from extcon_cli.errors import UsageError
 from extcon_cli.export.formats import FORMATS, beside, named
@@ -14,7 +14,12 @@ from extcon_cli.export.formats import FORMATS, beside, named
 
 def export(
     checkpoint: o.Checkpoint,
-    format: Annotated[str, typer.Option("--format", metavar="NAME", help=f"One of {', '.join(FORMATS)}.")] = "onnx",
+    format: Annotated[
+        str,
+        typer.Option(
+            "--format", metavar="NAME", help=f"One of {', '.join(FORMATS)}.", autocompletion=completion.formats
+        ),
+    ] = "onnx",
     quantize: Annotated[
         str | None,
         typer.Option("--quantize", metavar="int8", help="With onnx: also an int8 file, calibrated on training data."),
@@ -63,10 +68,10 @@ def export(
     output = out or beside(checkpoint, format)
     if output.resolve() == checkpoint.resolve():
         raise UsageError(f"{output} is the checkpoint itself; choose another --out")
-    force = checks.check_output(output, force=force, resume=False, suffixes=[FORMATS[format][1]])
-    checks.check_reports(report)
     kind = resolve.data_kind(data)
     resolved = resolve.find_recipe("export", recipe, checkpoint, overrides, kind)
+    force = checks.check_output(output, force=force, resume=False, suffixes=[FORMATS[format][1]])
+    checks.check_reports(report)
 
     from extcon_cli.cli.console import listening
     from extcon_cli.cli.gated import gated

@@ -38,9 +38,9 @@ def init(
             "your own with `extcon recipe show prune/default`"
         )
     output = out or checkpoint.with_suffix(".yaml")
-    checks.check_output(output, force=force, resume=False, suffixes=[".yaml", ".yml"])
     kind = resolve.data_kind(data)
     resolved = resolve.bundled_recipe("prune", overrides, kind)
+    checks.check_output(output, force=force, resume=False, suffixes=[".yaml", ".yml"])
 
     from extcon_cli.cli.console import listening
 
@@ -57,7 +57,8 @@ def init(
     if as_json:
         print(json.dumps(to_json(look.result(output)), indent=2))
         return
-    print(look.text())
+    if not quiet:
+        print(look.text())
     for finding in look.missing:
         print(f"only you know {finding.key}: {finding.why}")
     print(f"written to {output}" + (": fill in what is missing" if look.missing else ""))

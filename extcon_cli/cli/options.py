@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from extcon_cli.cli import completion
 from extcon_cli.errors import UsageError
 
 RECIPE, RUN, OUTPUT, TRUST = "Recipe", "Run", "Output", "Trust"
@@ -41,7 +42,13 @@ Checkpoint = Annotated[
 ]
 RecipeOption = Annotated[
     str | None,
-    typer.Option("--recipe", metavar="FILE|NAME", help="A recipe file, or a bundled name.", rich_help_panel=RECIPE),
+    typer.Option(
+        "--recipe",
+        metavar="FILE|NAME",
+        help="A recipe file, or a bundled name.",
+        rich_help_panel=RECIPE,
+        autocompletion=completion.recipes,
+    ),
 ]
 SetOption = Annotated[
     list[str] | None,
@@ -82,6 +89,7 @@ RuntimeOption = Annotated[
         metavar="NAME",
         help="What latency is measured in: torch, torch.compile, onnxruntime, openvino. Default: torch.",
         rich_help_panel=RUN,
+        autocompletion=completion.runtimes,
     ),
 ]
 BatchSizeOption = Annotated[

@@ -52,9 +52,9 @@ def plan(
         raise UsageError(f"--samples {samples}: should be 0 or more")
     checkpoint = resolve.checkpoint_file(checkpoint)
     output = out or checkpoint.with_name(f"{checkpoint.stem}.plan.json")
-    checks.check_output(output, force=force, resume=False, suffixes=[".json"])
     kind = resolve.data_kind(data)
     resolved = resolve.find_recipe("prune", recipe, checkpoint, overrides, kind, **aim, seed=seed)
+    checks.check_output(output, force=force, resume=False, suffixes=[".json"])
     checks.check_data(resolved, checkpoint)
 
     from extcon_cli.cli.console import listening
@@ -73,4 +73,4 @@ def plan(
             trust=trust,
             emit=emit,
         )
-    show_plan(result, as_json=as_json)
+    show_plan(result, as_json=as_json, quiet=quiet)

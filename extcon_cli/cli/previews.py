@@ -14,11 +14,14 @@ from extcon_cli.report.results import DryRunResult, PlanResult
 from extcon_cli.report.serialise import to_json
 
 
-def show_plan(result: PlanResult, *, as_json: bool) -> None:
-    """Print a plan."""
+def show_plan(result: PlanResult, *, as_json: bool, quiet: bool = False) -> None:
+    """Print a plan; one line of it where `quiet`."""
     if as_json:
         print(json.dumps(to_json(result), indent=2, allow_nan=False))
         return
+    chosen = f"{result.filters} of {result.prunable} filters would go ({result.asked})"
+    if quiet:
+        return print(f"{result.output}: {chosen}")
     console = new_console()
     groups = new_table("channels of", ">number", ">go", ">sensitivity", "")
     for group in result.groups:
@@ -30,15 +33,18 @@ def show_plan(result: PlanResult, *, as_json: bool) -> None:
     if any(group.sensitivity is not None for group in result.groups):
         console.print("sensitivity: by how much the loss rises where the lower half of these channels is silent")
     console.print()
-    console.print(f"{result.filters} of {result.prunable} filters would go ({result.asked}); nothing was trained")
+    console.print(f"{chosen}; nothing was trained")
     console.print(f"written to {result.output}: extcon prune {result.checkpoint} --plan {result.output}", style="bold")
 
 
-def show_dry_run(result: DryRunResult, *, as_json: bool) -> None:
-    """Print what a command would do."""
+def show_dry_run(result: DryRunResult, *, as_json: bool, quiet: bool = False) -> None:
+    """Print what a command would do; one line of it where `quiet`."""
     if as_json:
         print(json.dumps(to_json(result), indent=2, allow_nan=False))
         return
+    would = f"{result.tried} would write {result.output}; nothing was written"
+    if quiet:
+        return print(would)
     console = new_console()
     if result.before is not None and result.after is not None and result.before != result.after:
         console.print(_sizes(result.before, result.after))
@@ -47,7 +53,7 @@ def show_dry_run(result: DryRunResult, *, as_json: bool) -> None:
     read = "all of them were read" if result.read == total else f"{result.read} of {total} were read"
     console.print(f"data: {', '.join(f'{n} {name}' for name, n in result.samples.items())} samples; {read}")
     console.print(f"training steps on {result.device}: {', '.join(f'{n} {name}' for name, n in result.steps.items())}")
-    console.print(f"{result.tried} would write {result.output}; nothing was written", style="bold")
+    console.print(would, style="bold")
 
 
 def _sizes(before: Size, after: Size) -> Table:

@@ -13,7 +13,7 @@ import typer
 from extcon_cli.checkpoint.folder import is_transformers
 from extcon_cli.checkpoint.trust import Trust
 from extcon_cli.checkpoint.ultralytics.look import is_ultralytics
-from extcon_cli.cli import checks, places, resolve, sweep
+from extcon_cli.cli import checks, completion, places, resolve, sweep
 from extcon_cli.cli import options as o
 from extcon_cli.errors import UsageError
 from extcon_cli.events import Emit
@@ -59,7 +59,12 @@ def prune(
     ] = False,
     exports: Annotated[
         list[str] | None,
-        typer.Option("--export", metavar="FORMAT", help=f"Also export the result: {', '.join(FORMATS)}. Repeatable."),
+        typer.Option(
+            "--export",
+            metavar="FORMAT",
+            help=f"Also export the result: {', '.join(FORMATS)}. Repeatable.",
+            autocompletion=completion.formats,
+        ),
     ] = None,
     runtime: o.RuntimeOption = None,
     batch_size: o.BatchSizeOption = None,
@@ -254,7 +259,7 @@ def prune(
             )
             found = _exported(pruned, complete, exports, force=forced[0], trust=trust, emit=emit)
     if dry_run:
-        return show_dry_run(tried, as_json=as_json)
+        return show_dry_run(tried, as_json=as_json, quiet=quiet)
     deliver(found, as_json=as_json, reports=report, quiet=quiet, junit=junit)
 
 

@@ -68,8 +68,11 @@ def deliver(
     if junit is not None:
         write_junit(junit, result)
     if job := os.environ.get("GITHUB_STEP_SUMMARY"):
-        with open(job, "a", encoding="utf-8") as file:
-            file.write(summary(result) + "\n")
+        try:
+            with open(job, "a", encoding="utf-8") as file:
+                file.write(summary(result) + "\n")
+        except OSError as error:  # the job is not to fail for it
+            print(f"extcon: warning: no summary in {job}: {error.strerror}", file=sys.stderr)
     if as_json:
         if isinstance(result, PruneResult | BypassResult | TrainResult):
             result = replace(result, history=None)  # thousands of points, for the figures of a report

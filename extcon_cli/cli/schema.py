@@ -8,12 +8,18 @@ from typing import Annotated
 
 import typer
 
+from extcon_cli.cli import completion
 from extcon_cli.errors import UsageError
 
 
 def schema(
     command: Annotated[
-        str, typer.Argument(metavar="COMMAND", help="Such as prune, plan, bypass, train, evaluate, compare.")
+        str,
+        typer.Argument(
+            metavar="COMMAND",
+            help="Such as prune, plan, bypass, train, evaluate, compare.",
+            autocompletion=completion.documents,
+        ),
     ],
 ) -> None:
     """Print the JSON Schema of a command's document: of its `--json`, and of its `--report FILE.json`.

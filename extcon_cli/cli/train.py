@@ -30,6 +30,7 @@ def train(
     as_json: o.JsonOption = False,
     quiet: o.QuietOption = False,
     report: o.ReportOption = None,
+    junit: o.JunitOption = None,
     trust_code: o.TrustCodeOption = False,
     trust_pickle: o.TrustPickleOption = False,
     max_memory: o.MemoryOption = None,
@@ -55,10 +56,11 @@ def train(
         if checkpoint is not None
         else Path(f"{Path(str(recipe)).stem}.safetensors")
     )
-    force = checks.check_output(output, force=force, resume=resume, suffixes=[".safetensors", ".pt", ".pth"])
     checks.check_reports(report)
+    checks.check_junit(junit)
     kind = resolve.data_kind(data)
     resolved = resolve.find_recipe("train", recipe, checkpoint, overrides, kind, seed=seed)
+    force = checks.check_output(output, force=force, resume=resume, suffixes=[".safetensors", ".pt", ".pth"])
 
     from extcon_cli.cli.console import listening
     from extcon_cli.cli.gated import gated
@@ -66,7 +68,7 @@ def train(
     from extcon_cli.cli.results import deliver
 
     trust = resolve.trust(trust_code, trust_pickle, resolved)
-    gate = gated("train", checkpoint, as_json=as_json, reports=report, quiet=quiet)
+    gate = gated("train", checkpoint, as_json=as_json, reports=report, quiet=quiet, junit=junit)
     with gate, listening(quiet=quiet) as emit:
         from extcon_cli.pipelines.running.rehearsal import quietly, rehearse
         from extcon_cli.pipelines.train import train as run  # takes seconds: torch
@@ -96,5 +98,5 @@ def train(
                 emit=emit,
             )
     if dry_run:
-        return show_dry_run(tried, as_json=as_json)
-    deliver(result, as_json=as_json, reports=report, quiet=quiet)
+        return show_dry_run(tried, as_json=as_json, quiet=quiet)
+    deliver(result, as_json=as_json, reports=report, quiet=quiet, junit=junit)

@@ -17,7 +17,34 @@ RUNTIME = "onnxruntime"
 
 
 def write(program: Program, path: Path) -> Program:
-    """Write the graph, its free dimensions by name; the program as it was written."""
+    """Write the graph, its free dimensions by name; the program as it was written.
+
+    Pooling to a fixed size becomes a pooling window in ONNX, which suits one resolution alone: then only the batch is
+    free in the file.
+    """
+    from extcon_cli.export.program import batch_only, works
+
+    _write(program, path)
+    if {name for names in program.free for name in names.values()} <= {"batch"}:
+        return program
+    if works(_torch(load(str(path), 0)), program.module, program.example, program.free):
+        return program
+    fixed = batch_only(program)
+    _write(fixed, path)
+    return fixed
+
+
+def _torch(run: Callable[[list[Any]], list[Any]]) -> Callable[..., Any]:
+    """The same function of tensors."""
+    import torch
+
+    def called(*args: Any, **kwargs: Any) -> Any:
+        return [torch.from_numpy(array) for array in run([tensor.numpy() for tensor in (*args, *kwargs.values())])]
+
+    return called
+
+
+def _write(program: Program, path: Path) -> None:
     import onnx
     import torch
 
@@ -35,7 +62,6 @@ def write(program: Program, path: Path) -> Program:
                 dimension.dim_param = re.sub(r"\bs\d+\b", lambda m: symbols.get(m[0], m[0]), dimension.dim_param)
     onnx.checker.check_model(model)
     onnx.save(model, str(path))
-    return program
 
 
 def load(path: str, threads: int) -> Callable[[list[Any]], list[Any]]:
@@ -44,7 +70,7 @@ def load(path: str, threads: int) -> Callable[[list[Any]], list[Any]]:
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # errors are raised as well
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     names = [value.name for value in session.get_inputs()]
     return lambda arrays: session.run(None, dict(zip(names, arrays, strict=False)))

@@ -243,6 +243,12 @@ def _mapped(example: Inputs, change: Callable[[Tensor], Tensor]) -> Inputs:
     return tuple(change(x) for x in example)
 
 
+def batch_only(found: Program) -> Program:
+    """The same program exported anew, with nothing free but the batch."""
+    free = tuple({dim: name for dim, name in names.items() if name == "batch"} for names in found.free)
+    return _exported(found.module, found.example, free, found.structure)
+
+
 def narrowed(found: Program, run: Callable[..., Any]) -> Program:
     """The program with as much free as `run`, another form of it, allows. TraceError: it gives other outputs."""
     for free in (found.free, tuple({d: n for d, n in names.items() if n == "batch"} for names in found.free)):

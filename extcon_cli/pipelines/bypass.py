@@ -62,7 +62,7 @@ def bypass(
     """
     with start_run(
         "bypass", recipe, checkpoint, output=output, device=device, resume=resume, force=force, trust=trust, emit=emit,
-        check=_check_validation, rehearsal=rehearsal,
+        check=_check_validation, rehearsal=rehearsal, plain=True,
     ) as run:  # fmt: skip
         stalled = stalled_model(run.prepared, run.accelerator, run.emit, run.stop)
         state = _resumed(run) or _diagnosed(run, stalled)

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 
 import extcon_cli
 
@@ -35,8 +36,10 @@ def test_the_result_is_not_worse_and_loads(extcon: Extcon, stalled: Path) -> Non
 
 def test_no_gain_is_said_and_can_fail_the_command(extcon: Extcon, stalled: Path) -> None:
     hopeless = ("--set", "bypass.probe.gain=0.999")
-    done = extcon("bypass", "digits_mlp_stalled.pt", "--json", *hopeless)
-    assert done.code == 0
+    done = extcon("bypass", "digits_mlp_stalled.pt", "--out", "as_it_was.pt", "--json", *hopeless)
+    assert done.code == 0, done.err
+    before, after = (torch.load(stalled / name) for name in ("digits_mlp_stalled.pt", "as_it_was.pt"))
+    assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
     assert done.document["verdict"] == "no gain expected"
     failed = extcon("bypass", "digits_mlp_stalled.pt", "--out", "x.safetensors", "--require-gain", *hopeless)
     assert failed.code == 4

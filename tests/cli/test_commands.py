@@ -112,3 +112,4 @@ def test_a_plan_is_shown_written_and_followed(extcon: Extcon, place: Path) -> No
     assert pruned.document["after"]["macs"] == document["after"]["macs"]
     shown = extcon("plan", "digits_resnet.pt", "--ratio", "0.3", "--samples", "0", "--force", "--quiet")
     assert "101 of 336 filters would go (ratio 0.3)" in shown.out
+    assert len(shown.out.splitlines()) == 1

@@ -5,6 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
+
+from extcon_cli.cli.app import app
+from extcon_cli.errors import RecipeError, UsageError
 
 from .conftest import Extcon
 
@@ -80,6 +84,29 @@ def test_a_checkpoint_that_is_none(extcon: Extcon, place: Path, damage: str) -> 
     done = extcon("prune", "digits_resnet.pt")
     assert done.code == UNREADABLE
     assert "digits_resnet.pt" in done.error
+
+
+@pytest.mark.parametrize(
+    ("command", "output"),
+    [
+        ("prune", "digits_resnet.pruned.safetensors"),
+        ("bypass", "digits_resnet.bypassed.safetensors"),
+        ("train", "digits_resnet.trained.safetensors"),
+        ("plan", "digits_resnet.plan.json"),
+    ],
+)
+def test_a_recipe_is_refused_before_an_output_that_exists(place: Path, command: str, output: str) -> None:
+    (place / output).touch()
+    done = CliRunner().invoke(app, [command, str(place / "digits_resnet.pt"), "--set", "train.optimzer.lr=1"])
+    assert isinstance(done.exception, RecipeError)
+    assert "optimizer" in str(done.exception)
+    kept = CliRunner().invoke(app, [command, str(place / "digits_resnet.pt")])
+    assert isinstance(kept.exception, UsageError)
+    assert f"{output} exists already" in str(kept.exception)
+
+
+def test_a_pruned_model_is_no_state_dict_and_the_way_to_one_is_said(extcon: Extcon, place: Path) -> None:
+    assert "--export state-dict" in extcon("prune", "digits_resnet.pt", "--out", "x.pt").error
 
 
 def test_an_existing_output_is_kept(extcon: Extcon, place: Path) -> None:

@@ -16,6 +16,8 @@ import yaml
 
 import extcon_cli
 
+from .workflow import Job, run_job
+
 ROOT = Path(__file__).parents[2]
 SAMPLE = ROOT / "sample_models" / "digits_resnet.pt"
 
@@ -83,12 +85,6 @@ def test_from_a_folder_of_pictures_to_a_smaller_model(
 # The job ----------------------------------------------------------------------------------------------------------
 
 
-def commands() -> list[str]:
-    """What the job runs, but for the installation."""
-    job = yaml.safe_load((ROOT / "examples" / "ci.yml").read_text())["jobs"]["prune"]
-    return [step["run"] for step in job["steps"] if "run" in step and "pip install" not in step["run"]]
-
-
 def run(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
     """As a GitHub runner does it."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
@@ -106,13 +102,22 @@ def checkout(folder: Path, bifurcate: int, finetune: int) -> None:
     (folder / "model.yaml").write_text(yaml.safe_dump(recipe))
 
 
+def job(folder: Path, **env: str) -> Job:
+    """The example's job, without the installation."""
+    return run_job(ROOT / "examples" / "ci.yml", "prune", folder, skip=lambda text: "pip install" in text, env=env)
+
+
 def test_the_job_passes_and_its_documents_agree(tmp_path: Path) -> None:
     checkout(tmp_path, bifurcate=4, finetune=6)
-    for command in commands():
-        done = run(command, tmp_path)
-        assert done.returncode == 0, done.stdout + done.stderr
+    done = job(tmp_path)
+    assert not done.failed, done.log
+    assert list(done.codes.values()) == [0, 0, 0]
     pruned, evaluated = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("pruned", "evaluated"))
     assert evaluated["metrics"] == pytest.approx(pruned["after"]["metrics"])
+    assert evaluated["gates"][0]["limit"] == pytest.approx(pruned["after"]["metrics"]["accuracy"])
+    assert "## extcon prune `model.pt`" in done.summary
+    assert "## extcon evaluate `model.pruned.safetensors`" in done.summary
+    assert 'name="max-drop"' in (tmp_path / "gates.xml").read_text()
 
 
 def test_the_job_fails_where_accuracy_is_lost(tmp_path: Path) -> None:
@@ -120,7 +125,9 @@ def test_the_job_fails_where_accuracy_is_lost(tmp_path: Path) -> None:
     recipe = yaml.safe_load((tmp_path / "model.yaml").read_text())
     recipe["prune"]["finetune"]["optimizer"]["lr"] = 1e-7  # nothing is learnt back
     (tmp_path / "model.yaml").write_text(yaml.safe_dump(recipe))
-    prune, *_ = commands()
-    done = run(prune.replace("--ratio 0.5", "--ratio 0.85"), tmp_path)
-    assert done.returncode == 4, done.stdout + done.stderr
+    done = job(tmp_path, RATIO="0.85")
+    assert done.failed
+    assert list(done.codes.values()) == [4], done.log
     assert not (tmp_path / "model.pruned.safetensors").exists()
+    assert "| max-drop | FAILED |" in done.summary
+    assert 'failures="1"' in (tmp_path / "gates.xml").read_text()

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -19,6 +22,21 @@ class Pooled(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.conv(x).relu().mean((2, 3))
+
+
+@pytest.mark.skipif(not find_spec("onnxscript"), reason="needs pip install 'extcon[onnx]'")
+def test_onnx_fixes_the_resolution_where_its_pooling_does(tmp_path: Path) -> None:
+    """Pooled to 3 x 3, whatever comes in: ONNX says that by a window, for one resolution."""
+    from extcon_cli.export import onnx
+
+    net = nn.Sequential(nn.Conv2d(1, 2, 3, padding=1), nn.AdaptiveAvgPool2d(3), nn.Flatten(), nn.Linear(18, 2)).eval()
+    found = program(net, (torch.zeros(2, 1, 6, 6),))
+    assert found.shapes() == (("batch", 1, "height", "width"),)
+    written = onnx.write(found, tmp_path / "net.onnx")
+    assert written.shapes() == (("batch", 1, 6, 6),)
+    run = onnx.load(str(tmp_path / "net.onnx"), 1)
+    x = torch.randn(5, 1, 6, 6)
+    assert torch.allclose(torch.from_numpy(run([x.numpy()])[0]), net(x), atol=1e-6)
 
 
 class Flattened(Pooled):
