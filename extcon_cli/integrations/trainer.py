@@ -1,8 +1,8 @@
-"""Catalyst in the Trainer of transformers: scored, taken to zero and removed while it trains, without a restart."""
+"""Catalyst and Bypass in the Trainer of transformers, while it trains and without a restart."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -10,13 +10,14 @@ from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from extcon_cli.catalyst.alike import Tie
-from extcon_cli.catalyst.attach import Catalyst, ContractionReport
-from extcon_cli.catalyst.carry_over import carry_over
-from extcon_cli.channels import channel_groups
+from extcon_cli.catalyst.attach import ContractionReport
+from extcon_cli.channels import Difference, channel_groups
 from extcon_cli.checkpoint.huggingface.config import assign
 from extcon_cli.checkpoint.huggingface.examples import example_inputs, without_cache
 from extcon_cli.checkpoint.huggingface.uniform import Role, roles, solved, uniform
 from extcon_cli.errors import UsageError
+from extcon_cli.integrations.bypassing import Bypassing, Data, Way
+from extcon_cli.integrations.pruning import Pruning
 
 
 class CatalystCallback(TrainerCallback):
@@ -33,14 +34,11 @@ class CatalystCallback(TrainerCallback):
     Args:
         ratio: share of the prunable filters that goes.
         score_steps: optimizer steps over which filters are scored. None: a tenth of the training.
-        shrink_steps: steps after these over which the decided ones reach zero. None: four tenths of it.
+        shrink_steps: steps after these over which the decided ones reach zero; 0: at once. None: four tenths of it.
         widths: `uniform`: layers stay alike, the model's configuration is changed with it, and `from_pretrained` opens
             what the trainer saves. `free`: any width.
         example: arguments of a forward pass by name, at least two samples. None: made from the configuration.
         chi, floor, keep: as in `Catalyst`.
-
-    Attributes:
-        report: what went, with its certificate; None until it is gone.
     """
 
     def __init__(
@@ -55,12 +53,16 @@ class CatalystCallback(TrainerCallback):
         floor: float = 0.1,
         keep: Sequence[str] = (),
     ) -> None:
-        self.ratio, self.widths, self.example = ratio, widths, example
-        self.score_steps, self.shrink_steps = score_steps, shrink_steps
-        self.chi, self.floor, self.keep = chi, floor, keep
-        self.catalyst: Catalyst | None = None
-        self.report: ContractionReport | None = None
+        self.widths, self.example = widths, example
+        self.pruning = Pruning(
+            ratio, score_steps=score_steps, shrink_steps=shrink_steps, chi=chi, floor=floor, keep=keep
+        )
         self._roles: tuple[Role, ...] = ()
+
+    @property
+    def report(self) -> ContractionReport | None:
+        """What went, with its certificate; None until it is gone."""
+        return self.pruning.report
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -70,52 +72,119 @@ class CatalystCallback(TrainerCallback):
         Raises:
             UsageError: the training is too short, is resumed, keeps another state at its end, or is distributed.
         """
-        score = self.score_steps if self.score_steps is not None else max(1, state.max_steps // 10)
-        shrink = self.shrink_steps if self.shrink_steps is not None else max(1, 4 * state.max_steps // 10)
-        if score + shrink > state.max_steps:
-            raise UsageError(
-                f"the training takes {state.max_steps} steps; {score} to score and {shrink} to shrink do not fit in"
-            )
-        if state.global_step:
-            raise UsageError("a training that goes on from a checkpoint cannot be pruned from its middle")
+        self.pruning.steps(state.max_steps)
+        _check(args, state)
         if args.load_best_model_at_end:
             raise UsageError("load_best_model_at_end may bring back the larger model: set it to False")
-        if args.world_size > 1 or args.n_gpu > 1:
-            raise UsageError("the callback works in one process on one device")
         model = kwargs["model"]
         without_cache(model)
-        example = self._example(model)
+        example = _example(model, self.example)
         channels, ties = channel_groups(model, example), list[Tie]()
         if self.widths == "uniform":
             self._roles = roles(model, channels, example)
             channels = uniform(channels, self._roles)
             ties = [Tie(role.groups, role.steps, role.allowed) for role in self._roles]
-        self.catalyst = Catalyst(
-            model, example, self.ratio, score_steps=score, shrink_steps=shrink, chi=self.chi, floor=self.floor,
-            keep=self.keep, channels=channels, ties=ties,
-        )  # fmt: skip
+        self.pruning.begin(model, example, state.max_steps, channels=channels, ties=ties)
 
     def on_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """One step of the score or of the flow, after the optimizer's and before the gradients go; then the removal."""
-        if self.catalyst is None or self.report is not None:
-            return
-        self.catalyst.step()
-        if self.catalyst.done:
-            optimizer = kwargs["optimizer"]  # accelerate wraps it
-            self.report = self._contract(kwargs["model"], getattr(optimizer, "optimizer", optimizer))
+        self.pruning.after_step()
+        if self.pruning.due:
+            model: nn.Module = kwargs["model"]
+            report = self.pruning.contract(model, [_plain(kwargs["optimizer"])])
+            if self._roles:
+                config: Any = model.config
+                assign(config, solved(model, self._roles, report.plan, _example(model, self.example)))
 
-    def _contract(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> ContractionReport:
-        assert self.catalyst is not None
-        training, before = model.training, dict(model.named_parameters(remove_duplicate=False))
-        report = self.catalyst.contract()
-        if self._roles:
-            assign(model.config, solved(model, self._roles, report.plan, self._example(model)))
-        carry_over(optimizer, before, model, report.plan)
-        model.train(training)
-        return report
 
-    def _example(self, model: nn.Module) -> dict[str, torch.Tensor]:
-        device = next(model.parameters()).device
-        return {name: value.to(device) for name, value in (self.example or example_inputs(model)).items()}
+class BypassCallback(TrainerCallback):
+    """Takes the model that a `Trainer` trains out of a plateau: extended, trained, and brought back, in one training.
+
+        >>> from transformers import Trainer
+        >>> from extcon_cli.integrations import BypassCallback
+        >>> trainer = Trainer(model, args, train_dataset=data, callbacks=[BypassCallback(opt_1=100, opt_2=100)])
+        >>> trainer.train()
+
+    Args:
+        method: `radius` or `proximal` (a diagonal in the activations), `widen`, or `revive`; `mirror` needs a model
+            that is called by position.
+        start: optimizer step at which it begins.
+        opt_1, opt_2: steps in the larger space, and on the way back.
+        example: as in `CatalystCallback`.
+        layers, share, seed: as in `Bypass`.
+        data: all training inputs (revive). None: what the trainer loads.
+    """
+
+    def __init__(
+        self,
+        method: Way = "radius",
+        *,
+        start: int = 0,
+        opt_1: int = 200,
+        opt_2: int = 200,
+        layers: tuple[str, ...] = ("*",),
+        share: float = 0.5,
+        example: Mapping[str, torch.Tensor] | None = None,
+        data: Data | None = None,
+        seed: int = 0,
+    ) -> None:
+        self.example = example
+        self.bypassing = Bypassing(
+            method, start=start, opt_1=opt_1, opt_2=opt_2, layers=layers, share=share, data=data, seed=seed
+        )
+
+    @property
+    def report(self) -> Difference | None:
+        """How far the outputs moved when the model went back to its own space; None until then."""
+        return self.bypassing.report
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """UsageError: the training is too short, is resumed or distributed."""
+        self.bypassing.check(state.max_steps)
+        _check(args, state)
+        without_cache(kwargs["model"])
+
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Extend the model, where it is time."""
+        if self.bypassing.wanted:
+            model, loader = kwargs["model"], kwargs.get("train_dataloader")
+
+            def inputs() -> Iterator[Mapping[str, torch.Tensor]]:
+                device = next(model.parameters()).device
+                for batch in loader or ():
+                    yield {name: value.to(device) for name, value in batch.items() if "label" not in name}
+
+            self.bypassing.begin(model, _example(model, self.example), _plain(kwargs["optimizer"]), data=inputs)
+
+    def on_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """One step of opt_1 or opt_2, after the optimizer's and before the gradients go; then the contraction."""
+        optimizer = _plain(kwargs["optimizer"])
+        self.bypassing.after_step(optimizer)
+        if self.bypassing.due:
+            self.bypassing.contract(optimizer)
+
+
+def _check(args: TrainingArguments, state: TrainerState) -> None:
+    if state.global_step:
+        raise UsageError("a training that goes on from a checkpoint cannot be changed from its middle")
+    if args.world_size > 1 or args.n_gpu > 1:
+        raise UsageError("the callback works in one process on one device")
+
+
+def _plain(optimizer: Any) -> torch.optim.Optimizer:
+    """Without what accelerate wraps it in."""
+    found: torch.optim.Optimizer = getattr(optimizer, "optimizer", optimizer)
+    return found
+
+
+def _example(model: nn.Module, given: Mapping[str, torch.Tensor] | None) -> dict[str, torch.Tensor]:
+    device = next(model.parameters()).device
+    return {name: value.to(device) for name, value in (given or example_inputs(model)).items()}

@@ -29,7 +29,7 @@ from extcon_cli.checkpoint.metadata import Metadata
 from extcon_cli.checkpoint.precision import round_to
 from extcon_cli.checkpoint.trust import UNTRUSTED, Trust
 from extcon_cli.checkpoint.ultralytics.file import Yolo, content_like, read_yolo
-from extcon_cli.checkpoint.ultralytics.outputs import raw_outputs
+from extcon_cli.checkpoint.ultralytics.outputs import plain_outputs, raw_outputs
 from extcon_cli.checkpoint.ultralytics.widths import Widths
 from extcon_cli.errors import TraceError, UsageError
 from extcon_cli.events import Emit, Noted, Progress, RunStarted, Saved, ignore, phase
@@ -156,7 +156,7 @@ def _prune(run: _Run, output: Path, *, limits: Limits, latency: bool) -> PruneRe
                 module, example, channels=says.channels, decided=filters.masks(selected), others=not ties
             )
     small: Any = removal.module
-    vars(small).pop("forward", None)
+    plain_outputs(small)
     moved = session.figures(module), session.figures(small)
     says.finish(small, example)
     small = _finetuned(run, small)

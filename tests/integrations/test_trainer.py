@@ -77,3 +77,21 @@ def test_what_cannot_work_is_refused_at_the_start(
     callback = CatalystCallback(score_steps=3, shrink_steps=4)
     with pytest.raises(UsageError, match=message):
         trainer(tmp_path, callback, steps, **more).train()
+
+
+@pytest.mark.parametrize("method", ["radius", "widen"])
+def test_a_model_is_bypassed_while_it_is_trained(tmp_path: Path, method: Any) -> None:
+    from extcon_cli.integrations import BypassCallback
+
+    callback = BypassCallback(method, start=2, opt_1=3, opt_2=5, layers=("*mlp*",))
+    training = trainer(tmp_path / "run", callback)
+    names = set(training.model.state_dict())
+    training.train()
+    model, optimizer = training.model, training.optimizer.optimizer
+    assert callback.report is not None
+    assert callback.report.relative <= 1e-5
+    assert set(model.state_dict()) == names
+    held = [p for group in optimizer.param_groups for p in group["params"]]
+    assert {id(p) for p in held} == {id(p) for p in model.parameters()}
+    assert {int(optimizer.state[p]["step"]) for p in held} == {12}, "it was not started again"
+    assert all(optimizer.state[p]["exp_avg"].shape == p.shape for p in held)

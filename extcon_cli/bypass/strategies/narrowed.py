@@ -141,6 +141,8 @@ class Narrowed(Strategy):
     embedding: float
     """By how much the extension moved an output."""
     narrowing: Narrowing | None = None
+    removal: Removal | None = None
+    """What `contract` took away: callbacks cut the optimizer's states by its plan."""
 
     def __init__(self, context: StrategyContext) -> None:
         super().__init__(context)
@@ -177,7 +179,7 @@ class Narrowed(Strategy):
     def contract(self) -> NarrowedReport:
         if self.narrowing is None:
             raise GateError("nothing to contract yet: opt_1 is not over")
-        removal = self.narrowing.narrow()
+        self.removal = removal = self.narrowing.narrow()
         moved = removal.certificate.random.relative
         steps = self.context.phases.opt_2
         return NarrowedReport(removal.module, self.done, self.added, steps, self.embedding, moved)
