@@ -142,12 +142,17 @@ def compare(recipe: Recipe, modules: Sequence[nn.Module]) -> list[dict[str, Any]
         ended = {"theta*": stalled.model(stalled.theta)}
         ended |= {name: walked.module for name, walked in found.items() if walked.module is not None}
         losses = {name: stalled.metrics(module, "validation")["loss"] for name, module in ended.items()}
-        verdict = min((name for name in losses if name not in CONTROLS), key=losses.__getitem__)
+        calibrated = {name: stalled.calibrated(module) for name, module in ended.items()}
+        judged = {name: losses[name] if found is None else found.loss for name, found in calibrated.items()}
+        allowed = [name for name in losses if name not in CONTROLS and losses[name] <= losses["theta*"]]
+        verdict = min(allowed, key=judged.__getitem__)
         documents.append(
             {
                 "certificate": {name: walked.certificate for name, walked in found.items()},
                 "history": {"phases": [walked.history for walked in found.values()]},
                 "validation": losses,
+                "calibrated": {name: found and vars(found) for name, found in calibrated.items()},
+                "test": {name: stalled.metrics(module, "test") for name, module in ended.items()},
                 "verdict": verdict,
                 "before": {"metrics": stalled.metrics(ended["theta*"], "test")},
                 "after": {"metrics": stalled.metrics(ended[verdict], "test")},

@@ -1,6 +1,7 @@
 """`extcon bypass`: diagnose, then extend, train and contract by each strategy, and keep the best.
 
-The result is the best of theta*, the baseline and the extensions by the loss on the validation data. Controls are
+The result is the best of theta*, the baseline and the extensions by the loss on the validation data, after one
+temperature has been fitted where the outputs are logits; and never one whose loss is above that of theta*. Controls are
 compared with and never chosen. Each further cycle begins at the best so far.
 """
 
@@ -83,6 +84,7 @@ def bypass(
         after=after,
         verdict=str(chosen.record.branch) if tried else NO_GAIN,
         validation={str(end.record.branch): end.record.loss for end in ends if end.record.loss is not None},
+        calibrated={str(end.record.branch): found for end in ends if (found := end.record.calibrated)} or None,
         diagnosis=state.diagnosis,
         certificate={str(record.branch): record.certificate for record in tried if record.certificate is not None},
     )
@@ -114,11 +116,16 @@ def strategies(spec: BypassSpec, chosen: Sequence[str] | None = None) -> tuple[s
 
 
 def best(ends: Sequence[BranchOutcome], before: int | None = None) -> BranchOutcome:
-    """The one with the least validation loss, of the cycles `before` one. Controls do not count."""
+    """The one with the least validation loss, calibrated where it is known, of the cycles `before` one.
+
+    Controls do not count, and nothing whose loss as it is lies above that of the first, theta*.
+    """
+    bound = ends[0].record.loss
     counted = [
-        (end.record.loss, place)
+        (end.record.calibrated.loss if end.record.calibrated is not None else end.record.loss, place)
         for place, end in enumerate(ends)
         if end.record.loss is not None
+        and (bound is None or end.record.loss <= bound)
         and end.record.branch.strategy not in CONTROLS
         and (before is None or end.record.branch.cycle < before)
     ]
@@ -145,8 +152,9 @@ def _check_validation(prepared: Prepared) -> None:
 
 def _theta(stalled: Stalled) -> BranchOutcome:
     """theta* as a candidate: the end of no training."""
-    loss = stalled.metrics(stalled.model(stalled.theta), "validation")["loss"]
-    return BranchOutcome(BranchRecord(THETA, loss, PhaseRecord(str(THETA), (), ()), None), stalled.theta)
+    module = stalled.model(stalled.theta)
+    loss, history = stalled.metrics(module, "validation")["loss"], PhaseRecord(str(THETA), (), ())
+    return BranchOutcome(BranchRecord(THETA, loss, history, None, stalled.calibrated(module)), stalled.theta)
 
 
 def _diagnosed(run: Run, stalled: Stalled) -> BypassState:

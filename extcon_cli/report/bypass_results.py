@@ -90,6 +90,8 @@ class Diagnosis:
     """Is a gain of an extension expected?"""
     excluded: tuple[str, ...] = field(metadata=key("behind"))
     """Extensions that the best leaves behind by more than their errors."""
+    temperature: float | None = None
+    """That calibrates theta* on the validation data; above 1: it is too sure. None: the outputs are no logits."""
     remedies: tuple[str, ...] = ()
     """What is worth a whole run, most promising first."""
     mostly_dead: bool = False
@@ -126,6 +128,14 @@ class BranchCertificate:
 
 
 @dataclass(frozen=True)
+class CalibratedLoss:
+    """The validation loss once the logits have been divided by one temperature, fitted on the validation data."""
+
+    loss: float
+    temperature: float
+
+
+@dataclass(frozen=True)
 class BranchRecord:
     """A branch that has ended."""
 
@@ -135,6 +145,8 @@ class BranchRecord:
     history: PhaseRecord
     certificate: BranchCertificate | None
     """None: nothing was extended."""
+    calibrated: CalibratedLoss | None = None
+    """None: it gave no model, or its outputs are no logits."""
 
 
 @dataclass(frozen=True)
@@ -152,9 +164,12 @@ class BypassRecord(Record):
     before: ModelStats
     after: ModelStats
     verdict: str
-    """The branch that is the best on the validation data."""
+    """The branch that is the best on the validation data: of those whose loss is not above that of theta*, the one with
+    the least calibrated loss (the least loss, where there is none)."""
     validation: Mapping[str, float]
     """Validation loss of theta* and of every branch."""
+    calibrated: Mapping[str, CalibratedLoss] | None = field(default=None, metadata=OPTIONAL)
+    """The same after calibration; None: the outputs are no logits."""
     diagnosis: Diagnosis
     certificate: Mapping[str, BranchCertificate]
 

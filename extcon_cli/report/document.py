@@ -139,11 +139,16 @@ def candidates(result: BypassResult) -> list[Row]:
     return [
         (
             name + (" (the best)" if name == result.verdict else ""),
-            figure("loss", loss),
+            figure("loss", loss) + _calibrated(result, name),
             percent(1 - loss / base) if base and name != "baseline" else "",
         )
         for name, loss in result.validation.items()
     ]
+
+
+def _calibrated(result: BypassResult, name: str) -> str:
+    found = (result.calibrated or {}).get(name)
+    return f" ({figure('loss', found.loss)} at T {found.temperature:.2f})" if found is not None else ""
 
 
 def outcome(result: BypassResult) -> str:

@@ -49,6 +49,9 @@ class Task:
     teachable: ClassVar[bool] = True
     """Can another model's outputs guide this one's? Else nothing is distilled."""
 
+    logits: ClassVar[bool] = False
+    """Are the outputs a tensor of logits, which a temperature may divide?"""
+
     by_sample: ClassVar[bool] = True
     """Has each sample a loss of its own? A diagnosis compares these."""
 

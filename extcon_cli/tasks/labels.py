@@ -19,6 +19,7 @@ class Classification(Task):
     """
 
     name, figure, higher = "classification", "accuracy", True
+    logits = True
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         return functional.cross_entropy(outputs.float(), targets, label_smoothing=self.label_smoothing)
@@ -74,6 +75,7 @@ class MultiLabel(Task):
     """
 
     name, figure, higher = "multi_label", "f1", True
+    logits = True
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         soft = targets.float() * (1 - self.label_smoothing) + self.label_smoothing / 2

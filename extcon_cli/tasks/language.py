@@ -23,6 +23,7 @@ class MaskedLM(Task):
     """
 
     name, figure, higher = "masked_lm", "perplexity", False
+    logits = True
 
     def ready(self, model: nn.Module) -> None:
         config = getattr(model, "config", None)

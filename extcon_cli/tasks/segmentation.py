@@ -23,6 +23,7 @@ class Segmentation(Task):
     """
 
     name, figure, higher = "segmentation", "miou", True
+    logits = True
 
     def forward(self, model: nn.Module, batch: Batch) -> Tensor:
         outputs, size = super().forward(model, batch), batch[1].shape[-2:]

@@ -95,3 +95,22 @@ def test_the_signs_are_a_small_table() -> None:
         ("probe: revive", "not possible: no unit is dead"),
     ]
     assert found.verdict.endswith("the probe predicts a gain (diag 30.00 % +- 0.00 % over going on)")
+
+
+@pytest.mark.parametrize(
+    ("temperature", "prescribed"),
+    [(1.4, ("restart", "shrink")), (1.0, ("restart",)), (None, ("restart", "shrink"))],
+)
+def test_a_healthy_net_is_restarted_and_shrunk_where_it_is_too_sure(
+    temperature: float | None, prescribed: tuple[str, ...]
+) -> None:
+    def found(dead: dict[str, DeadUnits], **trials: Trial | Refusal) -> tuple[str, ...]:
+        return conclude(
+            {"baseline": trial(1.0), **trials}, dead, GradientNorm(1.0, 0.1), least_gain=0.05,
+            restarts=("restart", "shrink"), temperature=temperature,
+        ).remedies  # fmt: skip
+
+    assert found({}, diag=trial(1.0)) == prescribed
+    assert found({}, diag=Refusal("cannot be traced")) == prescribed
+    assert found({}, widen=trial(0.5), diag=trial(0.95, noise=0.1)) == ("widen", *prescribed)
+    assert found(MOST_DEAD, widen=trial(0.301, noise=0.1), revive=trial(0.3, noise=0.2)) == ("revive", "widen")

@@ -167,5 +167,6 @@ def _walk(
         loss=stalled.metrics(report.module, "validation")["loss"],
         history=replace(outcome.record, trace=rows),
         certificate=from_json(BranchCertificate, measured) if measured else None,
+        calibrated=stalled.calibrated(report.module),
     )
     return BranchOutcome(record, copy.deepcopy(report.module.state_dict()), outcome.seconds)

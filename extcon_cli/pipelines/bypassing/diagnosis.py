@@ -72,7 +72,15 @@ def diagnose(stalled: Stalled) -> Diagnosis:
     context = _in_miniature(stalled)
     trials = {name: _try(stalled, name, context, place) for place, name in enumerate(probed(stalled))}
     restarts = tuple(name for name in RESTARTS if name in (stalled.spec.extensions or RESTARTS))
-    return conclude(trials, dead, gradient, least_gain=stalled.spec.probe.gain, restarts=restarts)
+    calibrated = stalled.calibrated(module)
+    return conclude(
+        trials,
+        dead,
+        gradient,
+        least_gain=stalled.spec.probe.gain,
+        restarts=restarts,
+        temperature=calibrated.temperature if calibrated is not None else None,
+    )
 
 
 def conclude(
@@ -82,6 +90,7 @@ def conclude(
     *,
     least_gain: float,
     restarts: tuple[str, ...] = (),
+    temperature: float | None = None,
 ) -> Diagnosis:
     """Slope of going on, dead units, gradient norm, and what each extension gains over going on in a few steps.
 
@@ -92,6 +101,7 @@ def conclude(
         dead: by layer.
         least_gain: share of the loss, and at least twice its standard error, from which on a gain is predicted.
         restarts: those that may be prescribed.
+        temperature: that calibrates theta*; None: its outputs are no logits.
 
     Raises: UsageError (no extension of this model, and no restart is allowed).
     """
@@ -125,6 +135,7 @@ def conclude(
         predicted=surely or (mostly_dead and hopeful),
         excluded=tuple(name for name in extensions if probe[name].gain + 2 * probe[name].error < reach),
         mostly_dead=mostly_dead,
+        temperature=temperature,
     )
     return replace(
         diagnosis,

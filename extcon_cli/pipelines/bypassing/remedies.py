@@ -12,6 +12,9 @@ from extcon_cli.report.bypass_results import Diagnosis
 MOST = 3
 """Strategies that a run follows at most, beside going on and the controls, unless the recipe names them."""
 
+TOO_SURE = 1.1
+"""Temperature above which shrinking is worth trying: a model that needs none has no confidence to lose."""
+
 
 def remedies(found: Diagnosis, restarts: tuple[str, ...]) -> tuple[str, ...]:
     """The strategies that are worth a whole run, most promising first; none where no gain is to be expected.
@@ -22,7 +25,8 @@ def remedies(found: Diagnosis, restarts: tuple[str, ...]) -> tuple[str, ...]:
     promised = [name for name in by_gain(found) if name not in found.excluded] if found.predicted else []
     if found.mostly_dead:
         return tuple(promised[:MOST])
-    return (*promised[: MOST - len(restarts)], *restarts)
+    worth = [name for name in restarts if name != "shrink" or found.temperature is None or found.temperature > TOO_SURE]
+    return (*promised[: MOST - len(worth)], *worth)
 
 
 def by_gain(found: Diagnosis) -> list[str]:

@@ -26,10 +26,13 @@ from extcon_cli.channels.compare import Inputs
 from extcon_cli.errors import UsageError
 from extcon_cli.events import Emit, ignore
 from extcon_cli.pipelines.running.measure import measured
+from extcon_cli.pipelines.running.phase import interruptible
 from extcon_cli.pipelines.running.prepare import Prepared
 from extcon_cli.recipe.schema import BypassSpec, OptimizerSpec, ScheduleSpec, TrainSpec
+from extcon_cli.report.bypass_results import CalibratedLoss
 from extcon_cli.report.records import Metrics
 from extcon_cli.tasks import Batch, Task
+from extcon_cli.training.calibration import calibrate
 from extcon_cli.training.device import Accelerator
 from extcon_cli.training.interrupt import Stop
 from extcon_cli.training.loop import Batches, Trainer
@@ -79,6 +82,12 @@ class Stalled:
     def metrics(self, module: nn.Module, split: str) -> Metrics:
         """Figures of a module on one split of the data."""
         return measured(module, self.prepared, split, self.accelerator, self.stop) or {}
+
+    def calibrated(self, module: nn.Module) -> CalibratedLoss | None:
+        """The validation loss at its best temperature; None: the outputs are no logits."""
+        loader = self.prepared.data.eval_loader("validation", device=self.accelerator.device)
+        found = calibrate(module, lambda: interruptible(iter(loader), self.stop), self.task)
+        return CalibratedLoss(found.loss, found.temperature) if found is not None else None
 
     def inputs(self) -> Iterator[Inputs]:
         """All training inputs, in batches."""
