@@ -27,7 +27,7 @@ ALLOWED = {
     "data": {"recipe", "errors", "events", "memory"},
     "tasks": {"channels", "errors"},
     "export": {"channels", "errors"},
-    "latency": {"channels", "export", "errors"},
+    "latency": {"channels", "export", "training", "errors"},
     "training": {"averaging", "tasks", "recipe", "errors", "events"},
     "report": {"channels", "recipe", "errors", "events"},
 }

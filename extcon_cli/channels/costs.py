@@ -7,7 +7,7 @@ coefficient * (channels read) * (channels written). Pure functions of counts; no
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from types import MappingProxyType
@@ -103,20 +103,42 @@ def macs_cost(channels: Channels, *, recurrent: bool = False) -> Cost:
     Of the first example that was traced, whose first dimension is the batch. `recurrent`: those of RNNs too, which the
     counter sees only where they are no fused operator.
     """
-    graph = channels.graphs[0]
-    batch = next((shape(node)[0] for node in graph.nodes if node.name in graph.inputs and holds_tensor(node)), 1)
-    terms = (term for node in graph.nodes if node.op == "call_function" for term in _products_of(node, recurrent))
-    return _assemble(
-        channels,
-        ((coefficient / batch, tuple(_place(channels, *dim) for dim in dims)) for coefficient, dims in terms),
-    )
+    batch, nodes = traced_batch(channels), channels.graphs[0].nodes
+    terms = (term for node in nodes if node.op == "call_function" for term in products_of(node, recurrent))
+    return cost_of(channels, ((coefficient / batch, dims) for coefficient, dims in terms))
 
 
 Dim = tuple[fx.Node, int]
 """A dimension of a value of the graph."""
 
 
-def _products_of(node: fx.Node, recurrent: bool) -> Iterator[tuple[float, list[Dim]]]:
+def cost_of(channels: Channels, terms: Iterable[tuple[float, Sequence[Dim]]]) -> Cost:
+    """The sum of coefficients times the lengths of dimensions of the graph's values."""
+    return _assemble(
+        channels,
+        ((coefficient, tuple(_place(channels, *dim) for dim in dims)) for coefficient, dims in terms),
+    )
+
+
+def traced_batch(channels: Channels) -> int:
+    """Samples of the first example that was traced: the first dimension of its first input."""
+    graph = channels.graphs[0]
+    return next((shape(node)[0] for node in graph.nodes if node.name in graph.inputs and holds_tensor(node)), 1)
+
+
+def shrinking(channels: Channels) -> Callable[[Dim], bool]:
+    """Tells of a dimension whether it loses indices where some group loses channels."""
+    ids = [channels.ids_of(group) for group in channels.groups if group.prunable]
+    may_go: Mask = np.isin(channels.channel_ids, np.concatenate(ids)) if ids else np.zeros(0, bool)
+
+    def shrinks(dim: Dim) -> bool:
+        positions = _place(channels, *dim)[1]
+        return positions is not None and bool(may_go.any()) and bool(may_go[positions].any())
+
+    return shrinks
+
+
+def products_of(node: fx.Node, recurrent: bool) -> Iterator[tuple[float, list[Dim]]]:
     """What one operator multiplies: a coefficient, and the dimensions whose lengths it is multiplied by."""
     op = Operator(node)
     if op.name in CONVOLUTIONS:

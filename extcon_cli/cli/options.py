@@ -82,6 +82,12 @@ SizeOption = Annotated[
     str | None,
     typer.Option("--size", metavar="SIZE", help="Bytes of the tensors that may be left: 10MB, 512KiB, or a share."),
 ]
+LatencyOption = Annotated[
+    str | None,
+    typer.Option(
+        "--latency", metavar="TIME", help="Time of a batch that may be left: 4ms, or a share such as 0.5 (--runtime)."
+    ),
+]
 RuntimeOption = Annotated[
     str | None,
     typer.Option(

@@ -17,12 +17,18 @@ def plan(
     macs: o.MacsOption = None,
     params: o.ParamsOption = None,
     size: o.SizeOption = None,
+    latency: o.LatencyOption = None,
     samples: Annotated[
         int,
         typer.Option(
             metavar="N", parser=o.whole, help="Training samples for the sensitivity of each layer; 0: without it."
         ),
     ] = 64,
+    no_latency: Annotated[
+        bool, typer.Option("--no-latency", metavar=o.FLAG, help="Do not measure how fast the models are.")
+    ] = False,
+    runtime: o.RuntimeOption = None,
+    batch_size: o.BatchSizeOption = None,
     out: o.OutOption = None,
     data: o.DataOption = None,
     recipe: o.RecipeOption = None,
@@ -47,13 +53,14 @@ def plan(
     """
     o.set_memory(max_memory)
     o.set_threads(threads)
-    aim = resolve.aim(ratio=ratio, macs=macs, params=params, size=size)
+    aim = resolve.aim(ratio=ratio, macs=macs, params=params, size=size, latency=latency)
+    timing = resolve.timing(runtime, batch_size)
     if samples < 0:
         raise UsageError(f"--samples {samples}: should be 0 or more")
     checkpoint = resolve.checkpoint_file(checkpoint)
     output = out or checkpoint.with_name(f"{checkpoint.stem}.plan.json")
     kind = resolve.data_kind(data)
-    resolved = resolve.find_recipe("prune", recipe, checkpoint, overrides, kind, **aim, seed=seed)
+    resolved = resolve.find_recipe("prune", recipe, checkpoint, overrides, kind, **aim, **timing, seed=seed)
     checks.check_output(output, force=force, resume=False, suffixes=[".json"])
     checks.check_data(resolved, checkpoint)
 
@@ -69,6 +76,7 @@ def plan(
             resolve.complete(resolved, checkpoint, kind, overrides, trust, emit),
             output=output,
             samples=samples,
+            latency=not no_latency,
             device=device,
             trust=trust,
             emit=emit,

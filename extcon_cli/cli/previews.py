@@ -8,6 +8,7 @@ from rich.table import Table
 
 from extcon_cli.cli.results import new_console
 from extcon_cli.cli.tables import new_table
+from extcon_cli.report.document import timing
 from extcon_cli.report.numbers import count, factor
 from extcon_cli.report.records import Size
 from extcon_cli.report.results import DryRunResult, PlanResult
@@ -28,6 +29,8 @@ def show_plan(result: PlanResult, *, as_json: bool, quiet: bool = False) -> None
         rise = "" if group.sensitivity is None else f"{group.sensitivity:+.3g}"
         groups.add_row(group.name, str(group.channels), str(len(group.remove)), rise, group.reason or "")
     console.print(_sizes(result.before, result.after))
+    if said := timing(result.latency):
+        console.print(said)
     console.print()
     console.print(groups)
     if any(group.sensitivity is not None for group in result.groups):

@@ -30,6 +30,7 @@ def prune(
     macs: o.MacsOption = None,
     params: o.ParamsOption = None,
     size: o.SizeOption = None,
+    latency: o.LatencyOption = None,
     plan: Annotated[
         Path | None, typer.Option("--plan", metavar="FILE", help="Remove what a plan says, as `extcon plan` writes it.")
     ] = None,
@@ -115,7 +116,7 @@ def prune(
     """
     o.set_memory(max_memory)
     o.set_threads(threads)
-    targets = {"ratio": ratio, "macs": macs, "params": params, "size": size}
+    targets = {"ratio": ratio, "macs": macs, "params": params, "size": size, "latency": latency}
     asked, aims = resolve.aims(**targets)
     several = len(asked) > 1
     from extcon_cli.recipe.sizes import bytes_of

@@ -116,7 +116,7 @@ def aims(**given: str | None) -> tuple[list[str], list[dict[str, object]]]:
     """Of one option, or none: what it says, and the same as keys for `find_recipe`; several where it is a list.
 
     Args:
-        given: ratio, macs, params, size: as typed, such as "0.5", "0.3,0.5" or "10MB,5MB".
+        given: ratio, macs, params, size, latency: as typed, such as "0.5", "0.3,0.5" or "10MB,5MB".
 
     Raises: UsageError where two options are given, a target twice, or no share.
     """

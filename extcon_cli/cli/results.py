@@ -128,7 +128,7 @@ def _prune(console: Console, result: PruneResult) -> None:
     console.print()
     for sentence in exactness(result):
         console.print(sentence)
-    if said := timing(result):
+    if said := timing(result.latency):
         console.print(said)
     console.print()
     console.print(_widths(widths(result.layers), "█░" if shows("█░", sys.stdout) else "#."))

@@ -64,8 +64,8 @@ def _write(program: Program, path: Path) -> None:
     onnx.save(model, str(path))
 
 
-def load(path: str, threads: int) -> Callable[[list[Any]], list[Any]]:
-    """A function from input arrays to output arrays."""
+def load(path: str | bytes, threads: int) -> Callable[[list[Any]], list[Any]]:
+    """A function from input arrays to output arrays. `path` may be the model itself."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()

@@ -29,8 +29,11 @@ def write(program: Program, path: Path) -> Program:
     return program
 
 
-def load(path: str, threads: int) -> Callable[[list[Any]], list[Any]]:
-    """A function from input arrays to output arrays. It computes in float32, where the default may be bfloat16."""
+def load(path: Any, threads: int) -> Callable[[list[Any]], list[Any]]:
+    """A function from input arrays to output arrays; `path` may be the model itself.
+
+    It computes in float32, where the default may be bfloat16.
+    """
     import openvino
 
     settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": threads}

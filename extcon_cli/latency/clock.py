@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 Call = Callable[[], object]
+Clock = Callable[[], float]
+"""Tells seconds that only their differences say something of."""
 LEAST_ROUNDS, MOST_ROUNDS = 5, 1000
 TICK = 1e-3
 """Seconds that a single measurement lasts at least: shorter calls are repeated in it."""
@@ -51,17 +53,23 @@ class Times:
         return float(self.seconds[call].min())
 
 
-def take_turns(calls: Sequence[Call], *, seconds: float, progress: Callable[[], object] = lambda: None) -> Times:
-    """Call each in turn, round after round, for about `seconds` in all, after a round to warm up.
+def take_turns(
+    calls: Sequence[Call],
+    *,
+    seconds: float,
+    clock: Clock = time.perf_counter,
+    progress: Callable[[], object] = lambda: None,
+) -> Times:
+    """Call each in turn, round after round, for about `seconds` of wall time in all, after a round to warm up.
 
     At least five rounds, but none begins after ten times the seconds asked for; the first one counts in any case.
-    `progress` is called after each round.
+    `clock` tells what counts; `progress` is called after each round.
     """
-    repeats = [_repeats(call) for call in calls]
+    repeats = [_repeats(call, clock) for call in calls]
     rounds: list[list[float]] = []
     began = time.perf_counter()
     while len(rounds) < MOST_ROUNDS:
-        rounds.append([_clock(call, number) for call, number in zip(calls, repeats, strict=True)])
+        rounds.append([_clock(call, number, clock) for call, number in zip(calls, repeats, strict=True)])
         progress()
         over = time.perf_counter() - began
         if over > HARD_LIMIT * seconds or (over > seconds and len(rounds) >= LEAST_ROUNDS):
@@ -69,14 +77,14 @@ def take_turns(calls: Sequence[Call], *, seconds: float, progress: Callable[[], 
     return Times(np.array(rounds).T)
 
 
-def _repeats(call: Call) -> int:
+def _repeats(call: Call, clock: Clock) -> int:
     """How often to repeat a call that one tick may pass; it is warm afterwards."""
     call()
-    return max(1, min(1000, int(TICK / max(_clock(call, 1), 1e-7))))
+    return max(1, min(1000, int(TICK / max(_clock(call, 1, clock), 1e-7))))
 
 
-def _clock(call: Call, number: int) -> float:
-    began = time.perf_counter()
+def _clock(call: Call, number: int, clock: Clock) -> float:
+    began = clock()
     for _ in range(number):
         call()
-    return (time.perf_counter() - began) / number
+    return max(clock() - began, 1e-9) / number

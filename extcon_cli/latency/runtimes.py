@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import platform
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from extcon_cli.channels.compare import Inputs, at_batch, call
 from extcon_cli.errors import TraceError, first_line
 from extcon_cli.export.formats import FORMATS, RUNTIMES, check_runtime, named
 from extcon_cli.export.program import Program, fixed
-from extcon_cli.latency.clock import Call
+from extcon_cli.latency.clock import Call, Clock
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,14 @@ class Setting:
     """Of the CPU."""
     device: str = "cpu"
     """That torch computes on; the other runtimes compute on the CPU."""
+
+    @property
+    def clock(self) -> Clock:
+        """What tells the time: wall time, or processor time where one thread of the CPU does all the work.
+
+        The two are the same then, but for what other processes take of the core.
+        """
+        return time.process_time if self.threads == 1 and self.device == "cpu" else time.perf_counter
 
     @property
     def software(self) -> str:

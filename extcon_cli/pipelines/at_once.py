@@ -26,7 +26,7 @@ from extcon_cli.checkpoint.write import check_writable, write
 from extcon_cli.errors import GateError, TraceError, UsageError
 from extcon_cli.events import Emit, Noted, RunStarted, Saved, ignore, phase
 from extcon_cli.pipelines.pruning.bifurcate import fitting, hand_over_if_traced
-from extcon_cli.pipelines.pruning.budget import Budget
+from extcon_cli.pipelines.pruning.budget import target_figures
 from extcon_cli.pipelines.pruning.folders import folder_widths, write_pruned
 from extcon_cli.pipelines.pruning.keep import check_patterns
 from extcon_cli.pipelines.pruning.made_inputs import made_inputs, samples
@@ -96,7 +96,7 @@ def prune_at_once(
         zeroed, ties = copy.deepcopy(original), alike.ties if alike is not None else []
         spec, worth = _worth(opened, spec, channels, filters, made, emit)
         before = measure(original, example, precision)
-        selected = choose(worth, filters, spec, original, channels, before, example, precision, ties)
+        selected = choose(worth, filters, spec, original, channels, before, example, precision, ties, emit=emit)
         scale(zeroed, filters, torch.where(selected, 0.0, 1.0))
         if made and spec.compensate.enabled:
             batches = [samples(made, fitting(example, spec.compensate.images))]
@@ -112,7 +112,7 @@ def prune_at_once(
             removal,
             removal.certificate.random,
             requested=spec.ratio,
-            target=Budget.of(spec.target, before).figures(after) if spec.target is not None else None,
+            target=target_figures(spec, (original, small), (before, after), example),
         ),
         certificate=certificate_record(removal.certificate),
     )

@@ -21,9 +21,11 @@ from extcon_cli.pipelines.pruning.keep import check_patterns
 from extcon_cli.pipelines.pruning.plan_file import labels, write_plan
 from extcon_cli.pipelines.pruning.prune_run import PruneRun, analyse
 from extcon_cli.pipelines.pruning.scoring import TRAINED, score, select
+from extcon_cli.pipelines.running.measure import timed
 from extcon_cli.pipelines.running.run import start_run
 from extcon_cli.recipe.schema import Recipe
 from extcon_cli.report.measure import measure
+from extcon_cli.report.records import ModelStats
 from extcon_cli.report.results import PlanGroup, PlanResult
 
 
@@ -33,6 +35,7 @@ def plan(
     *,
     output: Path,
     samples: int = 64,
+    latency: bool = True,
     device: str | None = None,
     trust: Trust = UNTRUSTED,
     emit: Emit = ignore,
@@ -43,6 +46,7 @@ def plan(
         recipe: `prune.ratio` or `prune.target`, `prune.score`, `prune.decide`, `data`, `model`, `task`, `seed` count.
         output: a .json file.
         samples: training samples that the sensitivity of each group is measured on; 0: it is left out.
+        latency: measure that of the model and of a copy with the widths that the plan leaves.
         device, trust: as in `prune`.
 
     Raises: UsageError where the score needs training; GateError where the target is out of reach; as `prune` else.
@@ -69,6 +73,9 @@ def plan(
         smaller = without(pruning.original, pruning.channels, pruning.filters.masks(selected))
         after = measure(smaller, run.prepared.example, precision)
         found = _sensitivities(pruning, scores, samples) if samples else {}
+        modules, spec = (pruning.original, smaller), recipe.prune.latency if latency else None
+        stats = ModelStats({}, before), ModelStats({}, after)
+        *_, times = timed(*stats, modules, run.prepared.example, spec, device=str(run.device), emit=tell)
         sha = run.prepared.opened.checkpoint.sha256 if run.prepared.opened is not None else ""
     named = zip(labels(pruning.channels.groups), pruning.channels.groups, strict=True)
     spans = dict(zip(map(id, pruning.filters.groups), pruning.filters.spans(), strict=True))
@@ -89,6 +96,7 @@ def plan(
         asked=_asked(recipe),
         before=before,
         after=after,
+        latency=times,
         filters=int(selected.sum()),
         prunable=len(pruning.filters),
         groups=groups,

@@ -131,6 +131,11 @@ class _Run:
 
 def _prune(run: _Run, output: Path, *, limits: Limits, latency: bool) -> PruneResult:
     spec, yolo, session = run.recipe.prune, run.yolo, run.session
+    if spec.decide.round_to == "auto" or (spec.target is not None and spec.target.latency is not None):
+        raise UsageError(
+            "checkpoints of Ultralytics have no target of latency: give --macs, --params or --size, and a number for "
+            "prune.decide.round_to"
+        )
     torch.manual_seed(run.recipe.seed)
     module, example = yolo.module.to(run.device), session.example()
     original = copy.deepcopy(module).requires_grad_(False)

@@ -6,8 +6,8 @@ import re
 
 from extcon_cli.errors import UsageError
 
-DURATION = r"(\d+|\d*\.\d+) ?(s|ms|us|µs)"
-"""A length of time."""
+DURATION = r"(?=[\d.]*[1-9])(\d+|\d*\.\d+) ?(s|ms|us|µs)"
+"""A length of time, not zero."""
 UNITS = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6}
 
 
@@ -23,6 +23,6 @@ def share_of(text: str) -> float | None:
 def seconds_of(text: str) -> float:
     """'4ms' -> 0.004. UsageError: it is no length of time."""
     found = re.fullmatch(DURATION, text)
-    if found is None or not float(found[1]):
+    if found is None:
         raise UsageError(f"{text!r} should be a length of time, such as 4ms or 0.5s")
     return float(found[1]) * UNITS[found[2]]

@@ -20,6 +20,7 @@ from pydantic import (
 )
 
 from extcon_cli.recipe.base import Duration, Name, Names, Section, ShareAboveZero, ShareBelowOne, ShareInside
+from extcon_cli.recipe.durations import DURATION
 from extcon_cli.recipe.sizes import SIZE
 from extcon_cli.recipe.train_schema import DistillSpec, OptimizerSpec, ScheduleSpec, TrainSpec
 
@@ -87,8 +88,9 @@ class DecideSpec(Section):
     layers: Annotated[tuple[LayerSpec, ...], Strict(False)] = ()
     """Limits of some groups, such as [{match: "layer4.*", ratio: 0.3}]."""
 
-    round_to: PositiveInt = 1
-    """Widths that change become multiples of this; 8 suits many devices."""
+    round_to: PositiveInt | Literal["auto"] | None = None
+    """Widths that change become multiples of this; 8 suits many devices. `auto`: what layers measured in
+    `prune.latency.runtime` say. null: `auto` for a target of latency, else 1."""
 
 
 class TargetSpec(Section):
@@ -103,6 +105,17 @@ class TargetSpec(Section):
     size: float | str | None = None
     """Bytes of all parameters and buffers as stored, such as 10MB or 512KiB, or the share that may be left."""
 
+    latency: float | str | None = None
+    """Seconds of a batch that may be left, such as 4ms, or the share; where, says `prune.latency`."""
+
+    @field_validator("latency", mode="before")
+    @classmethod
+    def _time_or_share(cls, given: Any) -> Any:
+        shares = type(given) is float and 0 < given < 1
+        if given is not None and not shares and not (isinstance(given, str) and re.fullmatch(DURATION, given)):
+            raise ValueError(f"should be a time such as 4ms or 0.5s, or a share between 0 and 1, not {given!r}")
+        return given
+
     @field_validator("size", mode="before")
     @classmethod
     def _bytes_or_share(cls, given: Any) -> Any:
@@ -114,7 +127,7 @@ class TargetSpec(Section):
     @model_validator(mode="after")
     def _one_budget(self) -> TargetSpec:
         if len(self.model_dump(exclude_none=True)) != 1:
-            raise ValueError("give exactly one of `macs`, `params` and `size`")
+            raise ValueError("give exactly one of `macs`, `params`, `size` and `latency`")
         return self
 
 
@@ -129,6 +142,9 @@ class LatencySpec(Section):
 
     seconds: PositiveFloat = 1.0
     """How long two models are compared for one batch size, about; ten times that at the most, but once in any case."""
+
+    layer_seconds: PositiveFloat = 120.0
+    """After so long no further layer is timed for a target of latency: its time is estimated by its MACs."""
 
 
 class BifurcateOptimizer(OptimizerSpec):

@@ -11,6 +11,7 @@ from extcon_cli.report.export_results import ExportResult
 from extcon_cli.report.numbers import change, count, duration, factor, figure, judge, percent
 from extcon_cli.report.records import (
     CertificateRecord,
+    LatencyFigures,
     Layer,
     LayerWidth,
     Metrics,
@@ -63,7 +64,7 @@ def sections(result: CommandResult) -> Sections:
         return Sections(
             comparison=comparison(result.before, result.after),
             exactness=exactness(result),
-            outcome=timing(result),
+            outcome=timing(result.latency),
             certificate=result.certificate,
             argmax=has_argmax(result.run.recipe),
             widths=widths(result.layers),
@@ -169,7 +170,9 @@ def exactness(result: PruneResult) -> list[str]:
     ]
     if removal.target is not None:
         aim, unit = removal.target, "B" if removal.target.quantity == "size" else ""
-        reached, budget = count(aim.reached, unit), count(aim.budget, unit)
+        reached, budget = (
+            duration(value) if aim.quantity == "latency" else count(value, unit) for value in (aim.reached, aim.budget)
+        )
         sentences.append(f"{aim.quantity} {aim.asked} asked for: {reached} left, {budget} may be")
     main = judge(after)
     if main is not None:
@@ -186,14 +189,14 @@ def exactness(result: PruneResult) -> list[str]:
     return sentences
 
 
-def timing(result: PruneResult) -> str:
+def timing(latency: Sequence[LatencyFigures] | None) -> str:
     """On what latency was measured, and how sure it is, in one sentence; empty: it was not."""
-    if not result.latency:
+    if not latency:
         return ""
-    first = result.latency[0]
+    first = latency[0]
     ratios = (
         f"{one.ratio.median:.3f} ({one.ratio.low:.3f} to {one.ratio.high:.3f}) with batches of {one.batch_size}"
-        for one in result.latency
+        for one in latency
     )
     threads = f"{first.threads} thread{'s' * (first.threads > 1)}"
     return f"latency as a share of the original, in {first.runtime} on {first.device}, {threads}: {', '.join(ratios)}"

@@ -31,10 +31,10 @@ class TargetFigures:
     """A budget that was asked for, and what the result has."""
 
     quantity: str
-    """`macs`, `params`, or `size` in bytes."""
-    asked: str  # a share of the original, or bytes such as 10MB
-    budget: int
-    reached: int
+    """`macs`, `params`, `size` in bytes, or `latency` in seconds."""
+    asked: str  # a share of the original, bytes such as 10MB, or a time such as 4ms
+    budget: float
+    reached: float
 
 
 @dataclass(frozen=True)
@@ -194,6 +194,8 @@ class PlanResult(Result):
     before: Size
     after: Size
     """What will be left, exactly."""
+    latency: tuple[LatencyFigures, ...] | None = field(default=None, metadata=OPTIONAL)
+    """Of the model and of a copy with the widths that will be left, measured; None: not measured."""
     filters: int
     """That go."""
     prunable: int

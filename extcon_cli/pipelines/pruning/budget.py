@@ -23,10 +23,12 @@ from extcon_cli.channels import (
     remove,
     zero_channels,
 )
+from extcon_cli.channels.compare import Inputs
 from extcon_cli.channels.preserving import duplicate
 from extcon_cli.checkpoint.precision import Precision
 from extcon_cli.errors import GateError
-from extcon_cli.recipe.schema import TargetSpec
+from extcon_cli.pipelines.pruning.latency_target import latency_figures
+from extcon_cli.recipe.schema import PruneSpec, TargetSpec
 from extcon_cli.recipe.sizes import bytes_of
 from extcon_cli.report.records import Size
 from extcon_cli.report.results import TargetFigures
@@ -75,6 +77,22 @@ class Budget:
         """What was reached beside what may be left, in words."""
         share = reached / max(1, self.original)
         return f"{reached:.0f} {NAMES[self.quantity]} are left, {share:.4f} of the original; {self.limit:.0f} may be"
+
+
+def target_figures(
+    spec: PruneSpec,
+    modules: tuple[nn.Module, nn.Module],  # before and after
+    sizes: tuple[Size, Size],
+    example: Inputs,
+    *,
+    device: str = "cpu",
+) -> TargetFigures | None:
+    """The budget that the recipe asks for, and what was reached. GateError where the result exceeds it."""
+    if spec.target is None:
+        return None
+    if spec.target.latency is not None:
+        return latency_figures(spec.target.latency, modules, example, spec.latency, device=device)
+    return Budget.of(spec.target, sizes[0]).figures(sizes[1])
 
 
 def measured(quantity: str, size: Size) -> int:

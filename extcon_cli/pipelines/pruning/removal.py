@@ -9,7 +9,7 @@ from torch import nn
 from extcon_cli import channels
 from extcon_cli.channels import Certificate, Difference, Removal, RemovalPlan
 from extcon_cli.pipelines.pruning.bifurcate import Shrunk
-from extcon_cli.pipelines.pruning.budget import Budget
+from extcon_cli.pipelines.pruning.budget import target_figures
 from extcon_cli.pipelines.pruning.prune_run import PruneRun, RemovalRecord
 from extcon_cli.pipelines.running.phase import interruptible
 from extcon_cli.report.measure import measure
@@ -32,7 +32,6 @@ def remove(pruning: PruneRun, shrunk: Shrunk, before: ModelStats, *, planned: bo
     `planned`: the filters are a plan's, and neither the recipe's ratio nor its target is asked for.
     """
     run, zeroed = pruning.run, pruning.module.eval()
-    wanted = pruning.spec.target if not planned else None
     with run.phase("remove", "Removing") as closing:
         test = run.prepared.data.eval_loader("test", device=run.device)
         real = (run.prepared.task.arguments(inputs) for inputs, _ in interruptible(iter(test), run.stop))
@@ -45,7 +44,10 @@ def remove(pruning: PruneRun, shrunk: Shrunk, before: ModelStats, *, planned: bo
             evaluation=real,
         )
         size = measure(removal.module, run.prepared.example, run.prepared.precision)
-        target = Budget.of(wanted, before.size).figures(size) if wanted is not None else None
+        target = None
+        if not planned:
+            models, sizes = (pruning.original, removal.module), (before.size, size)
+            target = target_figures(pruning.spec, models, sizes, run.prepared.example, device=str(run.device))
         metrics = run.metrics(zeroed), run.metrics(removal.module)
         closing.update(metrics[1])
     certificate = removal.certificate

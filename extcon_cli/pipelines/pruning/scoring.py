@@ -23,8 +23,9 @@ from extcon_cli.channels.compare import Inputs, call
 from extcon_cli.channels.modules import evaluating, open_dataclasses
 from extcon_cli.checkpoint.precision import Precision
 from extcon_cli.errors import GateError, TraceError
-from extcon_cli.events import Noted, Progress
+from extcon_cli.events import Emit, Noted, Progress, ignore
 from extcon_cli.pipelines.pruning.budget import Budget, keep_to, without
+from extcon_cli.pipelines.pruning.latency_target import finer, timing, within_latency
 from extcon_cli.pipelines.pruning.prune_run import PruneRun
 from extcon_cli.pipelines.running.phase import run_phase
 from extcon_cli.recipe.schema import BifurcateSpec, DecideSpec, PruneSpec
@@ -66,7 +67,7 @@ def select(pruning: PruneRun, scores: Tensor, before: Size) -> Tensor:
     """Which filters go, the lowest scores first: a mask (n,). `before` is what the model costs."""
     run, filters, prepared = pruning.run, pruning.filters, pruning.run.prepared
     model = pruning.original, pruning.channels, before, prepared.example, prepared.precision
-    selected = choose(scores, filters, pruning.spec, *model, pruning.ties)
+    selected = choose(scores, filters, pruning.spec, *model, pruning.ties, device=str(run.device), emit=run.emit)
     parts = by_group(filters, selected)
     shown = ", ".join(f"{name} {int(part.sum())}/{len(part)}" for name, part in parts.items())
     run.emit(Noted(f"{int(selected.sum())} of {len(filters)} filters go: {shown}"))
@@ -83,26 +84,45 @@ def choose(
     example: Inputs,
     precision: Precision,
     ties: Sequence[Tie] = (),
+    *,
+    device: str = "cpu",  # that latency is measured on
+    emit: Emit = ignore,
 ) -> Tensor:
     """The decision alone: a mask (n,). For a budget it is tried out on a copy of the module."""
     comparable = spec.score.method in SHARES or (spec.target is not None and spec.score.method in LOSSES)
     normalize = not comparable if spec.decide.normalize is None else spec.decide.normalize
     values = normalised(scores, filters) if normalize else scores
+    asked, known, multiples = spec.target.latency if spec.target is not None else None, None, [1]
+    if asked is not None or spec.decide.round_to == "auto":
+        known = timing(module, channels, example, spec.latency, device=device, emit=emit)
+        multiples = [1] if isinstance(spec.decide.round_to, int) else finer(known.multiple)
+
+    def cut(masks: Masks) -> nn.Module:
+        return without(module, channels, masks)
+
+    if asked is not None and known is not None:
+        candidates = [limits(spec.decide, multiple) for multiple in multiples]
+        return within_latency(
+            asked, known, values, filters, candidates, module, cut, example,
+            seconds=spec.latency.seconds, ties=ties, emit=emit,
+        )  # fmt: skip
+    wanted = limits(spec.decide, multiples[0])
     if spec.ratio is not None:
-        return decide(values, filters, spec.ratio, limits(spec.decide), ties)
+        return decide(values, filters, spec.ratio, wanted, ties)
     assert spec.target is not None, "the recipe was checked"
     budget = Budget.of(spec.target, before)
-
-    def cut(masks: Masks) -> Size:
-        return measure(without(module, channels, masks), example, precision)
-
     cost = budget.cost(module, channels, precision)
-    return keep_to(budget, cost, values, filters, limits(spec.decide), cut, ties)
+
+    def size(masks: Masks) -> Size:
+        return measure(cut(masks), example, precision)
+
+    return keep_to(budget, cost, values, filters, wanted, size, ties)
 
 
-def limits(spec: DecideSpec) -> Limits:
-    """What the recipe wants respected."""
-    return Limits(spec.floor, spec.keep, [LayerRule(**layer.model_dump()) for layer in spec.layers], spec.round_to)
+def limits(spec: DecideSpec, multiple: int = 1) -> Limits:
+    """What the recipe wants respected; `multiple` is what suits the device, where the recipe leaves that open."""
+    layers = [LayerRule(**layer.model_dump()) for layer in spec.layers]
+    return Limits(spec.floor, spec.keep, layers, spec.round_to if isinstance(spec.round_to, int) else multiple)
 
 
 def _summed(pruning: PruneRun, method: Callable[..., Tensor]) -> Tensor:

@@ -80,7 +80,7 @@ def latency(modules: tuple[nn.Module, nn.Module], example: Inputs, setting: Sett
     """Two modules measured in turns. TraceError: the runtime does not take one of them."""
     first, second = modules
     with running(first, example, setting) as one, running(second, example, setting) as other:
-        times = take_turns([one, other], seconds=seconds)
+        times = take_turns([one, other], seconds=seconds, clock=setting.clock)
     return LatencyFigures(
         runtime=setting.software,
         device=setting.hardware,
