@@ -6,13 +6,15 @@ Says what it measured; what is too much is for the caller to decide.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
+from itertools import zip_longest
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._ops import OpOverload
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
@@ -88,13 +90,14 @@ def at_batch(module: nn.Module, example: Inputs, size: int) -> Inputs:
 
 
 @torch.no_grad()
-def outputs(module: nn.Module, inputs: Inputs) -> list[Tensor]:
+def outputs(module: nn.Module, inputs: Inputs, *, double: bool = False) -> list[Tensor]:
     """All output tensors of a forward pass in eval mode.
 
     Random numbers are the same each time, and none are taken from the user's generator. A module in float64 computes
     in it throughout: what its own code casts to float32 (the norms of Llama and T5, RAFT) would hide behind rounding.
+    With `double` a module in float32 does so too, layer by layer.
     """
-    with preserving(module), evaluating(module), _throughout(module):
+    with preserving(module), evaluating(module), _throughout(module), layers_in_double() if double else nullcontext():
         torch.default_generator.manual_seed(0)
         return results(call(module, inputs))
 
@@ -189,17 +192,66 @@ def runs(module: nn.Module, inputs: Inputs, *, training: bool = False) -> bool:
 
 
 class _Double(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Every cast to float32 becomes one to float64."""
+    """Every cast to float32 becomes one to float64, and what an operator reads is widened."""
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # else the first operator imports torch._dynamo
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        return func(*args, **(kwargs | {"dtype": torch.float64} if kwargs.get("dtype") == torch.float32 else kwargs))
+        kwargs = dict(kwargs or {})
+        if kwargs.get("dtype") == torch.float32:
+            kwargs["dtype"] = torch.float64
+        declared = func._schema.arguments if isinstance(func, OpOverload) else ()
+        written = {one.name for one in declared if one.alias_info is not None and one.alias_info.is_write}
+        names = [one.name for one in declared][: len(args)]
+        args = [
+            value if name in written else tree_map(_wide, value)
+            for name, value in zip_longest(names, args, fillvalue="")
+        ]
+        return func(*args, **{name: v if name in written else tree_map(_wide, v) for name, v in kwargs.items()})
+
+
+def _wide(value: Any) -> Any:
+    narrow = isinstance(value, Tensor) and value.is_floating_point() and value.dtype != torch.float64
+    return value.double() if narrow else value
 
 
 def _throughout(module: nn.Module) -> AbstractContextManager[Any]:
     """The context in which a module in float64 computes in nothing less."""
     wide = any(parameter.dtype == torch.float64 for parameter in module.parameters())
     return _Double() if wide else nullcontext()  # type: ignore[no-untyped-call]
+
+
+@contextmanager
+def layers_in_double() -> Iterator[None]:
+    """Modules hold their own tensors in float64 while their forward pass runs, and as they were afterwards.
+
+    So a model is never in memory as a whole in float64.
+    """
+    held: list[tuple[nn.Module, dict[str, Any], dict[str, Any]]] = []
+
+    def enter(child: nn.Module, _: object) -> None:
+        held.append((child, dict(child._parameters), dict(child._buffers)))
+        for store in (child._parameters, child._buffers):
+            store.update({key: _wide(tensor) for key, tensor in store.items()})
+        _refresh(child)
+
+    def leave(*_: object) -> None:
+        child, parameters, buffers = held.pop()
+        child._parameters.update(parameters)
+        child._buffers.update(buffers)
+        _refresh(child)
+
+    with ExitStack() as hooks, _Double():  # type: ignore[no-untyped-call]
+        hooks.callback(nn.modules.module.register_module_forward_pre_hook(enter).remove)
+        hooks.callback(nn.modules.module.register_module_forward_hook(leave, always_call=True).remove)
+        yield
+
+
+def _refresh(module: nn.Module) -> None:
+    if isinstance(module, nn.RNNBase):  # keeps its weights in a list besides
+        module._flat_weights = [module._parameters.get(name) for name in module._flat_weights_names]
 
 
 def random_batches(

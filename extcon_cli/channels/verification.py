@@ -6,6 +6,7 @@ It measures and changes nothing; what is too much is for the caller to decide.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,16 +19,18 @@ from extcon_cli.channels.compare import (
     Difference,
     Examples,
     Inputs,
+    batch_size,
+    compare,
     difference,
     each_example,
     in_double,
+    outputs,
     random_batches,
-    runs,
 )
 from extcon_cli.errors import GateError
 
-Doubles = tuple[nn.Module, nn.Module]
-"""Two modules in float64 on the CPU."""
+LARGE = 100_000
+"""Numbers in an example, two images of 130 pixels for one, above which forward passes are counted."""
 
 
 @dataclass(frozen=True)
@@ -86,36 +89,99 @@ def verify(
     Raises:
         GateError: the second module does not take what the first one takes.
     """
-    return measure(first, second, example_inputs, both_in_double(first, second, example_inputs), evaluation, sizes)
+    return measure(first, second, example_inputs, (first, second), evaluation, sizes)
 
 
 def measure(
     first: nn.Module,
     second: nn.Module,
     examples: Examples,
-    doubles: Doubles | None,
+    pair: tuple[nn.Module, nn.Module],
     evaluation: Iterable[Inputs] = (),
     sizes: Sequence[int] = (1, 3),
+    *,
+    once: bool = False,
 ) -> Verification:
-    """`verify` for a caller that makes the modules in float64 itself, or says that there are none."""
-    shapes = [shape for example in each_example(examples) for shape in (example, *_other_resolution(first, example))]
-    for shape in shapes:
-        if not runs(second, shape) and runs(first, shape):
-            sizes_of = ", ".join(str(list(leaf.shape)) for leaf in tree_leaves(shape) if isinstance(leaf, Tensor))
-            raise GateError(f"the second module does not take inputs of {sizes_of}, and the first one does")
+    """`verify` for a caller that says which pair of modules is measured in float64.
+
+    Each batch size is tried at each resolution. With `once` large inputs, and float64, which takes twice as long, have
+    each size and each resolution once: the first size at the larger resolution, the others at the example's own.
+    """
+    taken = [_Taken(example, once and _numbers(example) > LARGE) for example in each_example(examples)]
+    random = compare(step for one in taken for step in _beside(first, second, one, sizes))
     real = difference(first, second, evaluation)
     return Verification(
-        random=difference(first, second, (batch for shape in shapes for batch in random_batches(shape, sizes=sizes))),
-        double=doubles and difference(*doubles, (batch for shape in shapes for batch in _wide(shape, sizes))),
+        random=random,
+        double=_in_double(*pair, taken, sizes, once=once),
         evaluation=real if real.samples else None,
     )
 
 
-def both_in_double(first: nn.Module, second: nn.Module, examples: Examples) -> Doubles | None:
-    """Copies of both on the CPU in float64; None where one of them does not run in it."""
-    doubles = in_double(first), in_double(second)
-    batches = [batch for example in each_example(examples) for batch in _wide(example, (1,))]
-    return doubles if all(runs(module, batch) for module in doubles for batch in batches) else None
+@dataclass
+class _Taken:
+    """An example, and the same with images larger by a quarter, where the first module takes them."""
+
+    example: Inputs
+    once: bool  # each size and each resolution, not each with each
+    larger: Inputs | None = None
+
+
+Step = tuple[list[Tensor], list[Tensor], int]
+"""The outputs of both modules for a batch, and its number of samples."""
+
+
+def _beside(first: nn.Module, second: nn.Module, taken: _Taken, sizes: Sequence[int]) -> Iterator[Step]:
+    """Both modules batch by batch; notes whether they take larger images."""
+    larger = tree_map(_enlarged, taken.example)
+    alone = all(a is b for a, b in zip(tree_leaves(taken.example), tree_leaves(larger), strict=True))
+    left = sizes[:1] if taken.once and not alone and len(sizes) > 1 else ()
+    for batch in random_batches(taken.example, sizes=sizes[len(left) :]):
+        yield outputs(first, batch), _second(second, batch, taken.example), batch_size(batch)
+    if alone:
+        return
+    for batch in random_batches(larger, sizes=left or sizes):
+        try:
+            expected = outputs(first, batch)
+        except Exception:  # whatever the model's own code raises
+            break
+        yield expected, _second(second, batch, larger), batch_size(batch)
+    else:
+        taken.larger = larger
+        return
+    for batch in random_batches(taken.example, sizes=left):
+        yield outputs(first, batch), _second(second, batch, taken.example), batch_size(batch)
+
+
+def _second(module: nn.Module, batch: Inputs, example: Inputs) -> list[Tensor]:
+    """The outputs of the second module. GateError where it does not take what the first one has taken."""
+    try:
+        return outputs(module, batch)
+    except Exception as error:  # whatever the model's own code raises
+        shapes = ", ".join(str(list(leaf.shape)) for leaf in tree_leaves(example) if isinstance(leaf, Tensor))
+        raise GateError(f"the second module does not take inputs of {shapes}, and the first one does") from error
+
+
+def _in_double(
+    first: nn.Module, second: nn.Module, taken: Sequence[_Taken], sizes: Sequence[int], *, once: bool
+) -> Difference | None:
+    """The difference in float64; None where one of the modules does not run in it."""
+
+    def steps(first: nn.Module, second: nn.Module, *, double: bool) -> Iterator[Step]:
+        for one in taken:
+            apart = once and one.larger is not None and len(sizes) > 1
+            batches = [*_wide(one.example, sizes[1:] if apart else sizes)]
+            if one.larger is not None:
+                batches += _wide(one.larger, sizes[:1] if apart else sizes)
+            for batch in batches:
+                found = outputs(first, batch, double=double), outputs(second, batch, double=double)
+                yield *found, batch_size(batch)
+
+    with suppress(Exception):  # whatever the models' own code raises
+        if all(tensor.device.type == "cpu" for module in (first, second) for tensor in module.parameters()):
+            return compare(steps(first, second, double=True))
+    with suppress(Exception):  # a layer that reads another one's weights wants all of them in float64
+        return compare(steps(in_double(first), in_double(second), double=False))
+    return None
 
 
 def _wide(example: Inputs, sizes: Sequence[int]) -> Iterator[Inputs]:
@@ -123,12 +189,8 @@ def _wide(example: Inputs, sizes: Sequence[int]) -> Iterator[Inputs]:
     return random_batches(on_cpu, sizes=sizes, dtype=torch.float64)
 
 
-def _other_resolution(module: nn.Module, example: Inputs) -> list[Inputs]:
-    """The example with images larger by a quarter, where the module takes them."""
-    larger = tree_map(_enlarged, example)
-    if all(a is b for a, b in zip(tree_leaves(example), tree_leaves(larger), strict=True)):
-        return []
-    return [larger] if runs(module, larger) else []
+def _numbers(example: Inputs) -> int:
+    return sum(leaf.numel() for leaf in tree_leaves(example) if isinstance(leaf, Tensor))
 
 
 def _enlarged(value: Any) -> Any:

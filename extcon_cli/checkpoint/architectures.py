@@ -16,6 +16,7 @@ from typing import Any
 
 from torch import nn
 
+from extcon_cli.checkpoint import lean_torchvision
 from extcon_cli.checkpoint.habits import habit
 from extcon_cli.checkpoint.identify import Candidate, identify
 from extcon_cli.checkpoint.sketch import TooLarge, sketch
@@ -148,8 +149,7 @@ def _zoo(name: str) -> Callable[..., nn.Module]:
 
 
 def _torchvision(name: str) -> Callable[..., nn.Module]:
-    import torchvision.models as tv
-
+    tv = lean_torchvision.models()
     if name not in tv.list_models():
         raise _unknown("torchvision", name, tv.list_models())
     builder = tv.get_model_builder(name)

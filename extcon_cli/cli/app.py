@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import logging
 import os
 import signal
@@ -71,6 +72,9 @@ def common(
 def main() -> None:
     """The console script: exit codes as in docs/guide/ci.md; EXTCON_DEBUG=1 shows tracebacks and warnings."""
     streams.prepare()
+    gc.set_threshold(
+        50_000, 10, 10
+    )  # looking for garbage among all that torch imports takes a fifth of a short command
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     _sleep_while_waiting()
     debugging = bool(os.environ.get("EXTCON_DEBUG"))

@@ -52,34 +52,36 @@ def already_zero(
         check_folder(output, force=force, like=checkpoint)
     else:
         check_writable(output, force)
-    opened = open_model(checkpoint, recipe, trust=trust, sparing=True, emit=emit)
     emit(RunStarted("prune", str(checkpoint), str(output), "cpu", recipe.seed))
-    with phase(emit, "remove", "Removing", unit="channel"):
-        original = opened.module
-        zeroed = copy.deepcopy(original)
-        _round_to_zero(zeroed, tolerance)
-        example = next(random_batches(opened.example, sizes=(2,), seed=recipe.seed))
-        examples = [example, *opened.examples[1:]]
+    with phase(emit, "open", "Opening"):
+        opened = open_model(checkpoint, recipe, trust=trust, sparing=True, emit=emit)
+    original, precision = opened.module, opened.precision
+    example = next(random_batches(opened.example, sizes=(2,), seed=recipe.seed))
+    examples = [example, *opened.examples[1:]]
+    with phase(emit, "groups", "Finding groups"):
+        zeroed = original if tolerance == 0 else _rounded_to_zero(original, tolerance)
         channels = channel_groups(zeroed, examples, ignore_unreached=recipe.model.ignore_unreached)
+    with phase(emit, "remove", "Removing"):
         removal = remove_zeros(zeroed, examples, channels=channels)
-        small = removal.module
-        moved = difference(original, small, random_batches(example))
+        small, moved = removal.module, removal.certificate.random
+        if zeroed is not original:
+            moved = difference(original, small, random_batches(example))
         if moved.relative > EXACT:
             raise GateError(f"outputs would change by {moved.relative:.1e} of the largest: lower --tolerance")
-    precision = opened.precision
-    record = PruneRecord(
-        before=ModelStats({}, measure(original, example, precision)),
-        after=ModelStats({}, measure(small, example, precision)),
-        removal=figures(removal, moved),
-        certificate=certificate_record(removal.certificate),
-    )
-    described, folder = _metadata(opened, record, removal.plan), None
-    if opened.folder is None:
-        write(output, small, described, force=force, precision=precision)
-    else:
-        _, said = folder_widths(opened.folder, zeroed, channels, examples, recipe.prune.widths, emit)
-        plan = removal.plan.to_json()
-        folder = write_pruned(output, small, said, record, described, plan, examples, force=force)
+    with phase(emit, "write", "Writing"):
+        record = PruneRecord(
+            before=ModelStats({}, measure(original, example, precision)),
+            after=ModelStats({}, measure(small, example, precision)),
+            removal=figures(removal, moved),
+            certificate=certificate_record(removal.certificate),
+        )
+        described, folder = _metadata(opened, record, removal.plan), None
+        if opened.folder is None:
+            write(output, small, described, force=force, precision=precision)
+        else:
+            _, said = folder_widths(opened.folder, zeroed, channels, examples, recipe.prune.widths, emit)
+            plan = removal.plan.to_json()
+            folder = write_pruned(output, small, said, record, described, plan, examples, force=force)
     emit(Saved(str(output)))
     return untrained_result(
         checkpoint, output, opened, small, channels, record, folder, example, began=began, latency=latency, emit=emit
@@ -100,8 +102,10 @@ def _metadata(opened: Opened, record: PruneRecord, plan: RemovalPlan) -> Metadat
 
 
 @torch.no_grad()
-def _round_to_zero(module: nn.Module, tolerance: float) -> None:
-    """Set rows of weights, and entries of vectors, to zero where nothing in them is larger than the tolerance."""
-    for parameter in module.parameters():
+def _rounded_to_zero(module: nn.Module, tolerance: float) -> nn.Module:
+    """A copy with zeros in rows of weights, and entries of vectors, in which nothing is larger than the tolerance."""
+    rounded = copy.deepcopy(module)
+    for parameter in rounded.parameters():
         largest: Tensor = parameter.abs().flatten(1).amax(1) if parameter.dim() > 1 else parameter.abs()
         parameter[largest <= tolerance] = 0
+    return rounded

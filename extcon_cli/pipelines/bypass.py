@@ -93,7 +93,7 @@ def bypass(
     result = BypassResult(
         **vars(done),
         run=run.facts(),
-        layers=widths(original, module, run.prepared.example),
+        layers=widths(original, module),
         history=BypassHistory(tuple(record.history for record in tried)),
         gates=gates or None,
     )

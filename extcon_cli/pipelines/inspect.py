@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
 from extcon_cli.channels import ChannelGroup, channel_groups, classify, coverage
 from extcon_cli.checkpoint.trust import UNTRUSTED, Trust
 from extcon_cli.events import Emit, ignore
-from extcon_cli.pipelines.bypassing.diagnosis import diagnose
-from extcon_cli.pipelines.bypassing.stalled import stalled_model
 from extcon_cli.pipelines.running.open import open_model
-from extcon_cli.pipelines.running.prepare import Prepared, prepare
 from extcon_cli.recipe.schema import Recipe
 from extcon_cli.report.bypass_results import Diagnosis
-from extcon_cli.report.measure import layers, measure
+from extcon_cli.report.measure import size_and_layers
 from extcon_cli.report.results import GroupSummary, InspectResult
-from extcon_cli.training.device import create_accelerator
+
+if TYPE_CHECKING:  # imported where there is data: a short command would wait for it
+    from extcon_cli.pipelines.running.prepare import Prepared
 
 
 def inspect(
@@ -33,10 +33,9 @@ def inspect(
 
     Errors: of the checkpoint and the data; TraceError where no graph can be had.
     """
-    prepared = prepare(recipe, checkpoint, trust=trust, emit=emit) if data else None
+    prepared = _prepared(recipe, checkpoint, trust, emit) if data else None
     opened = (prepared and prepared.opened) or open_model(checkpoint, recipe, trust=trust, emit=emit)
-    example = opened.example
-    size = measure(opened.module, example, opened.precision)
+    size, layers = size_and_layers(opened.module, opened.example, opened.precision)
     channels = channel_groups(opened.module, opened.examples, ignore_unreached=recipe.model.ignore_unreached)
     statuses = {status.group: status for status in classify(opened.module, channels)}
     sizes = {name: tuple(tensor.shape) for name, tensor in opened.module.named_parameters(remove_duplicate=False)}
@@ -49,7 +48,7 @@ def inspect(
         size=size,
         file_bytes=_bytes(checkpoint),
         removable_share=coverage(opened.module, channels),
-        layers=tuple(layers(opened.module, example)),
+        layers=tuple(layers),
         groups=tuple(
             GroupSummary(
                 name=group.name,
@@ -68,8 +67,18 @@ def inspect(
     )
 
 
+def _prepared(recipe: Recipe, checkpoint: Path, trust: Trust, emit: Emit) -> Prepared:
+    from extcon_cli.pipelines.running.prepare import prepare
+
+    return prepare(recipe, checkpoint, trust=trust, emit=emit)
+
+
 def _diagnosis(prepared: Prepared, device: str | None) -> Diagnosis:
     """Whether the model is stalled, and what an extension would gain, as `bypass` finds it."""
+    from extcon_cli.pipelines.bypassing.diagnosis import diagnose
+    from extcon_cli.pipelines.bypassing.stalled import stalled_model
+    from extcon_cli.training.device import create_accelerator
+
     torch.manual_seed(prepared.recipe.seed)
     return diagnose(stalled_model(prepared, create_accelerator(device, "no")))
 

@@ -102,7 +102,7 @@ def prune(
         after=after,
         removal=record.removal,
         certificate=record.certificate,
-        layers=widths(original, module, example),
+        layers=widths(original, module),
         frozen=frozen(pruning.channels),
         unreached=pruning.channels.unreached,
         latency=times,

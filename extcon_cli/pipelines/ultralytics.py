@@ -188,7 +188,7 @@ def _prune(run: _Run, output: Path, *, limits: Limits, latency: bool) -> PruneRe
         after=new,
         removal=record.removal,
         certificate=record.certificate,
-        layers=widths(original, small, example),
+        layers=widths(original, small),
         frozen=frozen(says.channels),
         latency=times,
         folder=FolderFigures(

@@ -16,7 +16,7 @@ from torch import nn
 
 from extcon_cli.errors import UsageError
 from extcon_cli.report.document import comparison, widths
-from extcon_cli.report.measure import layers, measure
+from extcon_cli.report.measure import measure, size_and_layers
 from extcon_cli.report.numbers import count, duration, factor, percent
 from extcon_cli.report.records import OutputDifference
 from extcon_cli.report.results import CommandResult, EvaluateResult, PruneResult, VerifyResult
@@ -248,11 +248,12 @@ def test_numbers_as_people_read_them(shown: str, said: str) -> None:
 
 def test_sizes_are_counted_by_hand() -> None:
     net = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1, bias=False), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(64, 5))
-    size = measure(net, (torch.zeros(2, 3, 4, 4),))
+    size, found_layers = size_and_layers(net, (torch.zeros(2, 3, 4, 4),))
+    assert size == measure(net, (torch.zeros(2, 3, 4, 4),))
     assert size.params == 3 * 4 * 9 + 8 + 64 * 5 + 5
     assert size.macs == 3 * 4 * 9 * 16 + 64 * 5
     assert size.bytes == 4 * (size.params + 8) + 8  # running statistics, and one int64
-    found = {layer.name: layer for layer in layers(net, (torch.zeros(2, 3, 4, 4),))}
+    found = {layer.name: layer for layer in found_layers}
     assert (found["0"].inputs, found["0"].outputs, found["0"].macs) == (3, 4, 3 * 4 * 9 * 16)
     assert (found["3"].inputs, found["3"].outputs) == (64, 5)
     assert net.training

@@ -27,6 +27,7 @@ from torch._subclasses.schema_check_mode import SchemaCheckMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
+from extcon_cli.channels.analysis import shapes
 from extcon_cli.channels.deferred import Deferred
 from extcon_cli.channels.modules import named_tensors, open_dataclasses
 from extcon_cli.channels.preserving import preserving
@@ -223,10 +224,13 @@ class _Recorder(SchemaCheckMode):
             kwargs["device"] = torch.device("meta")
         if func in NUMBERS and id(args[0]) in self.values:
             return self.values[id(args[0])].item()
-        shapes = [tensor.shape for tensor in tensors]
-        result = _shortcut(func, args) if func in SHORTCUTS else func(*args, **kwargs)
+        sizes = [tensor.shape for tensor in tensors]
+        with torch._C._DisablePythonDispatcher():  # shapes in C++, not by torch's references in Python
+            result = shapes.known(func, args, kwargs)
+            if result is None:
+                result = func(*args, **kwargs)
         results = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
-        if any(tensor.shape != shape for tensor, shape in zip(tensors, shapes, strict=True)):
+        if any(tensor.shape != size for tensor, size in zip(tensors, sizes, strict=True)):
             raise NotRecorded(f"{func} changes a shape in place")
         if func._schema.is_mutable and not any(a is b for a in results for b in tensors):
             raise NotRecorded(f"{func} writes to what it does not return")
@@ -313,12 +317,6 @@ LIKE = ("new_zeros", "new_ones", "new_full", "new_empty", "zeros_like", "ones_li
 """Operators that take nothing from their argument but its kind."""
 NUMBERS = {torch.ops.aten.item.default, torch.ops.aten._local_scalar_dense.default}
 MOST_VALUES = 1000  # numbers of a constant that the model's code may ask for
-SHORTCUTS = {torch.ops.aten.batch_norm.default, torch.ops.aten.layer_norm.default}
-"""Operators whose result has the shape of their first argument, and which torch works out slowly."""
-
-
-def _shortcut(func: Any, args: Any) -> Tensor:
-    return torch.empty_like(args[0])
 
 
 def _stack(calls: list[tuple[str, type]]) -> dict[str, tuple[str, type]]:

@@ -5,7 +5,7 @@ Nothing here decides; a plan that does not fit the module is refused before anyt
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -34,17 +34,10 @@ def remove(module: nn.Module, plan: RemovalPlan) -> None:
         CheckpointError: the plan was made for another module.
     """
     _check(module, plan)
-    for fold in plan.folds:
-        _fold(module, fold)
-    for merge in plan.merges:
-        _merge(module, merge)
-    for norm in plan.norms:
-        _renorm(module, norm)
-    kept: dict[str, dict[int, Tensor]] = {}
-    for cut in plan.cuts:
-        kept.setdefault(cut.parameter, {})[cut.dim] = torch.tensor(cut.kept(), dtype=torch.int64)
+    _rewrite(module, plan)
     widths = response_norms(module)
-    _replace(module, kept)
+    tensors = named_tensors(module)
+    _exchange(module, ((tensors[name], _narrowed(tensors.pop(name), dims)) for name, dims in _kept(plan).items()))
     narrow_response_norms(widths)
     for child in module.modules():
         narrow_attention(child)
@@ -61,11 +54,44 @@ def removed_copy(module: nn.Module, plan: RemovalPlan) -> nn.Module:
     Raises:
         CheckpointError: the plan was made for another module.
     """
-    written = {fold.bias for fold in plan.folds} | {merge.weight for merge in plan.merges}
-    written |= {norm.weight for norm in plan.norms}
-    small = duplicate(module, [tensor for name, tensor in named_tensors(module).items() if name not in written])
+    small = duplicate(module, [t for name, t in named_tensors(module).items() if name not in _written(plan)])
     remove(small, plan)
     return small
+
+
+@torch.no_grad()
+def unrounded(before: nn.Module, after: nn.Module, plan: RemovalPlan) -> nn.Module:
+    """The module after the removal with what the plan computed in float64 not rounded; all else belongs to both."""
+    written = _written(plan)
+    if not written:
+        return after
+    wide = duplicate(before, [tensor for name, tensor in named_tensors(before).items() if name not in written])
+    for fold in plan.folds:
+        _give_bias(wide, fold)
+    tensors = named_tensors(wide)
+    _exchange(wide, [(tensors[name], tensors[name].double()) for name in written])
+    _rewrite(wide, plan)
+    computed, kept = named_tensors(wide), _kept(plan)
+    exact = duplicate(after, named_tensors(after).values())
+    rounded = named_tensors(exact)
+    _exchange(exact, [(rounded[name], _narrowed(computed[name], kept.get(name, {}))) for name in written])
+    return exact
+
+
+def _written(plan: RemovalPlan) -> set[str]:
+    """The tensors whose numbers a plan changes."""
+    written = {fold.bias for fold in plan.folds} | {merge.weight for merge in plan.merges}
+    return written | {norm.weight for norm in plan.norms}
+
+
+def _rewrite(module: nn.Module, plan: RemovalPlan) -> None:
+    """Move what the removed channels give to those that stay."""
+    for fold in plan.folds:
+        _fold(module, fold)
+    for merge in plan.merges:
+        _merge(module, merge)
+    for norm in plan.norms:
+        _renorm(module, norm)
 
 
 @torch.no_grad()
@@ -174,19 +200,26 @@ def _check_norms(
 
 def _fold(module: nn.Module, fold: Fold) -> None:
     """b += sum over the removed channels k of c_k times the sum of the weight's taps for k, in float64."""
+    bias = _give_bias(module, fold)
     stored = named_tensor(module, fold.weight)
     weight = stored if fold.dim == 1 else stored.transpose(0, 1)  # (outputs, inputs, taps)
-    owner_name, _, bias_name = fold.bias.rpartition(".")
-    owner = module.get_submodule(owner_name)
-    if getattr(owner, bias_name, None) is None:
-        zeros = weight.new_zeros(weight.shape[0])
-        owner.register_parameter(bias_name, nn.Parameter(zeros, requires_grad=weight.requires_grad))
     constants = weight.new_zeros(weight.shape[1] * fold.groups, dtype=torch.float64)
     constants[list(fold.channels)] = torch.tensor(fold.constants, dtype=torch.float64, device=weight.device)
     gains = weight.double().reshape(fold.groups, -1, weight.shape[1], weight[0, 0].numel()).sum(-1)
     moved = (gains * constants.reshape(fold.groups, 1, -1)).sum(-1).reshape(-1)
-    bias: Tensor = getattr(owner, bias_name)
     bias.copy_(bias.double() + moved)
+
+
+def _give_bias(module: nn.Module, fold: Fold) -> Tensor:
+    """The bias that a constant is folded into: zeros where there was none."""
+    owner_name, _, bias_name = fold.bias.rpartition(".")
+    owner = module.get_submodule(owner_name)
+    if getattr(owner, bias_name, None) is None:
+        weight = named_tensor(module, fold.weight)
+        zeros = weight.new_zeros(weight.shape[1 - fold.dim])
+        owner.register_parameter(bias_name, nn.Parameter(zeros, requires_grad=weight.requires_grad))
+    bias: Tensor = getattr(owner, bias_name)
+    return bias
 
 
 def _merge(module: nn.Module, merge: Merge) -> None:
@@ -208,19 +241,29 @@ def _renorm(module: nn.Module, norm: Renorm) -> None:
     setattr(module.get_submodule(norm.owner), norm.attribute, norm.eps * ratio)
 
 
-def _replace(module: nn.Module, kept: Mapping[str, Mapping[int, Tensor]]) -> None:
-    """Put a smaller tensor in every place that held the old one, so that tied weights stay tied."""
-    tensors = named_tensors(module)
+def _kept(plan: RemovalPlan) -> dict[str, dict[int, Tensor]]:
+    """The positions that stay, along each dimension of each tensor that is cut."""
+    kept: dict[str, dict[int, Tensor]] = {}
+    for cut in plan.cuts:
+        kept.setdefault(cut.parameter, {})[cut.dim] = torch.tensor(cut.kept(), dtype=torch.int64)
+    return kept
+
+
+def _narrowed(tensor: Tensor, kept: Mapping[int, Tensor]) -> Tensor:
+    """What stays of a tensor."""
+    new = tensor.detach()
+    for dim, positions in kept.items():
+        new = new.index_select(dim, positions.to(new.device))
+    return new.contiguous(memory_format=_memory_format(tensor))
+
+
+def _exchange(module: nn.Module, pairs: Iterable[tuple[Tensor, Tensor]]) -> None:
+    """Put new tensors in every place that held the old ones, so that tied weights stay tied."""
     places: dict[int, list[tuple[nn.Module, str]]] = {}
     for child in module.modules():
         for key, tensor in (*child._parameters.items(), *child._buffers.items()):
             places.setdefault(id(tensor), []).append((child, key))
-    for name, dims in kept.items():
-        old = tensors[name]
-        new = old.detach()
-        for dim, positions in dims.items():
-            new = new.index_select(dim, positions.to(new.device))
-        new = new.contiguous(memory_format=_memory_format(old))
+    for old, new in pairs:
         if isinstance(old, nn.Parameter):
             new = nn.Parameter(new, requires_grad=old.requires_grad)
         vars(new).update(vars(old))

@@ -43,7 +43,7 @@ def untrained_result(
         after=after,
         removal=record.removal,
         certificate=record.certificate,
-        layers=widths(opened.module, small, example),
+        layers=widths(opened.module, small),
         frozen=frozen(channels),
         unreached=channels.unreached,
         latency=times,

@@ -11,7 +11,6 @@ from torch import nn
 
 from extcon_cli import __version__
 from extcon_cli.channels import Channels
-from extcon_cli.channels.compare import Inputs
 from extcon_cli.checkpoint.precision import Precision, lossless
 from extcon_cli.checkpoint.write import Metadata, check_writable, write
 from extcon_cli.errors import UsageError
@@ -107,12 +106,12 @@ def data_metadata(prepared: Prepared, record: Record, plan: Mapping[str, object]
     return metadata(prepared.recipe, before, record, plan=plan, classes=classes, normalize=data.normalize)
 
 
-def widths(before: nn.Module, after: nn.Module, example: Inputs) -> tuple[LayerWidth, ...]:
+def widths(before: nn.Module, after: nn.Module) -> tuple[LayerWidth, ...]:
     """Output widths of every layer, before and after."""
-    smaller = {layer.name: layer for layer in layers(after, example)}
+    smaller = {layer.name: layer for layer in layers(after)}
     return tuple(
         LayerWidth(layer.name, layer.kind, before=layer.outputs, after=smaller[layer.name].outputs)
-        for layer in layers(before, example)
+        for layer in layers(before)
     )
 
 
