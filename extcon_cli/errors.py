@@ -62,6 +62,10 @@ class Interrupted(ExtconError):
     exit_code = 130
 
 
+class ProcessLost(Interrupted):
+    """Another of the processes that share the run has ended, so that this one cannot go on."""
+
+
 def first_line(error: BaseException, most: int = 200) -> str:
     """The first line of what somebody else's exception says, cut off; its type where it says nothing."""
     said = str(error).strip()

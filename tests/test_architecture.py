@@ -17,6 +17,7 @@ ROOT = Path(extcon_cli.__file__).parent
 ALLOWED = {
     "errors": set(),
     "memory": {"errors"},
+    "processes": {"errors"},
     "events": set(),
     "channels": {"errors"},
     "averaging": {"channels"},
@@ -24,11 +25,11 @@ ALLOWED = {
     "bypass": {"averaging", "channels", "catalyst", "errors"},
     "recipe": {"errors"},
     "checkpoint": {"channels", "recipe", "errors", "events", "memory"},
-    "data": {"recipe", "errors", "events", "memory"},
+    "data": {"recipe", "errors", "events", "memory", "processes"},
     "tasks": {"channels", "errors"},
     "export": {"channels", "errors"},
     "latency": {"channels", "export", "training", "errors"},
-    "training": {"averaging", "tasks", "recipe", "errors", "events"},
+    "training": {"averaging", "tasks", "recipe", "errors", "events", "processes"},
     "report": {"channels", "recipe", "errors", "events"},
 }
 ALLOWED["pipelines"] = set(ALLOWED)

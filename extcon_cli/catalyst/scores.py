@@ -17,17 +17,25 @@ from extcon_cli.catalyst.filters import Filters, norms, parameters, sum_rows
 from extcon_cli.channels.modules import evaluating
 
 Loss = Callable[[Any], Tensor]  # a batch -> the task's loss, a scalar
+AddUp = Callable[[Sequence[Tensor]], None]
 
 
-def energy(module: nn.Module, filters: Filters, batches: Iterable[Any], loss: Loss) -> Tensor:
-    """E_i = sum over batches of <F_i, dL/dF_i>^2, weights frozen: (n,)."""
-    terms = _frozen_taylor_terms(module, filters, batches, loss)
+def energy(
+    module: nn.Module, filters: Filters, batches: Iterable[Any], loss: Loss, add_up: AddUp = lambda tensors: None
+) -> Tensor:
+    """E_i = sum over batches of <F_i, dL/dF_i>^2, weights frozen: (n,).
+
+    `add_up` replaces tensors by their sums over processes, of which each has a part of every batch and of its loss.
+    """
+    terms = _frozen_taylor_terms(module, filters, batches, loss, add_up)
     return sum((term.square() for term in terms), torch.zeros(len(filters)))
 
 
-def taylor(module: nn.Module, filters: Filters, batches: Iterable[Any], loss: Loss) -> Tensor:
-    """sum over batches of |<F_i, dL/dF_i>|, the first-order change of the loss at removal: (n,)."""
-    terms = _frozen_taylor_terms(module, filters, batches, loss)
+def taylor(
+    module: nn.Module, filters: Filters, batches: Iterable[Any], loss: Loss, add_up: AddUp = lambda tensors: None
+) -> Tensor:
+    """sum over batches of |<F_i, dL/dF_i>|, the first-order change of the loss at removal: (n,). As `energy`."""
+    terms = _frozen_taylor_terms(module, filters, batches, loss, add_up)
     return sum((term.abs() for term in terms), torch.zeros(len(filters)))
 
 
@@ -58,7 +66,9 @@ def normalised(scores: Tensor, filters: Filters) -> Tensor:
     return result
 
 
-def _frozen_taylor_terms(module: nn.Module, filters: Filters, batches: Iterable[Any], loss: Loss) -> Iterator[Tensor]:
+def _frozen_taylor_terms(
+    module: nn.Module, filters: Filters, batches: Iterable[Any], loss: Loss, add_up: AddUp
+) -> Iterator[Tensor]:
     """<F_i, dL/dF_i> for each batch, weights frozen, batch norm in training mode, its statistics restored after."""
     tensors = parameters(module, filters)
     trainable = [(parameter, parameter.requires_grad) for parameter in module.parameters()]
@@ -69,7 +79,9 @@ def _frozen_taylor_terms(module: nn.Module, filters: Filters, batches: Iterable[
                 tensor.requires_grad_(True)
             for batch in batches:
                 gradients = torch.autograd.grad(loss(batch), tensors, allow_unused=True)
-                yield _inner_products(tensors, gradients, filters)
+                term = _inner_products(tensors, gradients, filters)
+                add_up([term])
+                yield term
         finally:
             for parameter, wanted in trainable:
                 parameter.requires_grad_(wanted)

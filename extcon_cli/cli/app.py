@@ -29,7 +29,8 @@ from extcon_cli.cli import (
     train,
     verify,
 )
-from extcon_cli.errors import ExtconError, one_line
+from extcon_cli.errors import ExtconError, ProcessLost, UsageError, one_line
+from extcon_cli.processes import launched, leave, speaks
 
 app = typer.Typer(
     name="extcon",
@@ -60,18 +61,29 @@ def _version(wanted: bool) -> None:
         raise typer.Exit
 
 
+SHARED = ("train", "prune", "bypass")
+"""What several processes can do together."""
+
+
 @app.callback()
 def common(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", metavar="", help="Print the version.", callback=_version, is_eager=True)
     ] = False,
 ) -> None:
     """The options of `extcon` itself."""
+    if launched().number > 1 and context.invoked_subcommand not in SHARED:
+        raise UsageError(
+            f"{context.invoked_subcommand} is for one process: start it without torchrun or accelerate launch"
+        )
 
 
 def main() -> None:
     """The console script: exit codes as in docs/guide/ci.md; EXTCON_DEBUG=1 shows tracebacks and warnings."""
     streams.prepare()
+    if launched().place:  # of several processes the first one prints
+        streams.to_nowhere(1)
     gc.set_threshold(
         50_000, 10, 10
     )  # looking for garbage among all that torch imports takes a fifth of a short command
@@ -89,8 +101,13 @@ def main() -> None:
     except BaseException as error:
         if debugging and not isinstance(error, SystemExit):
             raise
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)  # it ends already: let it say why
         code = _translate(error)
-    sys.exit(_flush() or code or 0)
+    code = _flush() or code or 0
+    if launched().number > 1:
+        leave(code)
+    sys.exit(code)
 
 
 def _sleep_while_waiting() -> None:
@@ -113,7 +130,7 @@ def _translate(error: BaseException) -> int | str | None:
     if isinstance(error, SystemExit):
         return error.code
     if isinstance(error, ExtconError):
-        return _fail(str(error), error.exit_code)
+        return _fail(str(error), error.exit_code, late=isinstance(error, ProcessLost))
     if isinstance(error, (KeyboardInterrupt, typer.Abort)):
         return _fail("interrupted", 130)
     if name == "NoArgsIsHelpError":  # help was shown in the place of a command
@@ -131,8 +148,11 @@ def _translate(error: BaseException) -> int | str | None:
     return _fail(f"{what} (EXTCON_DEBUG=1 shows where; please report it)", 1)
 
 
-def _fail(message: str, code: int) -> int:
-    print(f"extcon: error: {message}", file=sys.stderr)
+def _fail(message: str, code: int, *, late: bool = False) -> int:
+    """Say it. Of several processes one does; `late`: the others may know better why."""
+    place, number = launched()
+    if number == 1 or speaks(late=late):
+        print(f"extcon: error: {f'process {place + 1} of {number}: ' if place else ''}{message}", file=sys.stderr)
     return code
 
 

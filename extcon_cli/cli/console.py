@@ -25,8 +25,9 @@ from rich.text import Text
 
 from extcon_cli.cli.eta import Remaining
 from extcon_cli.cli.streams import shows
-from extcon_cli.events import Emit, Event, Noted, PhaseEnded, PhaseStarted, RunStarted, Saved
+from extcon_cli.events import Emit, Event, Noted, PhaseEnded, PhaseStarted, RunStarted, Saved, ignore
 from extcon_cli.events import Progress as Progressed
+from extcon_cli.processes import launched
 from extcon_cli.report.numbers import duration, figure, judge
 
 LINE_EVERY = 5.0
@@ -45,6 +46,9 @@ class Renderer(Protocol):
 def listening(*, quiet: bool) -> Iterator[Emit]:
     """The listener for a pipeline: live on a terminal, plain lines elsewhere and in CI, warnings only when quiet."""
     renderer: Renderer
+    if launched().place:  # of several processes the first one tells
+        yield ignore
+        return
     if quiet:
         renderer = Quiet(sys.stderr)
     elif sys.stderr.isatty() and not os.environ.get("CI") and os.environ.get("TERM") != "dumb":

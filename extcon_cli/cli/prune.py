@@ -18,6 +18,7 @@ from extcon_cli.cli import options as o
 from extcon_cli.errors import UsageError
 from extcon_cli.events import Emit
 from extcon_cli.export.formats import FORMATS, beside
+from extcon_cli.processes import launched
 
 if TYPE_CHECKING:
     from extcon_cli.recipe.schema import Recipe
@@ -169,6 +170,10 @@ def prune(
         )
     if not already_zero and not without_data:
         checks.check_data(resolved, checkpoint)
+    if launched().number > 1 and (already_zero or without_data or several or theirs):
+        raise UsageError(
+            "several processes prune to one target, with data: start all else without torchrun or accelerate launch"
+        )
 
     from extcon_cli.cli.console import listening
     from extcon_cli.cli.gated import gated
@@ -310,7 +315,7 @@ def _exported(
     result: PruneResult, recipe: Recipe, formats: Sequence[str] | None, *, force: bool, trust: Trust, emit: Emit
 ) -> PruneResult:
     """The result with what was exported of it."""
-    if not formats:
+    if not formats or launched().place:
         return result
     from extcon_cli.pipelines.export import export
 

@@ -16,6 +16,7 @@ from rich.text import Text
 from extcon_cli.cli.export_table import draw_export
 from extcon_cli.cli.streams import shows
 from extcon_cli.cli.tables import new_table, rows_table
+from extcon_cli.processes import launched
 from extcon_cli.report.bypass_results import BypassResult, Diagnosis
 from extcon_cli.report.compare_results import CompareResult
 from extcon_cli.report.document import (
@@ -62,7 +63,12 @@ def deliver(
     quiet: bool = False,
     junit: Path | None = None,
 ) -> None:
-    """Print the result (one line of it where `quiet`), write the reports and what CI servers show."""
+    """Print the result (one line of it where `quiet`), write the reports and what CI servers show.
+
+    Of several processes the first one does.
+    """
+    if launched().place:
+        return
     for path in reports or ():
         write(result, path)
     if junit is not None:

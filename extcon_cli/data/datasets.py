@@ -26,6 +26,7 @@ from extcon_cli.data.transforms import JOINT, Views
 from extcon_cli.data.trees import Tree, first_leaf, mapped
 from extcon_cli.data.workers import Reader
 from extcon_cli.errors import DataError, RecipeError
+from extcon_cli.processes import WHOLE, Share
 from extcon_cli.recipe.schema import AugmentSpec, DataSpec, NormalizeSpec
 
 VALIDATION_SEED = 20_140_717
@@ -61,10 +62,12 @@ class Data:
     scaled: bool = True
     """May inputs be normalised? Detectors do it themselves."""
 
-    def train_loader(self, *, device: torch.device | str, seed: int, batch_size: int | None = None) -> Loader:
-        """Shuffled and augmented batches of the training split, a function of (seed, step)."""
+    def train_loader(
+        self, *, device: torch.device | str, seed: int, batch_size: int | None = None, share: Share = WHOLE
+    ) -> Loader:
+        """Shuffled and augmented batches of the training split, a function of (seed, step); of each, this share."""
         size = batch_size or self.spec.batch_size
-        return self._loader(self.train, size, device=device, seed=seed, shuffle=True)
+        return self._loader(self.train, size, device=device, seed=seed, shuffle=True, share=share)
 
     def eval_loader(self, split: str = "test", *, device: torch.device | str, batch_size: int | None = None) -> Loader:
         """All samples of `train`, `validation` or `test`, in order, as they are."""
@@ -105,6 +108,7 @@ class Data:
         seed: int,
         shuffle: bool,
         reader: Reader | None = None,
+        share: Share = WHOLE,
     ) -> Loader:
         drawn = self.spec.augment if shuffle and self.task not in JOINT else None
         check = CHECKS.get(self.task)
@@ -122,6 +126,7 @@ class Data:
                 seed=seed,
                 shuffle=shuffle,
                 change=self._change(shuffle),
+                share=share,
             )
         return StreamingLoader(
             split,
@@ -134,6 +139,7 @@ class Data:
             shuffle=shuffle,
             change=self._change(shuffle),
             check=check,
+            share=share,
         )
 
     def _change(self, training: bool) -> Change | None:

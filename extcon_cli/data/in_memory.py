@@ -11,6 +11,7 @@ from torch import Tensor
 from extcon_cli.data.plan import Batch, Change, Plan
 from extcon_cli.data.trees import length, mapped
 from extcon_cli.errors import DataError
+from extcon_cli.processes import WHOLE, Share
 from extcon_cli.recipe.schema import AugmentSpec, NormalizeSpec
 
 
@@ -26,6 +27,7 @@ class InMemoryLoader:
         seed: of the order and the augmentation.
         shuffle: a new order for each epoch, and whole batches only; else as they lie, the last batch shorter.
         change: of whole batches, None: none.
+        share: of each batch, that is given.
     """
 
     def __init__(
@@ -40,6 +42,7 @@ class InMemoryLoader:
         seed: int = 0,
         shuffle: bool = False,
         change: Change | None = None,
+        share: Share = WHOLE,
     ) -> None:
         if augment and (augment.crop_padding or augment.flip) and not (isinstance(x, Tensor) and x.dim() == 4):
             kind = tuple(x.shape) if isinstance(x, Tensor) else f"a {type(x).__name__}"
@@ -53,6 +56,7 @@ class InMemoryLoader:
             seed=seed,
             shuffle=shuffle,
             change=change,
+            share=share,
         )
         self._x, self._y = (mapped(tree, lambda leaf: leaf.to(device)) for tree in (x, y))
 
@@ -60,16 +64,23 @@ class InMemoryLoader:
     def samples(self) -> int:
         return self._plan.samples
 
+    @property
+    def batch_size(self) -> int:
+        return self._plan.batch_size
+
     def __len__(self) -> int:
         return self._plan.steps
 
     def batch(self, step: int) -> Batch:
         number, index = divmod(step, self._plan.steps)
         epoch = self._plan.epoch(number)
-        part = slice(index * self._plan.batch_size, (index + 1) * self._plan.batch_size)
+        cut = self._plan.change is not None and self._plan.share.number > 1  # a change is made of the whole batch
+        part = self._plan.places(index, WHOLE if cut else None)
         chosen: Any = part if epoch.order is None else epoch.order[part]
         x, y = (mapped(tree, lambda leaf: leaf[chosen]) for tree in (self._x, self._y))
-        return self._plan.finish(x, y, epoch, part, step)
+        batch = self._plan.finish(x, y, epoch, part, step)
+        own = self._plan.share.of(part.stop - part.start)
+        return mapped(batch, lambda leaf: leaf[own]) if cut else batch
 
     def __iter__(self) -> Iterator[Batch]:
         return (self.batch(step) for step in range(len(self)))

@@ -23,6 +23,10 @@ class Loader(Protocol):
     def samples(self) -> int:
         """Samples in the set; a shuffled epoch may leave out the last few, that fill no batch."""
 
+    @property
+    def batch_size(self) -> int:
+        """Samples in a batch; of several processes, in all their parts of it together."""
+
     def __len__(self) -> int:
         """Steps in an epoch."""
 

@@ -12,6 +12,8 @@ from torch import Tensor
 
 from extcon_cli.data.augment import crop_and_flip
 from extcon_cli.data.trees import mapped
+from extcon_cli.errors import UsageError
+from extcon_cli.processes import WHOLE, Share
 from extcon_cli.recipe.schema import AugmentSpec, NormalizeSpec
 
 Batch = tuple[Any, Any]
@@ -44,9 +46,16 @@ class Plan:
         seed: int,
         shuffle: bool,
         change: Change | None = None,
+        share: Share = WHOLE,
     ) -> None:
         self.samples = samples
         self.batch_size = min(batch_size, samples)
+        if share.number > self.batch_size:
+            raise UsageError(
+                f"a batch of {self.batch_size} cannot be shared by {share.number} processes: "
+                "raise data.batch_size, or start fewer"
+            )
+        self.share = share
         self.device = torch.device(device)
         self.augment = augment if augment and (augment.crop_padding or augment.flip) else None
         self.seed, self.shuffle, self.change = seed, shuffle, change
@@ -56,6 +65,12 @@ class Plan:
         self._affine: tuple[Tensor, Tensor] | None = None
         self._epoch = -1
         self._drawn = Epoch(None)
+
+    def places(self, index: int, share: Share | None = None) -> slice:
+        """What this process takes of an epoch's batch, or another share of it: a part of the epoch's order."""
+        begin = index * self.batch_size
+        part = (share or self.share).of(min(begin + self.batch_size, self.samples) - begin)
+        return slice(begin + part.start, begin + part.stop)
 
     def epoch(self, number: int) -> Epoch:
         """What the random numbers of this epoch say; nothing carries over from the epoch before."""
@@ -74,8 +89,13 @@ class Plan:
         self._epoch = number
         return self._drawn
 
-    def finish(self, x: Any, y: Any, epoch: Epoch, places: slice | Tensor, step: int) -> Batch:
-        """Raw inputs on the device -> augmented, scaled, normalised; `places` of these samples in the epoch."""
+    def finish(self, x: Any, y: Any, epoch: Epoch, places: slice | Tensor, *step: int) -> Batch:
+        """Raw inputs on the device -> augmented, scaled, normalised.
+
+        Args:
+            places: of these samples in the epoch.
+            step: what a change of the batch draws its random numbers by.
+        """
         if self.augment and epoch.down is not None and epoch.right is not None and epoch.mirror is not None:
             down, right, mirror = (part[places] for part in (epoch.down, epoch.right, epoch.mirror))
             x = crop_and_flip(x, down, right, mirror, self.augment.crop_padding)
@@ -83,7 +103,7 @@ class Plan:
             x = [self._normalized(picture[None])[0] for picture in x]
         else:
             x = mapped(x, self._normalized)
-        return self.change((x, y), mix(self.seed, step)) if self.change is not None else (x, y)
+        return self.change((x, y), mix(self.seed, *step)) if self.change is not None else (x, y)
 
     def _normalized(self, x: Tensor) -> Tensor:
         """Images to 0..1 and normalised, other floats normalised; whole numbers stay what they are."""

@@ -13,6 +13,7 @@ from extcon_cli.data.reading import Found, Reading, Request
 from extcon_cli.data.splits import Stream
 from extcon_cli.data.trees import mapped
 from extcon_cli.data.workers import Reader
+from extcon_cli.processes import WHOLE, Share
 from extcon_cli.recipe.schema import AugmentSpec, NormalizeSpec
 
 
@@ -25,6 +26,7 @@ class StreamingLoader:
     Args:
         reader: reads the split's dataset. None: one of its own, in this process.
         check: refuses targets (DataError), as they are read. None: takes them all.
+        share: of each batch, that is read and given; a `change` is made of it alone.
     """
 
     def __init__(
@@ -40,6 +42,7 @@ class StreamingLoader:
         shuffle: bool = False,
         change: Change | None = None,
         check: Callable[[Any], None] | None = None,
+        share: Share = WHOLE,
     ) -> None:
         self._plan = Plan(
             len(split),
@@ -50,6 +53,7 @@ class StreamingLoader:
             seed=seed,
             shuffle=shuffle,
             change=change,
+            share=share,
         )
         self._split, self._check = split, check
         self._reader = reader or Reader(Reading((split.dataset,), name="the dataset"))
@@ -60,6 +64,10 @@ class StreamingLoader:
     @property
     def samples(self) -> int:
         return self._plan.samples
+
+    @property
+    def batch_size(self) -> int:
+        return self._plan.batch_size
 
     def __len__(self) -> int:
         return self._plan.steps
@@ -75,15 +83,16 @@ class StreamingLoader:
         if self._check is not None:
             self._check(found.y)
         x, y = (mapped(tree, lambda leaf: leaf.to(self._plan.device, non_blocking=True)) for tree in (found.x, found.y))
-        places = index * self._plan.batch_size + torch.tensor(found.kept, device=self._plan.device)
-        return self._plan.finish(x, y, epoch, places, step)
+        places = self._plan.places(index).start + torch.tensor(found.kept, device=self._plan.device)
+        share = self._plan.share
+        return self._plan.finish(x, y, epoch, places, step, *([share.place] if share.number > 1 else []))
 
     def __iter__(self) -> Iterator[Batch]:
         return (self.batch(step) for step in range(len(self)))
 
     def _requests(self, number: int, index: int, order: Tensor | None) -> list[Request]:
         """What is left of an epoch from its batch `index` on."""
-        size, seed = self._plan.batch_size, mix(self._plan.seed, number)
+        seed = mix(self._plan.seed, number)
         samples = self._split.indices if order is None else self._split.indices[order.cpu()]
-        parts = (samples[i * size : (i + 1) * size].tolist() for i in range(index, self._plan.steps))
+        parts = (samples[self._plan.places(i)].tolist() for i in range(index, self._plan.steps))
         return [Request(self._part, part, seed, training=self._plan.shuffle) for part in parts]

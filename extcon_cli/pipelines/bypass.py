@@ -65,7 +65,7 @@ def bypass(
         "bypass", recipe, checkpoint, output=output, device=device, resume=resume, force=force, trust=trust, emit=emit,
         check=_check_validation, rehearsal=rehearsal, plain=True,
     ) as run:  # fmt: skip
-        stalled = stalled_model(run.prepared, run.accelerator, run.emit, run.stop)
+        stalled = stalled_model(run.prepared, run.accelerator, run.emit, run.stop, run.processes)
         state = _resumed(run) or _diagnosed(run, stalled)
         run.emit(Noted(state.diagnosis.verdict))
         ends = [_theta(stalled), *state.ends]

@@ -80,7 +80,9 @@ def prune(
         if state.removal is None:
             before = run.stats(pruning.original)
             if (selected := chosen if chosen is not None else state.selected) is None:
-                selected = select(pruning, scorer(pruning), before.size)
+                scores = scorer(pruning)
+                selected = run.processes.once(lambda: select(pruning, scores, before.size))
+            run.processes.check("filters that go", str(selected.tolist()))
             shrunk = bifurcate(pruning, selected, state.bifurcation)
             removal = remove(pruning, shrunk, before, planned=chosen is not None)
         else:
@@ -91,7 +93,9 @@ def prune(
     known = removal.record
     record = PruneRecord(before=known.before, after=after, removal=known.figures, certificate=known.certificate)
     original, module = pruning.original.cpu(), removal.module.cpu().eval()
-    example = run.prepared.example
+    example, first = run.prepared.example, run.processes.first
+    if not first:  # the first one times, judges and writes
+        limits, latency = NO_LIMITS, False
     spec = recipe.prune.latency if latency else None
     before, after, times = timed(
         record.before, record.after, (original, module), example, spec, device=str(run.device), emit=run.emit
@@ -111,6 +115,8 @@ def prune(
         gates=gates or None,
     )
     enforce(gates, result, hint=f"; nothing was written (the state is kept in {run.directory.path}: {AGAIN})")
+    if not first:
+        return result
     if pruning.widths is None:
         run.write(module, record, plan=known.plan)
     else:

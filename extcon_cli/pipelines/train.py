@@ -77,11 +77,12 @@ def _fit(run: Run) -> Outcome:
     module = run.prepared.module.to(run.device)
     trainer = Trainer(
         module,
-        run.prepared.data.train_loader(device=run.device, seed=run.recipe.seed),
+        run.prepared.data.train_loader(device=run.device, seed=run.recipe.seed, share=run.processes.share),
         spec,
         objective=objective(run.prepared.task, label_smoothing=spec.label_smoothing, distill=spec.distill),
         accelerator=run.accelerator,
         teacher=_teacher(run),
+        processes=run.processes,
     )
     outcome = run_phase(
         "train",

@@ -67,6 +67,8 @@ class RunFacts:
     test_caution: str | None = None
     """Why the test figures say less than they seem to: the model may have been trained on these rows. None: nothing
     speaks against them."""
+    processes: int = 1
+    """That shared the run."""
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,11 @@ Batch = tuple[Any, Any]
 
 
 class Metrics(Protocol):
-    """Figures over many batches: a `MetricCollection` of torchmetrics, or any class with these two methods."""
+    """Figures over many batches: a `MetricCollection` of torchmetrics, or any class with these two methods.
+
+    `adds_up`, where there is one, names the attributes that are sums over batches: with it several processes measure
+    a part of the batches each, else every one of them measures all.
+    """
 
     def update(self, outputs: Any, targets: Any) -> None:
         """Take in the outputs of one batch."""
@@ -135,6 +139,8 @@ class Task:
 
 class NoFigures:
     """The metrics of a task that is judged by its loss alone."""
+
+    adds_up = ()
 
     def update(self, outputs: Any, targets: Any) -> None:
         pass

@@ -114,7 +114,7 @@ class AveragePrecision:
         try:
             from torchmetrics.detection import MeanAveragePrecision
 
-            self.metric: Any = MeanAveragePrecision(backend="faster_coco_eval")
+            self.metric: Any = MeanAveragePrecision(backend="faster_coco_eval", sync_on_compute=False)
         except ImportError as error:
             raise UsageError(
                 "task detection needs torchmetrics and faster-coco-eval: pip install 'extcon[detection]'"

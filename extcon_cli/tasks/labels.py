@@ -52,6 +52,8 @@ class Classification(Task):
 class Hits:
     """Accuracy, and top5 where there are more than 5 classes."""
 
+    adds_up = ("hits", "samples")
+
     def __init__(self) -> None:
         self.hits: Tensor | None = None  # (1 or 2,) float64: right, in the top five
         self.samples = 0
@@ -97,6 +99,8 @@ class MultiLabel(Task):
 
 class MicroF1:
     """2 TP / (2 TP + FP + FN) over all samples and labels; 1 where nothing is there and nothing was found."""
+
+    adds_up = ("both", "either")
 
     def __init__(self) -> None:
         self.both = self.either = 0.0

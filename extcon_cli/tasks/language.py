@@ -78,6 +78,8 @@ class CausalLM(MaskedLM):
 class Perplexity:
     """exp of the mean negative log-likelihood of the tokens that count."""
 
+    adds_up = ("total", "tokens")
+
     def __init__(self, task: MaskedLM) -> None:
         self.task, self.total, self.tokens = task, 0.0, 0.0
 

@@ -45,6 +45,8 @@ class Regression(Task):
 class Determination:
     """R2: 1 - residual / spread of each target, then their mean."""
 
+    adds_up = ("errors", "seen")
+
     def __init__(self) -> None:
         self.errors: list[Tensor] = []
         self.seen: list[Tensor] = []

@@ -59,6 +59,8 @@ class Segmentation(Task):
 class Overlap:
     """mIoU, the mean over the classes that occur or were found, and the share of pixels that are right."""
 
+    adds_up = ("pixels",)
+
     def __init__(self) -> None:
         self.pixels: Tensor | None = None  # (K, K) int64: of each class, taken for each class
 

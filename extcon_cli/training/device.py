@@ -1,4 +1,7 @@
-"""Device and number format of a run, through Accelerate. One process, one device; models are never wrapped."""
+"""Device, number format and processes of a run, through Accelerate. Each process has one device.
+
+Models are never wrapped.
+"""
 
 from __future__ import annotations
 
@@ -10,27 +13,40 @@ from typing import Any
 import torch
 
 from extcon_cli.errors import UsageError, first_line
+from extcon_cli.processes import ALONE, PATIENCE, Processes, Share, launched
 
 Accelerator = Any  # accelerate.Accelerator, which ships no types that mypy can follow
 
 DEVICES = ("cpu", "cuda", "mps", "xpu")
+SHARDED = ("FSDP", "DEEPSPEED", "MEGATRON_LM", "TP")
+"""Ways of `accelerate launch` to spread one model over several devices, each a variable ACCELERATE_USE_..."""
 
 
-def create_accelerator(device: str | None = None, mixed_precision: str = "no") -> Accelerator:
+def create_accelerator(
+    device: str | None = None, mixed_precision: str = "no", *, processes: Share | None = None
+) -> Accelerator:
     """An `accelerate.Accelerator` on `device` (`cpu`, `cuda`, `cuda:1`, `mps`; None: the best there is).
 
-    Of it the loop uses `.device`, `.autocast()`, `.backward()` and `.scaler`. UsageError where the machine lacks it.
+    Of it the loop uses `.device`, `.autocast()`, `.backward()` and `.scaler`. Several processes have a device each.
+
+    Args:
+        processes: that share the run (None: it is for one). `join` gives what they meet by.
+
+    Raises: UsageError where the machine lacks it, or a launcher has started several where one is needed.
     """
     from accelerate import Accelerator as Accelerate
+    from accelerate import InitProcessGroupKwargs
     from accelerate.state import AcceleratorState
 
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise UsageError("extcon runs in one process on one device: start it without `accelerate launch` or torchrun")
-    wanted = _present(device)
+    several = launched().number > 1
+    if several and processes is None:
+        raise UsageError("this is for one process: start it without `accelerate launch` or torchrun")
+    wanted = _of_each(device) if several else _present(device)
     AcceleratorState._reset_state(reset_partial_state=True)  # else the first device of the process stays for good
-    with _environment("ACCELERATE_TORCH_DEVICE", wanted):
+    group = InitProcessGroupKwargs(backend="gloo" if wanted == "cpu" else None, timeout=PATIENCE)
+    with _environment("ACCELERATE_TORCH_DEVICE", wanted if wanted == "cpu" or not several else None):
         try:
-            made = Accelerate(cpu=wanted == "cpu", mixed_precision=mixed_precision)
+            made = Accelerate(cpu=wanted == "cpu", mixed_precision=mixed_precision, kwargs_handlers=[group])
         except ValueError as error:
             raise UsageError(f"mixed_precision {mixed_precision!r} does not work here: {error}") from error
     if mixed_precision != "no" and not made.native_amp:  # Accelerate would say nothing and train in fp32
@@ -40,6 +56,34 @@ def create_accelerator(device: str | None = None, mixed_precision: str = "no") -
     if made.device.type == "cuda" and made.device.index is not None:
         torch.cuda.set_device(made.device)
     return made
+
+
+def join(accelerator: Accelerator) -> Processes:
+    """What the processes of a run meet by; all of them call this."""
+    if accelerator.num_processes == 1:
+        return ALONE
+    signals = torch.distributed.new_group(backend="gloo", timeout=PATIENCE)
+    assert isinstance(signals, torch.distributed.ProcessGroup), "this process is one of them"
+    return Processes(Share(accelerator.process_index, accelerator.num_processes), signals)
+
+
+def _of_each(device: str | None) -> str:
+    """The kind of device that each of several processes takes one of (UsageError: that cannot be)."""
+    for way in SHARDED:
+        if os.environ.get(f"ACCELERATE_USE_{way}", "false").lower() not in ("", "0", "false"):
+            raise UsageError(
+                f"accelerate launch with {way}: extcon keeps the whole model on every device; "
+                "choose MULTI_GPU or MULTI_CPU in its configuration, or start it by torchrun"
+            )
+    kind = device or next((name for name in ("cuda", "xpu") if getattr(torch, name).is_available()), "cpu")
+    if ":" in kind:
+        raise UsageError(f"--device {kind}: each of several processes takes a device of its own: --device {kind[:4]}")
+    place = int(os.environ.get("LOCAL_RANK", "0"))
+    if kind in ("cuda", "xpu"):
+        there = getattr(torch, kind).device_count()
+        if place >= there > 0:
+            raise UsageError(f"more processes than devices: {there} here; start as many, or use --device cpu")
+    return str(_present(kind))
 
 
 def _present(device: str | None) -> str | None:

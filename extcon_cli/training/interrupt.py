@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -12,8 +13,9 @@ from types import FrameType
 class Stop:
     """Did somebody ask the run to stop? Loops ask `requested` between two steps."""
 
-    def __init__(self) -> None:
+    def __init__(self, patience: float = 0.0) -> None:
         self.requested = False
+        self._patience, self._at = patience, 0.0
 
     def check(self) -> None:
         """KeyboardInterrupt if somebody did."""
@@ -21,18 +23,23 @@ class Stop:
             raise KeyboardInterrupt
 
     def _hear(self, number: int, frame: FrameType | None) -> None:
-        if self.requested:
+        now = time.monotonic()
+        if self.requested and now - self._at >= self._patience:
             raise KeyboardInterrupt
-        self.requested = True
+        if not self.requested:
+            self.requested, self._at = True, now
 
 
 @contextmanager
-def graceful() -> Iterator[Stop]:
+def graceful(patience: float = 0.0) -> Iterator[Stop]:
     """Within: the first SIGINT or SIGTERM sets `requested`, the second raises KeyboardInterrupt at once.
+
+    `patience`: seconds in which a second one is the first one's echo: a launcher of several processes passes on the
+    Ctrl-C that the terminal has sent to all of them.
 
     Outside the main thread signals cannot be heard; there `requested` stays as it is set by hand.
     """
-    stop = Stop()
+    stop = Stop(patience)
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return

@@ -6,6 +6,10 @@
 
 All that decides the next step is in `state_dict()`: on the CPU, a loop that was stopped between two steps and
 loaded again goes on bit for bit.
+
+Several processes run the same loop, each on its share of every batch; gradients and the loss are added up over all of
+them, so that parameters and optimizers stay the same everywhere. They are added in a fixed order (torch's
+DistributedDataParallel changes its own after the first step, and with it the last bits of a run that goes on).
 """
 
 from __future__ import annotations
@@ -20,22 +24,16 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from extcon_cli.errors import DivergedError, GateError
+from extcon_cli.processes import ALONE, Processes
 from extcon_cli.recipe.schema import OptimizerSpec, ScheduleSpec
 from extcon_cli.tasks import Batch
 from extcon_cli.training.device import Accelerator
-from extcon_cli.training.objective import Objective
+from extcon_cli.training.global_batch_norm import global_batch_norm
+from extcon_cli.training.objective import Batches, Objective
 from extcon_cli.training.optim import Length, lr_factor, optimizer, total_steps
 
 CHECK_EVERY = 50
 """Steps between two looks at whether the loss is finite, where a look makes the device wait."""
-
-
-class Batches(Protocol):
-    """Where batches come from: a pure function of the step."""
-
-    def __len__(self) -> int: ...
-
-    def batch(self, step: int) -> Batch: ...
 
 
 class Phase(Length, Protocol):
@@ -85,6 +83,7 @@ class Trainer:
         accelerator: of training.device.
         teacher: its outputs guide the objective's distillation; kept in eval mode. None: no teacher.
         penalty: a term added to each step's loss, such as a regulariser. None: nothing.
+        processes: that share the run; the loader gives this one's part of each batch.
 
     Raises (while iterating): DivergedError where the loss is not finite.
     """
@@ -99,8 +98,10 @@ class Trainer:
         accelerator: Accelerator,
         teacher: nn.Module | None = None,
         penalty: Callable[[], Tensor | None] | None = None,
+        processes: Processes = ALONE,
     ) -> None:
         self.model, self.loader, self.spec = model, loader, spec
+        self.processes, self._seed = processes, torch.initial_seed()
         self.objective, self.accelerator, self.penalty = objective, accelerator, penalty
         taught = objective.distill is not None and objective.task.teachable
         self.teacher = teacher.eval() if teacher is not None and taught else None
@@ -113,6 +114,7 @@ class Trainer:
         self._infinite: Tensor | None = None  # () bool on the device, None: none was checked yet
 
     def __iter__(self) -> Iterator[Step]:
+        self.processes.align(self.model)
         self.model.train()
         while self.done < self.total:
             yield self._step()
@@ -122,6 +124,7 @@ class Trainer:
         old, self.lr = self.optimizer, spec.lr
         trained = [p for group in old.param_groups for p in group["params"]]
         if model is not self.model:
+            self.processes.align(model)
             self.model = model.train()
             trained = [p for p in model.parameters() if p.requires_grad]
         self.optimizer = optimizer(spec, trained)
@@ -133,13 +136,21 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         batch, task = self.loader.batch(self.done), self.objective.task
-        with self.accelerator.autocast():
+        if self.processes.several:  # dropout differs between processes, and depends on nothing but the step
+            place, number = self.processes.share
+            torch.manual_seed(((self._seed * 1_000_003 + self.done) * number + place) % 2**63)
+        with self.accelerator.autocast(), global_batch_norm(self.processes):
             outputs = task.forward(self.model, batch)
             guide = self._guide(batch)
         loss = self.objective(outputs, batch[1], guide)
         if self.penalty is not None and (added := self.penalty()) is not None:
             loss = loss + added
-        self.accelerator.backward(loss)
+        if self.processes.several:
+            weight = task.count(batch[1]) * self.processes.share.number / self.loader.batch_size
+            self.accelerator.backward(loss * weight)
+            loss = self._added_up(loss.detach(), weight)
+        else:
+            self.accelerator.backward(loss)
         self._move()
         self.done += 1
         loss = loss.detach()
@@ -152,6 +163,21 @@ class Trainer:
             loss,
             partial(task.progress, _detached(outputs), batch[1]),
         )
+
+    @torch.no_grad()
+    def _added_up(self, loss: Tensor, weight: float) -> Tensor:
+        """Make the gradients those of the loss of all processes' parts, which is returned: ()."""
+        trained = [p for group in self.optimizer.param_groups for p in group["params"]]
+        found = [p.grad if p.grad is not None else torch.zeros_like(p) for p in trained]
+        sums = torch.stack([loss * weight, torch.full_like(loss, weight)])
+        reached = torch.tensor([p.grad is not None for p in trained], dtype=torch.float32, device=loss.device)
+        self.processes.add_up([*found, sums, reached])
+        total = sums[1].clamp_min(1e-30)
+        for at, (parameter, gradient) in enumerate(zip(trained, found, strict=True)):
+            gradient.div_(total)
+            if parameter.grad is None and reached[at]:  # only some processes' samples reach it
+                parameter.grad = gradient
+        return sums[0] / total
 
     def _guide(self, batch: Batch) -> Any:
         """The teacher's outputs; None: nobody teaches."""

@@ -47,10 +47,11 @@ class RunDirectory:
         path: OUT.run.
         recipe: what the run does.
         inputs: what else decides the result, such as {"command": "train", "checkpoint": sha256}.
+        writes: this process keeps the state; else others do, and saving does nothing.
     """
 
-    def __init__(self, path: Path, recipe: Recipe, inputs: Mapping[str, str | None]) -> None:
-        self.path = path
+    def __init__(self, path: Path, recipe: Recipe, inputs: Mapping[str, str | None], *, writes: bool = True) -> None:
+        self.path, self._writes = path, writes
         self._recipe = recipe
         identity = {"recipe": recipe.model_dump(mode="json"), "inputs": dict(inputs)}
         self.identity = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
@@ -119,7 +120,7 @@ class RunDirectory:
 
     def due(self) -> bool:
         """Is it time for a periodic save?"""
-        return time.monotonic() - self._saved_at >= max(SAVE_EVERY, 100 * self._save_took)
+        return self._writes and time.monotonic() - self._saved_at >= max(SAVE_EVERY, 100 * self._save_took)
 
     def load(self) -> ResumeState | None:
         """The kept (phase, payload) on the CPU, None where there is none (UsageError: of another run)."""
@@ -160,6 +161,8 @@ class RunDirectory:
             file.write(line.encode() + b"\n")
 
     def _write(self, name: str, write: Callable[[BinaryIO], object]) -> None:
+        if not self._writes:
+            return
         with self._writing(self.path / name):
             write_whole(self.path / name, write)
 

@@ -28,7 +28,7 @@ from extcon_cli.pipelines.bypassing.stalled import Stalled
 from extcon_cli.pipelines.bypassing.verdict import counts, sentence, signs
 from extcon_cli.pipelines.running.phase import PROGRESS_EVERY
 from extcon_cli.report.bypass_results import DeadUnits, Diagnosis, GradientNorm, LossSlope, ProbeGain
-from extcon_cli.training.objective import per_sample_loss
+from extcon_cli.training.objective import own_batches, per_sample_loss
 
 STALLED_T, STALLED_SLOPE = 2.0, 0.05
 """Of a window of losses: a t statistic, or a share of the loss in 1000 steps, under which it counts as stalled."""
@@ -73,13 +73,10 @@ def diagnose(stalled: Stalled) -> Diagnosis:
     trials = {name: _try(stalled, name, context, place) for place, name in enumerate(probed(stalled))}
     restarts = tuple(name for name in RESTARTS if name in (stalled.spec.extensions or RESTARTS))
     calibrated = stalled.calibrated(module)
-    return conclude(
-        trials,
-        dead,
-        gradient,
-        least_gain=stalled.spec.probe.gain,
-        restarts=restarts,
-        temperature=calibrated.temperature if calibrated is not None else None,
+    temperature = calibrated.temperature if calibrated is not None else None
+    least = stalled.spec.probe.gain
+    return stalled.processes.once(
+        lambda: conclude(trials, dead, gradient, least_gain=least, restarts=restarts, temperature=temperature)
     )
 
 
@@ -193,7 +190,8 @@ def _try(stalled: Stalled, name: str, context: StrategyContext, place: int) -> T
     except (GateError, TraceError, UsageError) as error:
         return Refusal(str(error))
     loader = stalled.prepared.data.eval_loader("validation", device=stalled.accelerator.device)
-    return Trial(torch.stack(losses).tolist(), per_sample_loss(module.eval(), loader, stalled.prepared.task))
+    own, task = own_batches(loader, stalled.processes), stalled.prepared.task
+    return Trial(torch.stack(losses).tolist(), per_sample_loss(module.eval(), own, task, stalled.processes))
 
 
 def _dead(stalled: Stalled, module: nn.Module) -> dict[str, DeadUnits]:

@@ -28,6 +28,7 @@ from extcon_cli.events import Emit, ignore
 from extcon_cli.pipelines.running.measure import measured
 from extcon_cli.pipelines.running.phase import interruptible
 from extcon_cli.pipelines.running.prepare import Prepared
+from extcon_cli.processes import ALONE, Processes
 from extcon_cli.recipe.schema import BypassSpec, OptimizerSpec, ScheduleSpec, TrainSpec
 from extcon_cli.report.bypass_results import CalibratedLoss
 from extcon_cli.report.records import Metrics
@@ -35,8 +36,8 @@ from extcon_cli.tasks import Batch, Task
 from extcon_cli.training.calibration import calibrate
 from extcon_cli.training.device import Accelerator
 from extcon_cli.training.interrupt import Stop
-from extcon_cli.training.loop import Batches, Trainer
-from extcon_cli.training.objective import objective
+from extcon_cli.training.loop import Trainer
+from extcon_cli.training.objective import Batches, objective
 from extcon_cli.training.optim import total_steps
 
 Weights = Mapping[str, Tensor]
@@ -57,6 +58,7 @@ class Stalled:
     example: Inputs
     loader: Batches
     task: Task
+    processes: Processes = ALONE
 
     @property
     def spec(self) -> BypassSpec:
@@ -81,7 +83,7 @@ class Stalled:
 
     def metrics(self, module: nn.Module, split: str) -> Metrics:
         """Figures of a module on one split of the data."""
-        return measured(module, self.prepared, split, self.accelerator, self.stop) or {}
+        return measured(module, self.prepared, split, self.accelerator, self.stop, self.processes) or {}
 
     def calibrated(self, module: nn.Module) -> CalibratedLoss | None:
         """The validation loss at its best temperature; None: the outputs are no logits."""
@@ -131,14 +133,20 @@ class Stalled:
             schedule=schedule_of(own, total) if own is not None else self.spec.schedule,
             clip_grad=self.spec.clip_grad,
         )
-        torch.manual_seed(self.prepared.recipe.seed)
+        seed, share = self.prepared.recipe.seed, self.processes.share
+        torch.manual_seed(seed)
+        device = self.accelerator.device
+        loader = self.loader
+        if self.processes.several:  # strategies look at whole batches
+            loader = self.prepared.data.train_loader(device=device, seed=seed, share=share)
         return Trainer(
             strategy.module,
-            self.loader,
+            loader,
             spec,
             objective=objective(self.task),
             accelerator=self.accelerator,
             penalty=strategy.penalty,
+            processes=self.processes,
         )
 
     def _settings(self, weights: Weights) -> StrategySettings:
@@ -169,7 +177,11 @@ def schedule_of(schedule: Schedule, steps: int) -> ScheduleSpec:
 
 
 def stalled_model(
-    prepared: Prepared, accelerator: Accelerator, emit: Emit = ignore, stop: Stop | None = None
+    prepared: Prepared,
+    accelerator: Accelerator,
+    emit: Emit = ignore,
+    stop: Stop | None = None,
+    processes: Processes = ALONE,
 ) -> Stalled:
     """theta* as the recipe's `bypass.start` says: the checkpoint, or new weights in its place.
 
@@ -190,6 +202,7 @@ def stalled_model(
         example=prepared.example_on(accelerator.device),
         loader=data.train_loader(device=accelerator.device, seed=seed),
         task=prepared.task,
+        processes=processes,
     )
 
 

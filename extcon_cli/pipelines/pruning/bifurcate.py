@@ -123,16 +123,20 @@ def _compensation(pruning: PruneRun, selected: Tensor, every: int) -> Compensati
         return None
     batches = pruning.batches(3, max(1, -(-spec.images // run.prepared.data.spec.batch_size)))
     with run.phase("compensate", "Fitting stand-ins", reported=False):
-        return fit_compensation(
-            pruning.module,
-            pruning.channels,
-            pruning.filters,
-            selected,
-            batches,
-            lambda batch: run.prepared.task.forward(pruning.module, batch),
-            ridge=spec.ridge,
-            every=every,
+        readers = run.processes.once(
+            lambda: (
+                fit_compensation(
+                    pruning.module,
+                    pruning.channels,
+                    pruning.filters,
+                    selected,
+                    batches,
+                    lambda batch: run.prepared.task.forward(pruning.module, batch),
+                    ridge=spec.ridge,
+                ).readers
+            )
         )
+    return Compensation(pruning.module, readers, every)
 
 
 @dataclass
@@ -144,11 +148,16 @@ class _Sequential:
     done: bool = False
 
     def run(self) -> None:
-        """Do it, unless it is done."""
-        pruning, spec = self.pruning, self.pruning.spec.compensate
+        """Do it, unless it is done; of several processes the first one does it for all."""
+        spec, processes = self.pruning.spec.compensate, self.pruning.run.processes
         if self.done or not spec.enabled or spec.hand_over != "sequential":
             return
         self.done = True
+        processes.once(self._hand_over)
+        processes.align(self.pruning.module)
+
+    def _hand_over(self) -> None:
+        pruning, spec = self.pruning, self.pruning.spec.compensate
         at_once = pruning.spec.bifurcate.method == "none"  # else it is a moment of that phase
         with pruning.run.phase("compensate", "Handing over", reported=False) if at_once else nullcontext():
             task = pruning.run.prepared.task

@@ -18,6 +18,7 @@ from extcon_cli.errors import GateError, UsageError
 from extcon_cli.pipelines.pruning.folders import FolderWidths, folder_widths
 from extcon_cli.pipelines.running.phase import interruptible
 from extcon_cli.pipelines.running.run import Run
+from extcon_cli.processes import WHOLE, Share
 from extcon_cli.recipe.schema import BifurcateSpec, FinetuneSpec, PruneSpec
 from extcon_cli.report.records import CertificateRecord, ModelStats, PhaseRecord
 from extcon_cli.report.results import BifurcationTrace, RemovalFigures
@@ -51,10 +52,10 @@ class PruneRun:
         """Groups that keep the same share of their filters."""
         return self.widths.ties if self.widths is not None else []
 
-    def batches(self, phase: int, count: int, batch_size: int | None = None) -> Iterator[Batch]:
-        """`count` training batches of a phase's own order."""
+    def batches(self, phase: int, count: int, batch_size: int | None = None, share: Share = WHOLE) -> Iterator[Batch]:
+        """`count` training batches of a phase's own order; of each, this share."""
         data = self.run.prepared.data
-        loader = data.train_loader(device=self.run.device, seed=self.seed(phase), batch_size=batch_size)
+        loader = data.train_loader(device=self.run.device, seed=self.seed(phase), batch_size=batch_size, share=share)
         return interruptible((loader.batch(step) for step in range(count)), self.run.stop)
 
     def seed(self, phase: int) -> int:
@@ -70,15 +71,17 @@ class PruneRun:
     ) -> Trainer:
         """The training loop of a phase; the original teaches where the phase distils."""
         torch.manual_seed(self.seed(phase))
+        processes = self.run.processes
         smoothing = spec.label_smoothing if isinstance(spec, FinetuneSpec) else 0.0
         return Trainer(
             module,
-            self.run.prepared.data.train_loader(device=self.run.device, seed=self.seed(phase)),
+            self.run.prepared.data.train_loader(device=self.run.device, seed=self.seed(phase), share=processes.share),
             spec,
             objective=objective(self.run.prepared.task, label_smoothing=smoothing, distill=spec.distill),
             accelerator=self.run.accelerator,
             teacher=self.original,
             penalty=penalty,
+            processes=processes,
         )
 
 

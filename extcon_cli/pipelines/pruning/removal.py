@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import nn
 
@@ -29,36 +29,54 @@ class Removed:
 def remove(pruning: PruneRun, shrunk: Shrunk, before: ModelStats, *, planned: bool = False) -> Removed:
     """Remove every selected filter, and what else is dead; GateError where one cannot go or an output would change.
 
+    Of several processes the first one removes and measures; the others repeat its plan.
+
     `planned`: the filters are a plan's, and neither the recipe's ratio nor its target is asked for.
     """
     run, zeroed = pruning.run, pruning.module.eval()
     with run.phase("remove", "Removing") as closing:
-        test = run.prepared.data.eval_loader("test", device=run.device)
-        real = (run.prepared.task.arguments(inputs) for inputs, _ in interruptible(iter(test), run.stop))
-        removal = channels.remove_zeros(
-            zeroed,
-            pruning.examples,
-            channels=pruning.channels,
-            decided=pruning.filters.masks(shrunk.selected),
-            others=not pruning.ties,  # what else is dead may not be alike in all layers
-            evaluation=real,
-        )
-        size = measure(removal.module, run.prepared.example, run.prepared.precision)
-        target = None
-        if not planned:
-            models, sizes = (pruning.original, removal.module), (before.size, size)
-            target = target_figures(pruning.spec, models, sizes, run.prepared.example, device=str(run.device))
-        metrics = run.metrics(zeroed), run.metrics(removal.module)
-        closing.update(metrics[1])
-    certificate = removal.certificate
-    record = RemovalRecord(
+        removed: list[Removal] = []
+
+        def cut() -> RemovalRecord:
+            removed.append(_certified(pruning, shrunk))
+            return _record(pruning, shrunk, before, removed[0], planned=planned)
+
+        metrics = run.metrics(zeroed)
+        record = run.processes.once(cut)
+        small = Removed(removed[0].module, record) if removed else repeat(pruning, record)
+        run.processes.align(small.module)
+        closing.update(run.metrics(small.module))
+    figures = replace(record.figures, metrics_before_removal=metrics, metrics_after_removal=dict(closing))
+    return replace(small, record=replace(record, figures=figures))
+
+
+def _certified(pruning: PruneRun, shrunk: Shrunk) -> Removal:
+    run = pruning.run
+    test = run.prepared.data.eval_loader("test", device=run.device)
+    return channels.remove_zeros(
+        pruning.module,
+        pruning.examples,
+        channels=pruning.channels,
+        decided=pruning.filters.masks(shrunk.selected),
+        others=not pruning.ties,  # what else is dead may not be alike in all layers
+        evaluation=(run.prepared.task.arguments(inputs) for inputs, _ in interruptible(iter(test), run.stop)),
+    )
+
+
+def _record(pruning: PruneRun, shrunk: Shrunk, before: ModelStats, removal: Removal, *, planned: bool) -> RemovalRecord:
+    """What is known of a removal, but for the figures on the data."""
+    prepared, certificate = pruning.run.prepared, removal.certificate
+    target = None
+    if not planned:
+        size = measure(removal.module, prepared.example, prepared.precision)
+        models, sizes = (pruning.original, removal.module), (before.size, size)
+        target = target_figures(pruning.spec, models, sizes, prepared.example, device=str(pruning.run.device))
+    return RemovalRecord(
         before=before,
         figures=figures(
             removal,
             certificate.evaluation or certificate.random,
             requested=pruning.spec.ratio if not planned else None,
-            before=metrics[0],
-            after=metrics[1],
             target=target,
         ),
         certificate=certificate_record(certificate),
@@ -66,7 +84,6 @@ def remove(pruning: PruneRun, shrunk: Shrunk, before: ModelStats, *, planned: bo
         phases=shrunk.phases,
         trace=shrunk.trace,
     )
-    return Removed(removal.module, record)
 
 
 def repeat(pruning: PruneRun, record: RemovalRecord) -> Removed:

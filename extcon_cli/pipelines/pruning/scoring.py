@@ -33,6 +33,7 @@ from extcon_cli.report.measure import measure
 from extcon_cli.report.records import Size
 from extcon_cli.tasks import Batch
 from extcon_cli.tasks.base import prediction
+from extcon_cli.training.global_batch_norm import global_batch_norm
 from extcon_cli.training.loop import Step
 
 TRAINED = ("race", "group_lasso")
@@ -52,7 +53,7 @@ def score(pruning: PruneRun) -> Tensor:
         return _summed(pruning, scores.energy if spec.method == "energy" else scores.taylor)
     if spec.method == "compensated":
         try:
-            return _compensated(pruning)
+            return pruning.run.processes.once(lambda: _compensated(pruning))
         except TraceError as error:
             pruning.run.emit(Noted(f"{error}; filters are scored by their energy instead", warning=True))
             return normalised(_summed(pruning, scores.energy), pruning.filters)
@@ -126,19 +127,24 @@ def limits(spec: DecideSpec, multiple: int = 1) -> Limits:
 
 
 def _summed(pruning: PruneRun, method: Callable[..., Tensor]) -> Tensor:
-    """Energy or Taylor over training batches, weights frozen."""
+    """Energy or Taylor over training batches, weights frozen; each process takes its part of every batch."""
     spec, run, task = pruning.spec.score, pruning.run, pruning.run.prepared.task
+    processes = run.processes
 
     def loss(numbered: tuple[int, Batch]) -> Tensor:
         number, batch = numbered
         run.emit(Progress("score", number + 1))
-        with run.accelerator.autocast():
+        with run.accelerator.autocast(), global_batch_norm(processes):
             outputs = task.forward(pruning.module, batch)
-        return task.loss(outputs, batch[1])
+        own = task.loss(outputs, batch[1])
+        if not processes.several:
+            return own
+        count = task.count(batch[1])
+        return own * count / sum(processes.gathered(count))
 
-    batches = enumerate(pruning.batches(1, spec.batches, spec.batch_size))
+    batches = enumerate(pruning.batches(1, spec.batches, spec.batch_size, processes.share))
     with run.phase("score", "Scoring filters", spec.batches):
-        return method(pruning.module, pruning.filters, batches, loss)
+        return method(pruning.module, pruning.filters, batches, loss, processes.add_up)
 
 
 def _compensated(pruning: PruneRun) -> Tensor:

@@ -17,20 +17,29 @@ from extcon_cli.latency.clock import take_turns
 from extcon_cli.latency.runtimes import Setting, running
 from extcon_cli.pipelines.running.phase import interruptible
 from extcon_cli.pipelines.running.prepare import Prepared
+from extcon_cli.processes import ALONE, Processes
 from extcon_cli.recipe.schema import LatencySpec
 from extcon_cli.report.records import LatencyFigures, Metrics, ModelStats, OutputDifference, Spread
 from extcon_cli.training.device import Accelerator
 from extcon_cli.training.interrupt import Stop
-from extcon_cli.training.objective import evaluate
+from extcon_cli.training.objective import evaluate, own_part
 
 
-def measured(module: nn.Module, prepared: Prepared, split: str, accelerator: Accelerator, stop: Stop) -> Metrics | None:
+def measured(
+    module: nn.Module,
+    prepared: Prepared,
+    split: str,
+    accelerator: Accelerator,
+    stop: Stop,
+    processes: Processes = ALONE,
+) -> Metrics | None:
     """Figures of the module on a split; None where the split is empty. GateError where they are not finite."""
     data = prepared.data
     if split == "validation" and not len(data.validation):
         return None
     loader = data.eval_loader(split, device=accelerator.device)
-    metrics = evaluate(module, interruptible(iter(loader), stop), prepared.task)
+    own = interruptible(own_part(loader, prepared.task, processes), stop)
+    metrics = evaluate(module, own, prepared.task, processes)
     if not all(math.isfinite(value) for value in metrics.values()):
         raise GateError(f"the model's outputs on the {split} data are not finite (NaN or infinity)")
     return metrics

@@ -141,14 +141,15 @@ def run_phase(
                 )
             )
             shown = time.monotonic()
-        if stop is not None and stop.requested:
-            save()
-            raise KeyboardInterrupt
         said = threads.watch(took) if threads is not None else None
         if said is not None:
             emit(Noted(said))
-        if run is not None and (said is not None or run.due()):
+        due = run is not None and (said is not None or run.due())
+        stopped, due = trainer.processes.any(stop is not None and stop.requested, due)
+        if stopped or due:
             save()
+        if stopped:
+            raise KeyboardInterrupt
         stepped = time.perf_counter()
     trainer.check()
     save()
@@ -173,6 +174,7 @@ def _settle(
         batches = (trainer.loader.batch(step) for step in range(min(BATCHES, len(trainer.loader))))
         averaged = mean.result(trainer.objective.task.arguments(inputs) for inputs, _ in batches)
         trainer.model.load_state_dict(averaged.state_dict())
+        trainer.processes.align(trainer.model)  # each has measured batch norms on its own part
         found = Validated(trainer.done, validation.measure()) if validation is not None else None
         best = history.best
         if best is None or found is None or trainer.objective.task.better(found.metrics, best.metrics):

@@ -17,24 +17,28 @@ from extcon_cli.checkpoint.folder import check_folder, is_transformers
 from extcon_cli.checkpoint.trust import UNTRUSTED, Trust
 from extcon_cli.checkpoint.write import check_writable
 from extcon_cli.data.identity import identity
-from extcon_cli.errors import ExtconError, Interrupted
+from extcon_cli.errors import ExtconError, Interrupted, ProcessLost
 from extcon_cli.events import Emit, Noted, RunStarted, Saved, ignore, phase
 from extcon_cli.pipelines.running.measure import measured
 from extcon_cli.pipelines.running.output import check_output, data_metadata, write_output
 from extcon_cli.pipelines.running.phase import Validation, interruptible, tee_events
 from extcon_cli.pipelines.running.prepare import Prepared, prepare
+from extcon_cli.processes import ALONE, Processes, launched
 from extcon_cli.recipe.load import to_dict
 from extcon_cli.recipe.schema import Recipe
 from extcon_cli.report.measure import measure
 from extcon_cli.report.records import Metrics, ModelStats, Record, RunFacts
 from extcon_cli.tasks.base import first_samples, samples_in
-from extcon_cli.training.device import Accelerator, create_accelerator
+from extcon_cli.training.device import Accelerator, create_accelerator, join
 from extcon_cli.training.interrupt import Stop, graceful
-from extcon_cli.training.objective import evaluate
+from extcon_cli.training.objective import evaluate, own_part
 from extcon_cli.training.run_directory import ResumeState, RunDirectory
 from extcon_cli.training.run_lock import RunLock
 from extcon_cli.training.threads import Threads, available, choose, given
 from extcon_cli.training.whole import remove_temporaries
+
+ECHO = 5.0
+"""Seconds in which a signal may come twice where a launcher passes it on."""
 
 
 @dataclass(frozen=True)
@@ -52,8 +56,10 @@ class Run:
     force: bool
     began: float
     threads: Threads
-    lock: RunLock
-    """Nobody else writes the output as long as this value is there."""
+    lock: RunLock | None
+    """Nobody else writes the output as long as this value is there; of several processes the first one holds it."""
+    processes: Processes = ALONE
+    """That share the run."""
     seconds: dict[str, float] = field(default_factory=dict)
     """Of each phase that is over."""
 
@@ -88,7 +94,7 @@ class Run:
 
     def metrics(self, module: nn.Module, split: str = "test") -> Metrics:
         """Figures of a module on one split of the data; empty where the split is."""
-        return measured(module, self.prepared, split, self.accelerator, self.stop) or {}
+        return measured(module, self.prepared, split, self.accelerator, self.stop, self.processes) or {}
 
     def validation(self, module: nn.Module, *, every: int, keep: str, before: bool = False) -> Validation | None:
         """Validation of a module while it trains; None where there are no validation data."""
@@ -96,8 +102,13 @@ class Run:
         if not len(data.validation):
             return None
         loader = data.eval_loader("validation", device=self.device)
+
+        def figures() -> Metrics:
+            own = interruptible(own_part(loader, task, self.processes), self.stop)
+            return evaluate(module, own, task, self.processes)
+
         return Validation(
-            lambda: evaluate(module, interruptible(iter(loader), self.stop), task),
+            figures,
             task,
             every,
             keep_best=keep == "best",
@@ -109,7 +120,12 @@ class Run:
         return ModelStats(self.metrics(module), measure(module, self.prepared.example, self.prepared.precision))
 
     def write(self, module: nn.Module, record: Record, *, plan: Mapping[str, object] | None = None) -> None:
-        """Write the result with all that it says about itself; `plan` is a removal that this run made."""
+        """Write the result with all that it says about itself; `plan` is a removal that this run made.
+
+        Of several processes the first one writes.
+        """
+        if not self.processes.first:
+            return
         described = data_metadata(self.prepared, record, plan)
         write_output(
             self.output,
@@ -123,7 +139,7 @@ class Run:
 
     def finish(self, *, keep: bool) -> None:
         """The run is over and its output is there: take its folder away, unless it is to be kept."""
-        if not keep:
+        if not keep and self.lock is not None:
             self.directory.clear()
             self.lock.remove()
 
@@ -135,6 +151,7 @@ class Run:
             recipe=to_dict(self.recipe),
             seed=self.recipe.seed,
             device=str(self.device),
+            processes=self.processes.share.number,
             threads=self.threads.number,
             seconds={**self.seconds, "total": time.monotonic() - self.began},
             test_caution=self.prepared.test_caution,
@@ -160,6 +177,8 @@ def start_run(
 ) -> Iterator[Run]:
     """Begin a run, or go on with one; within, Ctrl-C and SIGTERM wait for the end of a step.
 
+    Of several processes the first one checks the output, holds the lock, tells and keeps.
+
     Args:
         checkpoint: None: the recipe's architecture with new weights.
         device: `cpu`, `cuda`, ...; None: the best there is.
@@ -173,45 +192,61 @@ def start_run(
     recipe; from within, Interrupted (resumable) in the place of KeyboardInterrupt.
     """
     began = time.monotonic()
-    if checkpoint is not None and is_transformers(checkpoint):
-        check_folder(output, force=force, like=checkpoint)
-    elif plain:
-        check_output(output, force=force)
-    else:
-        check_writable(output, force)
-    accelerator = create_accelerator(device, mixed_precision)
-    lock = RunLock(Path(f"{output}.run"))
+    accelerator = create_accelerator(device, mixed_precision, processes=launched())
+    processes = join(accelerator)
+    emit = emit if processes.first else ignore
+
+    def claim() -> RunLock:
+        if checkpoint is not None and is_transformers(checkpoint):
+            check_folder(output, force=force, like=checkpoint)
+        elif plain:
+            check_output(output, force=force)
+        else:
+            check_writable(output, force)
+        return RunLock(folder)
+
+    folder = Path(f"{output}.run")
+    lock = processes.on_first(claim)
     try:
         torch.manual_seed(recipe.seed)
         prepared = prepare(recipe, checkpoint, trust=trust, emit=emit)
         if check is not None:
             check(prepared)
         prepared = prepared.shorter() if rehearsal else prepared
-        directory = RunDirectory(lock.folder, prepared.recipe, _inputs(command, prepared))
+        directory = RunDirectory(folder, prepared.recipe, _inputs(command, prepared), writes=processes.first)
         if not resume and directory.resumable:
             text = f"{directory.path} held the state of a run that was interrupted: it begins anew (--resume goes on)"
             emit(Noted(text, warning=True))
-        kept = directory.begin(resume=resume)
+        kept = processes.once(lambda: directory.begin(resume=resume))
     except BaseException:
-        lock.withdraw()
+        if lock is not None:
+            lock.withdraw()
         raise
-    remove_temporaries(output)
-    emit = tee_events(emit, directory)
+    if processes.first:
+        remove_temporaries(output)
+        emit = tee_events(emit, directory)
     subject = str(checkpoint or prepared.recipe.model.arch)
     emit(RunStarted(command, subject, str(output), str(accelerator.device), recipe.seed))
     before = torch.get_num_threads()
-    with graceful() as stop:
+    with graceful(ECHO if processes.several else 0.0) as stop:
         try:
-            threads = _threads(prepared, accelerator.device, directory, emit)
+            threads = processes.once(lambda: _threads(prepared, accelerator.device, directory, emit))
+            threads.fixed = threads.fixed or processes.several
+            directory.begin_threads(threads)
             yield Run(
-                checkpoint, output, prepared, accelerator, directory, kept, emit, stop, force, began, threads, lock
-            )
+                checkpoint, output, prepared, accelerator, directory, kept, emit, stop, force, began, threads, lock,
+                processes,
+            )  # fmt: skip
         except KeyboardInterrupt as error:
             raise Interrupted(
                 f"interrupted; the state is kept in {directory.path}: repeat the command with --resume to go on"
             ) from error
+        except ProcessLost as error:
+            again = "repeat the command with --resume to go on"
+            kept_in = f"the state is kept in {directory.path}: {again}" if directory.resumable else "nothing was kept"
+            raise ProcessLost(f"{error}; {kept_in}") from error
         except ExtconError:
-            if not directory.resumable:  # nothing to go on from: leave no trace
+            if not directory.resumable and lock is not None:  # nothing to go on from: leave no trace
                 directory.clear()
                 lock.remove()
             raise
@@ -229,7 +264,7 @@ def _inputs(command: str, prepared: Prepared) -> Mapping[str, str | None]:
 
 
 def _threads(prepared: Prepared, device: torch.device, directory: RunDirectory, emit: Emit) -> Threads:
-    """The number of threads of a run: the user's, that of the run it goes on with, or what is best for the model."""
+    """The number of threads of a process: the user's, that of the run it goes on with, or what suits the model."""
     before, user = directory.kept_threads, given()
     if user is not None:
         threads = Threads(user, "as set")
@@ -241,7 +276,6 @@ def _threads(prepared: Prepared, device: torch.device, directory: RunDirectory, 
         threads = Threads(available(), f"the work is done by {device}")
     else:
         threads = _chosen(prepared)
-    directory.begin_threads(threads)
     emit(Noted(str(threads)))
     return threads
 
