@@ -44,9 +44,10 @@ def create_accelerator(
     wanted = _of_each(device) if several else _present(device)
     AcceleratorState._reset_state(reset_partial_state=True)  # else the first device of the process stays for good
     group = InitProcessGroupKwargs(backend="gloo" if wanted == "cpu" else None, timeout=PATIENCE)
+    handlers = [group] if several else None
     with _environment("ACCELERATE_TORCH_DEVICE", wanted if wanted == "cpu" or not several else None):
         try:
-            made = Accelerate(cpu=wanted == "cpu", mixed_precision=mixed_precision, kwargs_handlers=[group])
+            made = Accelerate(cpu=wanted == "cpu", mixed_precision=mixed_precision, kwargs_handlers=handlers)
         except ValueError as error:
             raise UsageError(f"mixed_precision {mixed_precision!r} does not work here: {error}") from error
     if mixed_precision != "no" and not made.native_amp:  # Accelerate would say nothing and train in fp32
