@@ -98,6 +98,8 @@ def recognise(checkpoint: Checkpoint, emit: Emit = ignore) -> Candidate:
             f"{checkpoint.path} fits several architectures ({', '.join(c.arch for c in fitting)}); name the right "
             "one in a recipe, as model.arch"
         )
+    if is_transformers(checkpoint.path.parent):
+        raise CheckpointError(f"{checkpoint.path} belongs to a folder of transformers: give {checkpoint.path.parent}")
     raise CheckpointError(
         f"{checkpoint.path} fits no architecture of the zoo, torchvision or timm{_nearest(candidates)}. Name its "
         "own in a recipe, as model.arch"
@@ -124,7 +126,8 @@ def restore(
     def check(sketch: nn.Module) -> None:  # its shapes, before there are numbers in it
         if checkpoint.metadata is None or not checkpoint.metadata.plans:
             own, _ = _own(sketch)
-            _check_fit(fit(own, checkpoint.state)[0], own, checkpoint.state, str(checkpoint.path), arch)
+            state = _named(checkpoint, own)
+            _check_fit(fit(own, state)[0], own, state, str(checkpoint.path), arch)
 
     beside, tensors = checkpoint.path.parent, len(checkpoint.state)
     module = build(arch, kwargs, trust_code=trust_code, beside=beside, tensors=tensors, check=check)
@@ -135,8 +138,11 @@ def _put_in(checkpoint: Checkpoint, module: nn.Module, arch: str, emit: Emit, *,
     """Shrink the module as the checkpoint says, and fill it; eval mode."""
     for plan in checkpoint.metadata.plans if checkpoint.metadata and narrow else ():
         replay(module, plan, f"{checkpoint.path} does not fit {arch}")
-    found = fill(module, checkpoint.state, source=str(checkpoint.path), arch=arch, versions=checkpoint.versions)
-    if prefix := checkpoint.prefix + found.prefix:
+    state = _named(checkpoint, _own(module)[0])
+    whole = state is not checkpoint.state
+    versions = None if whole else checkpoint.versions
+    found = fill(module, state, source=str(checkpoint.path), arch=arch, versions=versions)
+    if prefix := ("" if whole else checkpoint.prefix) + found.prefix:
         emit(Noted(f"{checkpoint.path}: taken off its names: {shown([prefix])}"))
     if found.foreign:
         some = f"{len(found.foreign)} tensor{'s' * (len(found.foreign) > 1)}"
@@ -191,8 +197,19 @@ def _check_fit(best: Fit, own: Mapping[str, Tensor], state: Mapping[str, Tensor]
 def half_precision(module: nn.Module, checkpoint: Checkpoint) -> Precision:
     """Which of the module's tensors the checkpoint stores in half precision, by the module's names."""
     own, wrapper = _own(module)
-    stored = stored_precision(fit(own, checkpoint.state)[0].state)
+    stored = stored_precision(fit(own, _named(checkpoint, own))[0].state)
     return {wrapper + name: dtype for name, dtype in stored.items()}
+
+
+def _named(checkpoint: Checkpoint, own: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """The checkpoint's tensors by the names under which they fit: what was taken off may have been the network's own.
+
+    All tensors of a Llama whose head is tied stand in its `model`.
+    """
+    if not checkpoint.prefix or fit(own, checkpoint.state)[0].complete:
+        return checkpoint.state
+    whole = {checkpoint.prefix + name: tensor for name, tensor in checkpoint.state.items()}
+    return whole if fit(own, whole)[0].complete else checkpoint.state
 
 
 def _own(module: nn.Module) -> tuple[dict[str, Tensor], str]:

@@ -42,8 +42,6 @@ def check_places(
 ) -> list[bool]:
     """UsageError where a file could not be written; of each output whether it may be overwritten."""
     folder = is_transformers(checkpoint)
-    if folder and exports:
-        raise UsageError("--export is for checkpoints that are one file")
     own = _written(output) if resume and len(outputs) > 1 else {}
     forced = []
     for path in outputs:

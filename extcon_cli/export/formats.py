@@ -9,6 +9,8 @@ from typing import Protocol, cast
 
 from extcon_cli.errors import UsageError
 
+SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".th")
+"""Endings of checkpoints that are one file."""
 FORMATS = {
     "onnx": ("onnx", ".onnx"),
     "pt2": ("pt2", ".pt2"),
@@ -52,8 +54,9 @@ def written_as(path: Path) -> str | None:
 
 
 def beside(checkpoint: Path, name: str) -> Path:
-    """Where a checkpoint is exported to by default."""
-    return checkpoint.with_name(f"{checkpoint.stem}{FORMATS[name][1]}")
+    """Where a checkpoint is exported to by default: a folder's name is taken whole."""
+    stem = checkpoint.stem if checkpoint.suffix.lower() in SUFFIXES else checkpoint.name
+    return checkpoint.with_name(f"{stem}{FORMATS[name][1]}")
 
 
 RUNTIMES: dict[str, str | None] = {"torch": None, "torch.compile": None, "onnxruntime": "onnx", "openvino": "openvino"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -155,7 +156,12 @@ def test_free_widths_open_with_extcon_alone(tmp_path: Path) -> None:
 def test_free_widths_of_tied_tensors_and_narrow_norms(name: str, tmp_path: Path) -> None:
     models.write(name, tmp_path / "model")
     result = prune_at_once(tmp_path / "model", recipe("prune.widths=free"), output=tmp_path / "out")
-    assert sum(p.numel() for p in extcon_cli.load(tmp_path / "out").parameters()) == result.after.size.params
+    for place in (tmp_path / "out", tmp_path / "out" / "model.safetensors"):
+        assert sum(p.numel() for p in extcon_cli.load(place).parameters()) == result.after.size.params
+    first = next((tmp_path / "model").glob("model-00001*"))
+    shutil.copy(first, tmp_path / "model" / "one.safetensors")
+    with pytest.raises(CheckpointError, match=r"belongs to a folder of transformers: give .*model"):
+        extcon_cli.load(tmp_path / "model" / "one.safetensors")
 
 
 def test_a_pruned_folder_is_pruned_again_and_remembers(pruned: Path, tmp_path: Path) -> None:

@@ -80,9 +80,12 @@ def test_what_needs_data_is_refused_without(folder: Path) -> None:
 
 
 def test_the_output_lies_beside_the_folder(folder: Path) -> None:
-    ran = CliRunner().invoke(app, ["prune", str(folder), "--params", "0.8", "--quiet", "--json"])
+    ran = CliRunner().invoke(
+        app, ["prune", str(folder), "--params", "0.8", "--export", "state-dict", "--quiet", "--json"]
+    )
     assert ran.exit_code == 0, ran.stderr
     result = json.loads(ran.stdout)
+    assert folder.with_name("tiny.pruned.pth").is_file()  # and not tiny.pth, which would be the original's
     assert Path(result["output"]) == folder.with_name("tiny.pruned")
     assert result["after"]["params"] <= 0.8 * result["before"]["params"]
     assert result["removal"]["target"]["reached"] == result["after"]["params"]
