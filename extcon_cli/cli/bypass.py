@@ -36,6 +36,7 @@ def bypass(
     quiet: o.QuietOption = False,
     report: o.ReportOption = None,
     junit: o.JunitOption = None,
+    log_with: o.LogWithOption = None,
     trust_code: o.TrustCodeOption = False,
     trust_pickle: o.TrustPickleOption = False,
     max_memory: o.MemoryOption = None,
@@ -57,6 +58,7 @@ def bypass(
     output = out or checkpoint.with_name(f"{checkpoint.stem}.bypassed.safetensors")
     checks.check_reports(report)
     checks.check_junit(junit)
+    checks.check_trackers(log_with)
     kind = resolve.data_kind(data)
     resolved = resolve.find_recipe("bypass", recipe, checkpoint, overrides, kind, seed=seed)
     overwrite = checks.check_output(output, force=force, resume=resume, suffixes=[".safetensors", ".pt", ".pth"])
@@ -69,7 +71,7 @@ def bypass(
 
     trust = resolve.trust(trust_code, trust_pickle, resolved)
     gate = gated("bypass", checkpoint, as_json=as_json, reports=report, quiet=quiet, junit=junit)
-    with gate, listening(quiet=quiet) as emit:
+    with gate, listening(quiet=quiet, log_with=None if dry_run else log_with) as emit:
         from extcon_cli.pipelines.bypass import bypass as run  # takes seconds: torch
         from extcon_cli.pipelines.running.rehearsal import quietly, rehearse
 

@@ -75,6 +75,13 @@ def check_latency(limit: str | None, *, measured: bool) -> None:
         raise UsageError("--max-latency needs what --no-latency leaves out")
 
 
+def check_trackers(names: Sequence[str] | None) -> None:
+    """UsageError where --log-with names no tracker, or one that is not installed."""
+    from extcon_cli.training.trackers import check_trackers as check
+
+    check(names or ())
+
+
 def check_junit(path: Path | None) -> None:
     """UsageError where --junit could not be written."""
     if path is not None:

@@ -36,3 +36,10 @@ def splits() -> list[str]:
     from extcon_cli.data import SPLITS
 
     return list(SPLITS)
+
+
+def trackers() -> list[str]:
+    """That figures are logged to."""
+    from extcon_cli.training.trackers import TRACKERS
+
+    return list(TRACKERS)

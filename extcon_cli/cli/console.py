@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Protocol, TextIO
 
@@ -29,6 +29,7 @@ from extcon_cli.events import Emit, Event, Noted, PhaseEnded, PhaseStarted, RunS
 from extcon_cli.events import Progress as Progressed
 from extcon_cli.processes import launched
 from extcon_cli.report.numbers import duration, figure, judge
+from extcon_cli.training.trackers import Tracking
 
 LINE_EVERY = 5.0
 """Seconds between two plain lines of the same phase."""
@@ -43,8 +44,11 @@ class Renderer(Protocol):
 
 
 @contextmanager
-def listening(*, quiet: bool) -> Iterator[Emit]:
-    """The listener for a pipeline: live on a terminal, plain lines elsewhere and in CI, warnings only when quiet."""
+def listening(*, quiet: bool, log_with: Sequence[str] | None = None) -> Iterator[Emit]:
+    """The listener for a pipeline: live on a terminal, plain lines elsewhere and in CI, warnings only when quiet.
+
+    `log_with` names the trackers that are given the figures as well.
+    """
     renderer: Renderer
     if launched().place:  # of several processes the first one tells
         yield ignore
@@ -55,9 +59,11 @@ def listening(*, quiet: bool) -> Iterator[Emit]:
         renderer = Live(Console(stderr=True, highlight=False))
     else:
         renderer = Plain(sys.stderr)
+    tracking = Tracking(log_with or (), renderer)
     try:
-        yield renderer
+        yield tracking if log_with else renderer
     finally:
+        tracking.close()
         renderer.close()
 
 

@@ -166,6 +166,16 @@ KeepRunOption = Annotated[
     bool,
     typer.Option("--keep-run", metavar=FLAG, help="Leave OUT.run/ there after success.", rich_help_panel=RUN),
 ]
+LogWithOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--log-with",
+        metavar="NAME",
+        help="Also log figures to tensorboard, wandb or trackio. Repeatable.",
+        rich_help_panel=OUTPUT,
+        autocompletion=completion.trackers,
+    ),
+]
 MinAccuracyOption = Annotated[
     float | None,
     typer.Option(

@@ -85,6 +85,7 @@ def prune(
     quiet: o.QuietOption = False,
     report: o.ReportOption = None,
     junit: o.JunitOption = None,
+    log_with: o.LogWithOption = None,
     trust_code: o.TrustCodeOption = False,
     trust_pickle: o.TrustPickleOption = False,
     max_memory: o.MemoryOption = None,
@@ -154,6 +155,7 @@ def prune(
     forced = places.check_places(checkpoint, output, outputs, exports, ending=ending, force=force, resume=resume)
     checks.check_reports(report, chart=several)
     checks.check_junit(junit)
+    checks.check_trackers(log_with)
     folder = is_transformers(checkpoint)
     made = resolved.recipe.prune.data == "none"
     if made and (kind is not None or plan is not None or theirs):
@@ -215,7 +217,7 @@ def prune(
             )
         return deliver(result, as_json=as_json, reports=report, quiet=quiet, junit=junit)
 
-    with gate, listening(quiet=quiet) as emit:
+    with gate, listening(quiet=quiet, log_with=None if dry_run else log_with) as emit:
         from extcon_cli.pipelines.prune import prune as run  # takes seconds: torch
         from extcon_cli.pipelines.running.gates import Limits
         from extcon_cli.pipelines.running.rehearsal import quietly, rehearse

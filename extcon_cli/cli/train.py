@@ -31,6 +31,7 @@ def train(
     quiet: o.QuietOption = False,
     report: o.ReportOption = None,
     junit: o.JunitOption = None,
+    log_with: o.LogWithOption = None,
     trust_code: o.TrustCodeOption = False,
     trust_pickle: o.TrustPickleOption = False,
     max_memory: o.MemoryOption = None,
@@ -58,6 +59,7 @@ def train(
     )
     checks.check_reports(report)
     checks.check_junit(junit)
+    checks.check_trackers(log_with)
     kind = resolve.data_kind(data)
     resolved = resolve.find_recipe("train", recipe, checkpoint, overrides, kind, seed=seed)
     force = checks.check_output(output, force=force, resume=resume, suffixes=[".safetensors", ".pt", ".pth"])
@@ -69,7 +71,7 @@ def train(
 
     trust = resolve.trust(trust_code, trust_pickle, resolved)
     gate = gated("train", checkpoint, as_json=as_json, reports=report, quiet=quiet, junit=junit)
-    with gate, listening(quiet=quiet) as emit:
+    with gate, listening(quiet=quiet, log_with=None if dry_run else log_with) as emit:
         from extcon_cli.pipelines.running.rehearsal import quietly, rehearse
         from extcon_cli.pipelines.train import train as run  # takes seconds: torch
 
