@@ -32,8 +32,8 @@ ALLOWED = {
     "training": {"averaging", "tasks", "recipe", "errors", "events", "processes"},
     "report": {"channels", "recipe", "errors", "events"},
 }
-ALLOWED["pipelines"] = set(ALLOWED)
 ALLOWED["integrations"] = {"channels", "catalyst", "bypass", "checkpoint", "errors"}
+ALLOWED["pipelines"] = set(ALLOWED)
 ALLOWED["cli"] = {*ALLOWED, "pipelines"}
 """What each part may import of extcon, beside itself."""
 

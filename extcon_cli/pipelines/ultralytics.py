@@ -7,12 +7,9 @@ interrupted begins anew.
 from __future__ import annotations
 
 import copy
-import math
 import shutil
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,25 +17,25 @@ import torch
 from torch import Tensor
 
 from extcon_cli import __version__
-from extcon_cli.catalyst import scores
-from extcon_cli.catalyst.alike import Tie
-from extcon_cli.catalyst.filters import Filters, scale
-from extcon_cli.catalyst.hand_over import hand_over
-from extcon_cli.channels import Removal, coverage, remove_zeros
+from extcon_cli.channels import Removal, coverage
 from extcon_cli.checkpoint.metadata import Metadata
 from extcon_cli.checkpoint.precision import round_to
 from extcon_cli.checkpoint.trust import UNTRUSTED, Trust
 from extcon_cli.checkpoint.ultralytics.file import Yolo, content_like, read_yolo
-from extcon_cli.checkpoint.ultralytics.outputs import plain_outputs, raw_outputs
 from extcon_cli.checkpoint.ultralytics.widths import Widths
-from extcon_cli.errors import TraceError, UsageError
-from extcon_cli.events import Emit, Noted, Progress, RunStarted, Saved, ignore, phase
-from extcon_cli.pipelines.pruning.bifurcate import FEWEST, NUMBERS
+from extcon_cli.errors import UsageError
+from extcon_cli.events import Emit, Noted, RunStarted, Saved, ignore
 from extcon_cli.pipelines.pruning.budget import Budget
 from extcon_cli.pipelines.pruning.keep import check_patterns
 from extcon_cli.pipelines.pruning.removal import certificate_record, figures
-from extcon_cli.pipelines.pruning.scoring import choose
 from extcon_cli.pipelines.pruning.ultralytics import Session
+from extcon_cli.pipelines.pruning.ultralytics_phases import (
+    SCORES,
+    UltralyticsRun,
+    along_the_flow,
+    at_once,
+    finetuned,
+)
 from extcon_cli.pipelines.running.gates import NO_LIMITS, Limits, enforce
 from extcon_cli.pipelines.running.measure import timed
 from extcon_cli.pipelines.running.output import frozen, widths
@@ -46,15 +43,13 @@ from extcon_cli.recipe.load import to_dict
 from extcon_cli.recipe.schema import Recipe
 from extcon_cli.report.measure import measure
 from extcon_cli.report.numbers import percent
-from extcon_cli.report.records import ModelStats, RunFacts
+from extcon_cli.report.records import Metrics, ModelStats, RunFacts
 from extcon_cli.report.results import FolderFigures, PruneRecord, PruneResult, SizeChange
 from extcon_cli.report.serialise import to_json
 from extcon_cli.tasks import Task
 from extcon_cli.training.device import create_accelerator
 from extcon_cli.training.run_lock import RunLock
 from extcon_cli.training.whole import write_whole
-
-SCORES = ("energy", "taylor", "magnitude", "random")
 
 
 class Found(Task):
@@ -101,7 +96,7 @@ def prune_ultralytics(
     lock = RunLock(Path(f"{output}.run"))
     try:
         emit(RunStarted("prune", str(checkpoint), str(output), str(place), recipe.seed))
-        run = _Run(yolo, Session(yolo, recipe, lock.folder, place), recipe, place, emit)
+        run = UltralyticsRun(yolo, Session(yolo, recipe, lock.folder, place), recipe, place, emit)
         return _prune(run, output, limits=limits, latency=latency)
     finally:
         if not keep_run:
@@ -109,27 +104,7 @@ def prune_ultralytics(
             lock.remove()
 
 
-@dataclass
-class _Run:
-    """What the phases share."""
-
-    yolo: Yolo
-    session: Session
-    recipe: Recipe
-    device: torch.device
-    emit: Emit
-    seconds: dict[str, float] = field(default_factory=dict)
-    began: float = field(default_factory=time.monotonic)
-
-    @contextmanager
-    def phase(self, name: str, title: str, total: int | None = None) -> Iterator[dict[str, float]]:
-        began = time.monotonic()
-        with phase(self.emit, name, title, total) as closing:
-            yield closing
-        self.seconds[name] = time.monotonic() - began
-
-
-def _prune(run: _Run, output: Path, *, limits: Limits, latency: bool) -> PruneResult:
+def _prune(run: UltralyticsRun, output: Path, *, limits: Limits, latency: bool) -> PruneResult:
     spec, yolo, session = run.recipe.prune, run.yolo, run.session
     if spec.decide.round_to == "auto" or (spec.target is not None and spec.target.latency is not None):
         raise UsageError(
@@ -149,22 +124,8 @@ def _prune(run: _Run, output: Path, *, limits: Limits, latency: bool) -> PruneRe
         text = f"{percent(shares['uniform'])} of the parameters can go so that the YAML says it"
         run.emit(Noted(f"{text}, {percent(shares['free'])} where widths are free"))
     check_patterns(spec.decide, [group.name for group in says.channels.groups])
-    filters = Filters.of(says.channels.groups)
-    worth = _scores(run, module, filters)
-    ties = [Tie(one.groups, one.parts, one.allowed) for one in says.found]
-    with raw_outputs(module):
-        selected = choose(worth, filters, spec, module, says.channels, before.size, example, yolo.precision, ties)
-        scale(module, filters, torch.where(selected, 0.0, 1.0).to(run.device))
-        _hand_over(run, module, original, says, filters, selected)
-        with run.phase("remove", "Removing"):
-            removal = remove_zeros(
-                module, example, channels=says.channels, decided=filters.masks(selected), others=not ties
-            )
+    removal, moved = _removed(run, module, original, says, example, before)
     small: Any = removal.module
-    plain_outputs(small)
-    moved = session.figures(module), session.figures(small)
-    says.finish(small, example)
-    small = _finetuned(run, small)
     round_to(small, yolo.precision)
     gap = says.finish(small.to(run.device), example)
     after = ModelStats(session.figures(small), measure(small, example, yolo.precision))
@@ -216,6 +177,18 @@ def _prune(run: _Run, output: Path, *, limits: Limits, latency: bool) -> PruneRe
     return result
 
 
+def _removed(
+    run: UltralyticsRun, module: Any, original: Any, says: Widths, example: tuple[Tensor], before: ModelStats
+) -> tuple[Removal, tuple[Metrics, Metrics]]:
+    """What is left in the end, and the figures right before and right after the removal, where it is a phase."""
+    if run.recipe.prune.bifurcate.method == "flow":
+        return along_the_flow(run, module, says), ({}, {})
+    removal = at_once(run, module, original, says, example, before.size)
+    moved = run.session.figures(module), run.session.figures(removal.module)
+    says.finish(removal.module, example)
+    return replace(removal, module=finetuned(run, removal.module)), moved
+
+
 def _check(recipe: Recipe) -> None:
     """UsageError where the recipe asks for what is not done with Ultralytics' loaders and trainer."""
     spec, data = recipe.prune, recipe.data
@@ -226,61 +199,14 @@ def _check(recipe: Recipe) -> None:
         )
     if spec.score.method not in (*SCORES, "compensated"):
         raise UsageError(f"prune.score.method {spec.score.method}: models of Ultralytics take {', '.join(SCORES)}")
-    if spec.bifurcate.method != "none":
-        raise UsageError(f"prune.bifurcate.method {spec.bifurcate.method}: models of Ultralytics take none")
+    flow = spec.bifurcate.method
+    if flow not in ("none", "flow"):
+        raise UsageError(f"prune.bifurcate.method {flow}: models of Ultralytics take none and flow")
+    if flow == "flow" and (spec.ratio is None or spec.decide.layers or spec.decide.round_to not in (None, 1, "auto")):
+        raise UsageError("the flow in Ultralytics' trainer takes a ratio, and no layers or round_to of prune.decide")
 
 
-def _scores(run: _Run, module: Any, filters: Filters) -> Tensor:
-    """What each filter is worth: (n,)."""
-    spec = run.recipe.prune.score
-    if spec.method == "magnitude":
-        return scores.magnitude(module, filters)
-    if spec.method == "random":
-        return scores.random_scores(filters, run.recipe.seed)
-    if spec.method == "compensated":
-        run.emit(Noted("no single output is what the loss is of; filters are scored by their energy", warning=True))
-
-    def loss(numbered: tuple[int, dict[str, Any]]) -> Tensor:
-        run.emit(Progress("score", numbered[0]))
-        return run.session.loss(module, numbered[1])
-
-    batches = enumerate(run.session.batches(spec.batches, spec.batch_size), 1)
-    with run.phase("score", "Scoring filters", spec.batches):
-        return (scores.taylor if spec.method == "taylor" else scores.energy)(module, filters, batches, loss)
-
-
-def _hand_over(run: _Run, module: Any, original: Any, says: Widths, filters: Filters, selected: Tensor) -> None:
-    """The channels that stay stand in for those that are at zero now, where the recipe asks for it."""
-    spec = run.recipe.prune.compensate
-    if not spec.enabled:
-        return
-    each = 3 * run.session.image_size**2
-    images = max(1, min(spec.images, max(FEWEST, NUMBERS // each)))
-    before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
-    with run.phase("compensate", "Handing over"), raw_outputs(original):
-        batches = [(batch["img"],) for batch in run.session.batches(1, images)]
-        try:
-            hand_over(module, original, says.channels, filters, selected, batches, ridge=spec.ridge)
-        except TraceError as error:
-            module.load_state_dict(before)
-            run.emit(Noted(f"nothing was handed over: {error}", warning=True))
-
-
-def _finetuned(run: _Run, small: Any) -> Any:
-    """The smaller model after Ultralytics' training, where the recipe asks for one."""
-    spec = run.recipe.prune.finetune
-    epochs = math.ceil(spec.epochs if spec.epochs is not None else (spec.steps or 0) / run.session.steps)
-    if not epochs:
-        return small
-    with run.phase("finetune", "Fine-tuning", None):
-
-        def told(done: int, total: int, loss: float) -> None:
-            run.emit(Progress("finetune", done, {"loss": loss}))
-
-        return run.session.trained(small, epochs, spec, callbacks={}, on_batch=told).to(run.device)
-
-
-def _described(run: _Run, record: PruneRecord, removal: Removal) -> Metadata:
+def _described(run: UltralyticsRun, record: PruneRecord, removal: Removal) -> Metadata:
     """What the smaller checkpoint says of itself."""
     return Metadata(
         arch=None,

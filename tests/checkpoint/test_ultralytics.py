@@ -103,6 +103,26 @@ def test_free_widths_are_validated_and_not_trained(tmp_path: Path) -> None:
         type(opened.model)(opened.model.yaml, verbose=False)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("flow", [True, False])
+def test_its_own_trainer_trains(flow: bool, tmp_path: Path) -> None:
+    from ultralytics import YOLO
+
+    data, file = made.pictures(tmp_path / "data", "detect"), made.checkpoint(tmp_path / "tiny.pt", "detect")
+    changes = ["prune.finetune.steps=2"]
+    changes += ["prune.bifurcate.method=flow", "prune.bifurcate.steps=4", "prune.bifurcate.epochs=null"] if flow else []
+    options = [word for change in changes for word in ("--set", change)]
+    ran = prune(file, data, "--ratio", "0.3", "--trust-pickle", *options)
+    assert ran.exit_code == 0, (ran.stderr, ran.exception)
+    result = json.loads(ran.stdout)
+    assert result["certificate"]["exact"]
+    assert result["folder"]["plain_difference"] <= 1e-5
+    opened = YOLO(str(tmp_path / "tiny.pruned.pt"))
+    assert sum(p.numel() for p in opened.model.parameters()) == result["after"]["params"] < result["before"]["params"]
+    assert ("bifurcate" if flow else "finetune") in result["seconds"]
+    assert not list(tmp_path.glob("*.run")), "what it wrote on the way is gone"
+
+
 def test_nothing_is_unpickled_without_trust(tmp_path: Path) -> None:
     file = made.checkpoint(tmp_path / "tiny.pt", "detect")
     ran = prune(file, made.pictures(tmp_path / "data", "detect"), "--ratio", "0.3")

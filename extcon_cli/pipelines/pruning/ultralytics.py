@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from extcon_cli.checkpoint.ultralytics.file import Yolo
 from extcon_cli.checkpoint.ultralytics.library import library, quiet
 from extcon_cli.errors import DataError, GateError, first_line
+from extcon_cli.integrations.ultralytics import UltralyticsCatalyst
 from extcon_cli.recipe.schema import FinetuneSpec, Recipe
 
 CLASSES = {"detect": "Detection", "segment": "Segmentation", "classify": "Classification", "pose": "Pose"}
@@ -113,14 +114,14 @@ class Session:
         epochs: int,
         spec: FinetuneSpec,
         *,
-        callbacks: Mapping[str, Callable[[Any], None]],
-        on_batch: Callable[[int, int, float], None],
+        on_batch: Callable[[int, float], None],
+        callback: UltralyticsCatalyst | None = None,
     ) -> nn.Module:
         """What Ultralytics' trainer makes of a module: the best by its validation, averaged over steps; on the CPU.
 
         Args:
-            callbacks: by the events of its trainer.
-            on_batch: told the batches that are done, all of them, and the loss.
+            on_batch: told the batches that are done, and the loss.
+            callback: prunes on the way.
         """
         optimizer = spec.optimizer
         trainer = self._trainer({
@@ -143,10 +144,11 @@ class Session:
         def tell(trainer: Any) -> None:
             nonlocal done
             done += 1
-            on_batch(done, len(trainer.train_loader) * epochs, float(trainer.loss))
+            on_batch(done, float(trainer.loss.detach()))
 
-        for event, call in (*callbacks.items(), ("on_train_batch_end", tell)):
-            trainer.add_callback(event, call)
+        trainer.add_callback("on_train_batch_end", tell)
+        if callback is not None:
+            callback.attach(trainer)
         with quiet():
             trainer.train()
             file = trainer.best if trainer.best.exists() else trainer.last
