@@ -16,7 +16,7 @@ Weights of filters that go, and of dead ones, are not touched: what is zero stay
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -252,13 +252,22 @@ class _Walk:
         self.maps.append(reader.weight)
 
     def _restate(self, node: fx.Node) -> None:
-        """A batch norm with the statistics of what comes now; behind a fitted map with the gain that it had."""
+        """A batch norm with the statistics of what comes now; behind a fitted map with the gain that it had.
+
+        Elsewhere its statistics change as those of what it reads do from the original to the model, on the same
+        samples: samples that vary less than those of training leave its gain alone.
+        """
         op = Operator(node)
         mean, variance = self._held(op, "running_mean"), self._held(op, "running_var")
         source = op.input(0)
         if mean is None or variance is None or not self._is_stored(op) or not self._changed(source):
             return
-        new_mean, new_variance = moments([now for _, now in self.both.values(source)])
+        (old_mean, old_variance), (new_mean, new_variance) = map(moments, zip(*self.both.values(source), strict=True))
+        if source not in self.means:
+            kept = (self.wanted[str(self._name(op, which))] for which in ("running_mean", "running_var"))
+            first_mean, first_variance = kept
+            new_mean = first_mean + new_mean - old_mean
+            new_variance = first_variance * (new_variance + op.value("eps")) / (old_variance + op.value("eps"))
         new_variance = torch.maximum(new_variance, LEAST_VARIANCE * variance)
         weight, bias = self._held(op, "weight"), self._held(op, "bias")
         name = self.stored[op.input("running_mean").name]
@@ -281,7 +290,7 @@ def inverse(gain: Tensor | float) -> Tensor | float:
     return torch.where(gain.abs() > TINY, 1 / gain, 0.0) if isinstance(gain, Tensor) else 1 / gain
 
 
-def moments(values: list[Tensor]) -> tuple[Tensor, Tensor]:
+def moments(values: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     """Mean and unbiased variance along dimension 1 of all tensors together, in float64: (channels,) each."""
     count = sum(value.numel() // value.shape[1] for value in values)
     over = [dim for dim in range(values[0].dim()) if dim != 1]

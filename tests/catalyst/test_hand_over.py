@@ -200,3 +200,21 @@ def test_a_tied_weight_is_left_as_it_is() -> None:
     assert found.maps == ("second.weight",)
     assert found.left == ("embed.weight",)
     assert torch.equal(small.embed.weight, net.embed.weight)
+
+
+def test_pictures_of_one_colour_blow_up_no_gain() -> None:
+    """A batch norm behind an unfitted map keeps its gain where the samples vary far less than those of training."""
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv2d(3, 6, 3, bias=False), nn.BatchNorm2d(6), nn.ReLU(),
+        nn.Conv2d(6, 8, 1, bias=False), nn.ReLU(), nn.Conv2d(8, 8, 3, groups=8, bias=False), nn.BatchNorm2d(8),
+        nn.ReLU(), nn.Conv2d(8, 4, 1),
+    ).eval()  # fmt: skip
+    x = 0.01 * torch.randn(32, 3, 1, 1).expand(32, 3, 9, 9).contiguous()
+    channels = channel_groups(net, (x[:2],))
+    filters = Filters.of(channels.groups)
+    decided = torch.arange(len(filters)) < 2
+    small = zeroed(net, filters, decided)
+    hand_over(small, net, channels, filters, decided, [(x,)])
+    gain = small[6].weight / (small[6].running_var + small[6].eps).sqrt()
+    assert gain.max() < 2  # the original's is 1; by what these pictures vary it would be 30
