@@ -43,6 +43,7 @@ def export(
     as_json: o.JsonOption = False,
     quiet: o.QuietOption = False,
     report: o.ReportOption = None,
+    junit: o.JunitOption = None,
     trust_code: o.TrustCodeOption = False,
     trust_pickle: o.TrustPickleOption = False,
     max_memory: o.MemoryOption = None,
@@ -72,12 +73,13 @@ def export(
     resolved = resolve.find_recipe("export", recipe, checkpoint, overrides, kind)
     force = checks.check_output(output, force=force, resume=False, suffixes=[FORMATS[format][1]])
     checks.check_reports(report)
+    checks.check_junit(junit)
 
     from extcon_cli.cli.console import listening
     from extcon_cli.cli.gated import gated
     from extcon_cli.cli.results import deliver
 
-    gate = gated("export", checkpoint, as_json=as_json, reports=report, quiet=quiet)
+    gate = gated("export", checkpoint, as_json=as_json, reports=report, quiet=quiet, junit=junit)
     with gate, listening(quiet=quiet) as emit:
         from extcon_cli.pipelines.export import export as run  # takes seconds: torch
 
@@ -95,4 +97,4 @@ def export(
             trust=resolve.trust(trust_code, trust_pickle, resolved),
             emit=emit,
         )
-    deliver(result, as_json=as_json, reports=report, quiet=quiet)
+    deliver(result, as_json=as_json, reports=report, quiet=quiet, junit=junit)

@@ -31,6 +31,7 @@ def verify(
     as_json: o.JsonOption = False,
     quiet: o.QuietOption = False,
     report: o.ReportOption = None,
+    junit: o.JunitOption = None,
     trust_code: o.TrustCodeOption = False,
     trust_pickle: o.TrustPickleOption = False,
     max_memory: o.MemoryOption = None,
@@ -49,6 +50,7 @@ def verify(
         raise UsageError(f"--data {data}: should be one of {', '.join(SPLITS)}")
     first, second = resolve.checkpoint_file(first), resolve.checkpoint_file(second)
     checks.check_reports(report)
+    checks.check_junit(junit)
     resolved = [resolve.find_recipe("inspect", recipe, path, overrides) for path in (first, second)]
 
     from extcon_cli.cli.console import listening
@@ -67,7 +69,7 @@ def verify(
             trust=resolve.trust(trust_code, trust_pickle, *resolved),
             emit=emit,
         )
-    deliver(result, as_json=as_json, reports=report, quiet=quiet)
-    if not result.verdict:
-        worst = max(gap.relative for gap in result.differences.values() if gap is not None)
-        raise GateError(f"outputs differ by {worst:.1e} of the largest, more than --max-diff {max_diff:g}")
+    deliver(result, as_json=as_json, reports=report, quiet=quiet, junit=junit)
+    for gate in result.gates or ():
+        if not gate.passed:
+            raise GateError(gate.message, gate=gate.name)

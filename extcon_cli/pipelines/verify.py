@@ -12,6 +12,7 @@ from extcon_cli.checkpoint.metadata import Metadata
 from extcon_cli.checkpoint.trust import UNTRUSTED, Trust
 from extcon_cli.errors import GateError
 from extcon_cli.events import Emit, ignore
+from extcon_cli.pipelines.running.gates import gate
 from extcon_cli.pipelines.running.inputs import moved, shapes
 from extcon_cli.pipelines.running.measure import output_difference
 from extcon_cli.pipelines.running.open import open_model
@@ -56,6 +57,7 @@ def verify(
     gaps = {"random": found.random, "double": found.double}
     if split is not None:
         gaps["evaluation"] = found.evaluation
+    said = f"outputs differ by {found.relative:.1e} of the largest"
     return VerifyResult(
         checkpoint=str(first),
         other=str(second),
@@ -64,6 +66,7 @@ def verify(
         differences={name: None if gap is None else output_difference(gap) for name, gap in gaps.items()},
         certificate=_certified(two.checkpoint.metadata, weights_hash(two.module.cpu())),
         task=recipes[0].task,
+        gates=(gate("max-diff", found.relative, max_diff, said),),
     )
 
 

@@ -61,7 +61,7 @@ def trade_off(result: SweepResult) -> Figure:
         axes.annotate(asked, (x, y), (0, 9), textcoords="offset points", fontsize=8, color=GREY, ha="center")
         if asked == result.knee:
             axes.plot(x, y, "o", ms=13, mfc="none", mec=DEAD, mew=1.4)
-    left = {"params": "parameters", "size": "size"}.get(result.quantity, "MACs")
+    left = {"params": "parameters", "size": "size", "latency": "latency"}.get(result.quantity, "MACs")
     axes.set(xlabel=f"{left} left (%)", ylabel=f"{main}{' (%)' if main in SHARES else ''}")
     axes.margins(x=0.06, y=0.16)
     legend(axes)

@@ -36,6 +36,8 @@ def measured_on(result: CompareResult) -> str:
 def cost(quantity: str, stats: ModelStats) -> float:
     """What a sweep over this quantity shows a model's worth against: for shares of filters its MACs."""
     size = stats.size
+    if quantity == "latency" and stats.latency:
+        return next(iter(stats.latency.values()))
     return {"params": size.params, "size": size.bytes}.get(quantity, size.macs)
 
 
@@ -50,7 +52,9 @@ def worth(stats: ModelStats) -> float | None:
 def sweep_rows(result: SweepResult) -> list[Row]:
     """A heading, the original, and a row for each target; the knee is marked."""
     main = judge(result.before.metrics) if result.before is not None else None
-    rows: list[Row] = [(result.quantity, "parameters", "MACs", "size", *([main] if main else ()), "", "")]
+    batches = list(result.before.latency or ()) if result.before is not None else []
+    shown = (*(f"batch {batch}" for batch in batches), *([main] if main else ()))
+    rows: list[Row] = [(result.quantity, "parameters", "MACs", "size", *shown, "", "")]
     named: list[tuple[str, ModelStats | None, str]] = (
         [("original", result.before, "")] if result.before is not None else []
     )
@@ -60,10 +64,12 @@ def sweep_rows(result: SweepResult) -> list[Row]:
     for asked, stats, state in named:
         mark = "knee" if asked == result.knee else ""
         if stats is None:
-            rows.append((asked, "-", "-", "-", *(["-"] if main else ()), state, mark))
+            rows.append((asked, "-", "-", "-", *("-" for _ in shown), state, mark))
             continue
-        size, judged = stats.size, [figure(main, stats.metrics[main])] if main else []
-        rows.append((asked, count(size.params), count(size.macs), count(size.bytes, "B"), *judged, state, mark))
+        size, known = stats.size, stats.latency or {}
+        figures = [duration(known[batch]) if batch in known else "-" for batch in batches]
+        figures += [figure(main, stats.metrics[main])] if main else []
+        rows.append((asked, count(size.params), count(size.macs), count(size.bytes, "B"), *figures, state, mark))
     return rows
 
 

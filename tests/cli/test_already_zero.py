@@ -44,8 +44,9 @@ def test_zeros_go_and_verify_agrees(extcon: Extcon, zeroed: Path) -> None:
     shown = extcon("verify", "zeroed.pt", "zeroed.pruned.safetensors")
     assert "within 1e-05" in shown.out
 
-    other = extcon("verify", "digits_resnet.pt", "zeroed.pruned.safetensors")
+    other = extcon("verify", "digits_resnet.pt", "zeroed.pruned.safetensors", "--junit", "gates.xml")
     assert other.code == 4
+    assert 'failures="1"' in zeroed.with_name("gates.xml").read_text()
     assert "--max-diff" in other.error
 
 
