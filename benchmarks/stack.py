@@ -26,6 +26,7 @@ from extcon_cli.pipelines.running.prepare import prepare
 from extcon_cli.recipe.schema import OptimizerSpec, Recipe
 from extcon_cli.tasks import Task
 from extcon_cli.tasks.base import prediction
+from extcon_cli.training.calibration import calibrate
 from extcon_cli.training.device import create_accelerator
 from extcon_cli.training.loop import Batches
 from extcon_cli.training.optim import lr_factor, optimizer, total_steps
@@ -153,12 +154,20 @@ def compare(recipe: Recipe, modules: Sequence[nn.Module]) -> list[dict[str, Any]
                 "validation": losses,
                 "calibrated": {name: found and vars(found) for name, found in calibrated.items()},
                 "test": {name: stalled.metrics(module, "test") for name, module in ended.items()},
+                "test calibrated": {name: _calibrated(stalled, module) for name, module in ended.items()},
                 "verdict": verdict,
                 "before": {"metrics": stalled.metrics(ended["theta*"], "test")},
                 "after": {"metrics": stalled.metrics(ended[verdict], "test")},
             }
         )
     return documents
+
+
+def _calibrated(stalled: Stalled, module: nn.Module) -> float | None:
+    """The test loss after one temperature has been fitted on the test data; None: the outputs are no logits."""
+    loader = stalled.prepared.data.eval_loader("test", device="cpu")
+    found = calibrate(module, lambda: iter(loader), stalled.task)
+    return found.loss if found is not None else None
 
 
 def _walk(name: str, seeds: Sequence[Stalled]) -> list[Walked]:
