@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, get_args
 
 import typer
 
@@ -31,6 +31,14 @@ def bypass(
         bool,
         typer.Option("--ignore-probe", metavar=o.FLAG, help="Bypass whatever the probe predicts, by every extension."),
     ] = False,
+    ways: Annotated[
+        str | None,
+        typer.Option(
+            "--try",
+            metavar="WAYS",
+            help="Follow these whatever the probe predicts: all, or names such as restart,shrink.",
+        ),
+    ] = None,
     go_on: Annotated[bool, typer.Option("--go-on", hidden=True, help="The former name of --ignore-probe.")] = False,
     as_json: o.JsonOption = False,
     quiet: o.QuietOption = False,
@@ -48,12 +56,17 @@ def bypass(
 
     Example: `extcon bypass sample_models/digits_mlp_stalled.pt`
 
-    Example: `extcon bypass model.pt --set bypass.extensions=[widen] --ignore-probe --json`
+    Example: `extcon bypass model.pt --try restart,shrink --json`
     """
     o.set_memory(max_memory)
     o.set_threads(threads)
     if dry_run and resume:
         raise UsageError("--dry-run tries a whole run out: it goes without --resume")
+    if ways is not None:
+        from extcon_cli.recipe.bypass_schema import Extension  # pydantic: not for --help
+
+        names = ",".join(get_args(Extension)) if ways == "all" else ways
+        overrides, ignore_probe = [*(overrides or ()), f"bypass.extensions=[{names}]"], True
     checkpoint = resolve.checkpoint_file(checkpoint)
     output = out or checkpoint.with_name(f"{checkpoint.stem}.bypassed.safetensors")
     checks.check_reports(report)

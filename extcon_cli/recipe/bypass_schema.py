@@ -9,7 +9,7 @@ from pydantic import Field, PositiveFloat, PositiveInt, Strict
 from extcon_cli.recipe.base import Duration, Names, Section, ShareAboveZero, ShareBelowOne, ShareInside
 from extcon_cli.recipe.train_schema import OptimizerSpec, ScheduleSpec
 
-Extension = Literal["diag", "mirror", "revive", "widen", "restart", "shrink"]
+Extension = Literal["diag", "mirror", "revive", "widen", "identity", "restart", "shrink"]
 
 
 class ProbeSpec(Section):
@@ -106,11 +106,12 @@ class BypassSpec(Section):
     """How `extcon bypass` leaves a plateau."""
 
     extensions: Annotated[tuple[Extension, ...], Strict(False), Field(min_length=1)] | None = None
-    """Which are tried, each for as many steps: `diag` adds D x to activations and lets D vanish (the paper's), `mirror`
-    turns D into mirror images of the units and lets as many units vanish, `revive` gives dead units new weights,
-    `widen` adds units and contracts them away again, `restart` trains at a raised rate and averages, `shrink` the same
-    from smaller weights. The best on the validation data is kept. null: the diagnosis
-    picks two or three."""
+    """Which are tried, each for as many steps. null: the diagnosis picks two or three.
+
+    `diag` adds D x to activations and lets D vanish (the paper's), `mirror` turns D into mirror images of the units and
+    lets as many units vanish, `revive` gives dead units new weights, `widen` adds units and contracts them away again,
+    `identity` lets the hidden square layers of a deep plain stack begin anew near the identity, `restart` trains at a
+    raised rate and averages, `shrink` the same from smaller weights. The best on the validation data is kept."""
 
     start: Literal["checkpoint", "initialisation"] = "checkpoint"
     """Where theta* is: the checkpoint, or new weights drawn by `seed` in their place (paper, section VI-B)."""

@@ -63,6 +63,22 @@ class ProbeGain:
 
 
 @dataclass(frozen=True)
+class Depth:
+    """How far signal and gradient reach through the hidden square layers of a plain stack."""
+
+    layers: int
+    signal: float
+    """Of what the last one gives: the part that differs between samples, as a share of its size."""
+    gradient: float
+    """Norm of the gradient of the first one's weights, as a share of the largest."""
+
+
+PlateauKind = Literal[
+    "dead units", "dying stack", "overfitting", "rate too high", "finished schedule", "still learning", "plateau"
+]
+
+
+@dataclass(frozen=True)
 class Sign:
     """One row of a diagnosis in plain words."""
 
@@ -92,6 +108,12 @@ class Diagnosis:
     """Extensions that the best leaves behind by more than their errors."""
     temperature: float | None = None
     """That calibrates theta* on the validation data; above 1: it is too sure. None: the outputs are no logits."""
+    depth: Depth | None = None
+    """None: the model has no deep stack without skips."""
+    drift: ProbeGain | None = None
+    """What going on in the probe gains over theta* itself."""
+    kind: PlateauKind = "plateau"
+    """What holds the model back, by these figures."""
     remedies: tuple[str, ...] = ()
     """What is worth a whole run, most promising first."""
     mostly_dead: bool = False
@@ -117,7 +139,9 @@ class BranchCertificate:
     mirror_difference: float | None = field(default=None, metadata=OPTIONAL)
     projection_difference: float | None = field(default=None, metadata=OPTIONAL)
     preserves: bool | None = field(default=None, metadata=OPTIONAL)
-    """False: a restart keeps no output."""
+    """False: it keeps no output (restarts, identity)."""
+    redrawn: int | None = field(default=None, metadata=OPTIONAL)
+    """Layers that began anew near the identity."""
     averaged: int | None = field(default=None, metadata=OPTIONAL)
     """States whose weights were averaged."""
     averaging_difference: float | None = field(default=None, metadata=OPTIONAL)

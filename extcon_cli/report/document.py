@@ -227,6 +227,8 @@ def _moved(branch: str, found: BranchCertificate) -> str:
         ("contracting", found.difference_after_contraction),
         ("averaging", found.averaging_difference),
     )
+    if found.redrawn is not None:
+        return f"{branch}: preserves no output; {found.redrawn} layers began anew near the identity"
     shown = ", ".join(f"{gap:.1e} at {moment}" for moment, gap in moments if gap is not None)
     again = f"; {found.restarts} restarts" if found.restarts else ""
     kept = "" if found.preserves is None else "preserves no output; "

@@ -26,7 +26,7 @@ def test_the_result_is_not_worse_and_loads(extcon: Extcon, stalled: Path) -> Non
     losses = done.document["validation"]
     assert losses[done.document["verdict"]] <= losses["theta*"]
     assert set(losses) == {"theta*", "baseline", "lr_drop", "cosine", "mirror", "revive", "widen"}
-    assert "left out: diag, restart, shrink" in done.err
+    assert "left out: diag, identity, restart, shrink" in done.err
     assert done.document["certificate"]["mirror"]["embed_difference"] == 0
     output = stalled / "digits_mlp_stalled.bypassed.safetensors"
     assert sum(p.numel() for p in extcon_cli.load(output).parameters()) == done.document["before"]["params"]
@@ -55,6 +55,13 @@ def test_inspect_with_data_gives_the_diagnosis(extcon: Extcon, stalled: Path) ->
     assert found["predicted"]
     assert found["dead"]["layers_1"]["dead"] >= 10
     assert "diagnosis" not in extcon("inspect", "digits_mlp_stalled.pt", "--json").document
+
+
+def test_what_is_to_be_tried_can_be_named(extcon: Extcon, stalled: Path) -> None:
+    short = [f"--set=bypass.{phase}.steps=8" for phase in ("probe", "opt_1", "opt_2", "train_3")]
+    done = extcon("bypass", "digits_mlp_stalled.pt", "--try", "restart,shrink", "--json", *short)
+    assert set(done.document["validation"]) == {"theta*", "baseline", "lr_drop", "cosine", "restart", "shrink"}
+    assert extcon("bypass", "digits_mlp_stalled.pt", "--try", "anything", "--force").code == 2
 
 
 def test_ignore_probe_and_force_are_two_things(extcon: Extcon, stalled: Path) -> None:

@@ -7,7 +7,8 @@ import torch
 
 from extcon_cli.errors import UsageError
 from extcon_cli.pipelines.bypassing.diagnosis import Refusal, Trial, conclude
-from extcon_cli.report.bypass_results import DeadUnits, Diagnosis, GradientNorm
+from extcon_cli.pipelines.bypassing.verdict import MEANINGS
+from extcon_cli.report.bypass_results import DeadUnits, Depth, Diagnosis, GradientNorm
 
 NOISE = torch.randn(400, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 
@@ -114,3 +115,52 @@ def test_a_healthy_net_is_restarted_and_shrunk_where_it_is_too_sure(
     assert found({}, diag=Refusal("cannot be traced")) == prescribed
     assert found({}, widen=trial(0.5), diag=trial(0.95, noise=0.1)) == ("widen", *prescribed)
     assert found(MOST_DEAD, widen=trial(0.301, noise=0.1), revive=trial(0.3, noise=0.2)) == ("revive", "widen")
+
+
+def begun(loss: float) -> torch.Tensor:
+    """Of theta*: a loss with a little noise of each sample, so that gains have an error."""
+    return loss + 0.01 * NOISE
+
+
+FALLING = [2.0 - 0.05 * step for step in range(16)]
+LEVEL = [1.0, 0.9] * 8
+DEEP = Depth(layers=24, signal=1e-7, gradient=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("kind", "losses", "going_on", "lowered", "depth", "prescribed"),
+    [
+        ("overfitting", FALLING, 1.3, 1.2, None, ("shrink",)),
+        ("rate too high", LEVEL, 1.0, 0.6, None, ("restart", "shrink")),
+        ("finished schedule", LEVEL, 1.3, 1.01, None, ("restart", "shrink")),
+        ("still learning", FALLING, 0.9, 0.95, None, ("restart", "shrink")),
+        ("plateau", LEVEL, 1.0, 1.0, None, ("restart", "shrink")),
+        ("dying stack", LEVEL, 1.0, 1.0, DEEP, ("identity",)),
+        ("plateau", LEVEL, 1.0, 1.0, Depth(layers=7, signal=2e-3, gradient=0.02), ("restart", "shrink")),
+    ],
+)
+def test_the_kind_of_plateau_and_what_it_asks_for(
+    kind: str, losses: list[float], going_on: float, lowered: float, depth: Depth | None, prescribed: tuple[str, ...]
+) -> None:
+    trials = {"baseline": Trial(losses, torch.full((400,), going_on).double()), "cosine": trial(lowered)}
+    found = conclude(
+        trials, {}, GradientNorm(1.0, 0.1), least_gain=0.05, restarts=("identity", "restart", "shrink"),
+        temperature=1.5, theta=begun(1.0), depth=depth,
+    )  # fmt: skip
+    assert found.kind == kind
+    assert found.remedies == prescribed
+    assert MEANINGS.get(found.kind, "") in found.verdict
+    assert ("overfitting" in found.verdict) == (kind == "overfitting")
+    rows = {row.sign: row.says for row in found.signs}
+    assert rows["temperature"] == "too sure of its answers"
+    assert ("the deep stack" in rows) == (depth is not None)
+
+
+def test_where_a_net_overfits_and_is_not_too_sure_nothing_is_prescribed() -> None:
+    trials = {"baseline": Trial(FALLING, torch.full((400,), 1.3).double())}
+    found = conclude(
+        trials, {}, GradientNorm(1.0, 0.1), least_gain=0.05, restarts=("restart", "shrink"), temperature=1.0,
+        theta=begun(1.0),
+    )  # fmt: skip
+    assert found.remedies == ()
+    assert "Bypassing is not the remedy" in found.verdict

@@ -95,8 +95,8 @@ def test_where_nothing_is_near_the_known_keys_are_listed() -> None:
         ("bypass: {extensions: []}", "bypass.extensions: should not be empty"),
         (
             "bypass: {extensions: [wide]}",
-            "bypass.extensions.0: should be 'diag', 'mirror', 'revive', 'widen', 'restart' or 'shrink', not 'wide' "
-            "(did you mean 'widen'?)",
+            "bypass.extensions.0: should be 'diag', 'mirror', 'revive', 'widen', 'identity', 'restart' or 'shrink', "
+            "not 'wide' (did you mean 'widen'?)",
         ),
         ("data: {dataset: 5}", "data.dataset: should be text, not 5 (put it in quotes)"),
         ("data: {root: x}", "data.dataset: is missing"),

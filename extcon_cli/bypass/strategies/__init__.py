@@ -3,6 +3,7 @@
 from extcon_cli.bypass.strategies.base import Strategy
 from extcon_cli.bypass.strategies.controls import CosineRestart, GoingOn, LoweredRate, Perturbed
 from extcon_cli.bypass.strategies.diagonal import Diagonal
+from extcon_cli.bypass.strategies.identity import NearIdentity
 from extcon_cli.bypass.strategies.mirror import Mirrored
 from extcon_cli.bypass.strategies.restart import Restarted, Shrunk
 from extcon_cli.bypass.strategies.revive import Revived
@@ -11,8 +12,8 @@ from extcon_cli.bypass.strategies.widen import Widened
 BASELINE = "baseline"
 CONTROLS: dict[str, type[Strategy]] = {"lr_drop": LoweredRate, "cosine": CosineRestart, "perturbed": Perturbed}
 """Compared with and never chosen."""
-RESTARTS: dict[str, type[Strategy]] = {"restart": Restarted, "shrink": Shrunk}
-"""They extend nothing, and a few steps tell nothing of them."""
+RESTARTS: dict[str, type[Strategy]] = {"identity": NearIdentity, "restart": Restarted, "shrink": Shrunk}
+"""They extend nothing and preserve nothing, and a few steps tell nothing of them."""
 EXTENSIONS: dict[str, type[Strategy]] = {
     "diag": Diagonal, "mirror": Mirrored, "widen": Widened, "revive": Revived, **RESTARTS,
 }  # fmt: skip

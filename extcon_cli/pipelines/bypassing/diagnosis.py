@@ -16,18 +16,20 @@ from torch import Tensor, nn
 
 from extcon_cli.bypass.extension import extend
 from extcon_cli.bypass.plateau import UnitCounts, dead_units, slope
+from extcon_cli.bypass.propagation import propagation
 from extcon_cli.bypass.strategies import BASELINE, CONTROLS, EXTENSIONS, RESTARTS, STRATEGIES
 from extcon_cli.bypass.strategies.base import PhaseSteps, StrategyContext
+from extcon_cli.bypass.strategies.identity import FEW, square_layers
 from extcon_cli.bypass.strategies.revive import constant_units
 from extcon_cli.bypass.units import units
 from extcon_cli.errors import GateError, TraceError, UsageError
 from extcon_cli.events import Progress
 from extcon_cli.pipelines.bypassing.phased import phased_training
-from extcon_cli.pipelines.bypassing.remedies import remedies
+from extcon_cli.pipelines.bypassing.remedies import kind, remedies
 from extcon_cli.pipelines.bypassing.stalled import Stalled
 from extcon_cli.pipelines.bypassing.verdict import counts, sentence, signs
 from extcon_cli.pipelines.running.phase import PROGRESS_EVERY
-from extcon_cli.report.bypass_results import DeadUnits, Diagnosis, GradientNorm, LossSlope, ProbeGain
+from extcon_cli.report.bypass_results import DeadUnits, Depth, Diagnosis, GradientNorm, LossSlope, ProbeGain
 from extcon_cli.training.objective import own_batches, per_sample_loss
 
 STALLED_T, STALLED_SLOPE = 2.0, 0.05
@@ -74,9 +76,18 @@ def diagnose(stalled: Stalled) -> Diagnosis:
     restarts = tuple(name for name in RESTARTS if name in (stalled.spec.extensions or RESTARTS))
     calibrated = stalled.calibrated(module)
     temperature = calibrated.temperature if calibrated is not None else None
-    least = stalled.spec.probe.gain
+    theta, depth = _sample_losses(stalled, module), _depth(stalled, module)
     return stalled.processes.once(
-        lambda: conclude(trials, dead, gradient, least_gain=least, restarts=restarts, temperature=temperature)
+        lambda: conclude(
+            trials,
+            dead,
+            gradient,
+            least_gain=stalled.spec.probe.gain,
+            restarts=restarts,
+            temperature=temperature,
+            theta=theta,
+            depth=depth,
+        )
     )
 
 
@@ -88,6 +99,8 @@ def conclude(
     least_gain: float,
     restarts: tuple[str, ...] = (),
     temperature: float | None = None,
+    theta: Tensor | None = None,
+    depth: Depth | None = None,
 ) -> Diagnosis:
     """Slope of going on, dead units, gradient norm, and what each extension gains over going on in a few steps.
 
@@ -99,6 +112,8 @@ def conclude(
         least_gain: share of the loss, and at least twice its standard error, from which on a gain is predicted.
         restarts: those that may be prescribed.
         temperature: that calibrates theta*; None: its outputs are no logits.
+        theta: (N,) the loss of each validation sample at theta*. None: it was not measured.
+        depth: of a plain stack. None: the model has none.
 
     Raises: UsageError (no extension of this model, and no restart is allowed).
     """
@@ -133,7 +148,16 @@ def conclude(
         excluded=tuple(name for name in extensions if probe[name].gain + 2 * probe[name].error < reach),
         mostly_dead=mostly_dead,
         temperature=temperature,
+        depth=depth,
     )
+    if theta is not None:
+        begin = Trial([], theta)
+        drift = {name: _against(begin, t) for name, t in trials.items() if isinstance(t, Trial)}
+        diagnosis = replace(diagnosis, drift=drift[BASELINE])
+    else:
+        drift = {}
+    lowered = {name: row for name, row in drift.items() if name in CONTROLS}
+    diagnosis = replace(diagnosis, kind=kind(diagnosis, lowered, falling=found.t >= STALLED_T, least_gain=least_gain))
     return replace(
         diagnosis,
         remedies=remedies(diagnosis, restarts),
@@ -189,9 +213,25 @@ def _try(stalled: Stalled, name: str, context: StrategyContext, place: int) -> T
         module = strategy.contract().module
     except (GateError, TraceError, UsageError) as error:
         return Refusal(str(error))
+    return Trial(torch.stack(losses).tolist(), _sample_losses(stalled, module.eval()))
+
+
+def _sample_losses(stalled: Stalled, module: nn.Module) -> Tensor:
+    """The loss of each validation sample: (N,)."""
     loader = stalled.prepared.data.eval_loader("validation", device=stalled.accelerator.device)
     own, task = own_batches(loader, stalled.processes), stalled.prepared.task
-    return Trial(torch.stack(losses).tolist(), per_sample_loss(module.eval(), own, task, stalled.processes))
+    return per_sample_loss(module, own, task, stalled.processes)
+
+
+def _depth(stalled: Stalled, module: nn.Module) -> Depth | None:
+    """How far signal and gradient reach, where there is a deep plain stack."""
+    try:
+        layers = square_layers(module, stalled.channels)
+    except (GateError, TraceError, UsageError):
+        return None
+    if len(layers) < FEW:
+        return None
+    return Depth(**asdict(propagation(module, layers, stalled.batches(), stalled.loss)))
 
 
 def _dead(stalled: Stalled, module: nn.Module) -> dict[str, DeadUnits]:

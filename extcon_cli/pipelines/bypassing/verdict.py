@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from extcon_cli.bypass.strategies import BASELINE, CONTROLS
-from extcon_cli.report.bypass_results import DeadUnits, Diagnosis, ProbeGain, Sign
+from extcon_cli.pipelines.bypassing.remedies import TOO_SURE
+from extcon_cli.report.bypass_results import DeadUnits, Diagnosis, PlateauKind, ProbeGain, Sign
 from extcon_cli.report.numbers import percent
 
 
@@ -19,6 +20,14 @@ def signs(found: Diagnosis, *, falling: bool) -> tuple[Sign, ...]:
         rows.append(Sign("units", f"{dead} of {units} units are dead, {nearly} nearly", said))
     gradient = f"norm {found.gradient.norm:.2g}, {percent(found.gradient.of_weights)} of the weights'"
     rows.append(Sign("the gradient", gradient, "alone no sign"))
+    if found.depth is not None:
+        depth = f"{found.depth.layers} layers: signal {found.depth.signal:.1e}, gradient {found.depth.gradient:.1e}"
+        rows.append(Sign("the deep stack", depth, "dying" if found.kind == "dying stack" else "both get through"))
+    if found.drift is not None:
+        drift = f"{percent(-found.drift.gain)} +- {percent(found.drift.error)}"
+        rows.append(Sign("validation, going on", drift, _drifts(found.drift)))
+    if found.temperature is not None:
+        rows.append(Sign("temperature", f"{found.temperature:.2f}", _confidence(found.temperature)))
     for name, row in found.probe.items():
         if name != BASELINE:
             of = "control" if name in CONTROLS else "probe"
@@ -27,8 +36,24 @@ def signs(found: Diagnosis, *, falling: bool) -> tuple[Sign, ...]:
     return tuple(rows)
 
 
+MEANINGS: Mapping[PlateauKind, str] = {
+    "dying stack": "neither signal nor gradient gets through its layers: start them near the identity",
+    "overfitting": "overfitting: the validation loss rises while the training loss falls. Bypassing is not the remedy; "
+    "more data, augmentation or weight decay are",
+    "rate too high": "the rate is too high: a lowered one helps at once, and so does averaging",
+    "finished schedule": "its schedule has come to an end: going on at this rate undoes it; restart",
+    "still learning": "it still learns: going on helps, and a restart may help more",
+}
+"""What each kind of plateau means, beside dead units and an ordinary one."""
+
+
 def sentence(found: Diagnosis, *, falling: bool, surely: bool) -> str:
     """Is it stalled, by what, and what is to be expected; `surely`: the probe alone predicts the gain."""
+    told = MEANINGS.get(found.kind) if found.drift is not None else None
+    return _expected(found, falling, surely) + (f"; {told}" if told is not None else "")
+
+
+def _expected(found: Diagnosis, falling: bool, surely: bool) -> str:
     dead, _, units = counts(found.dead)
     fall = f"the loss falls {percent(found.slope.relative)} in 1000 steps"
     if found.mostly_dead:
@@ -50,6 +75,16 @@ def counts(dead: Mapping[str, DeadUnits]) -> tuple[int, int, int]:
     """Dead units, nearly dead ones, and all."""
     rows = dead.values()
     return sum(row.dead for row in rows), sum(row.nearly for row in rows), sum(row.units for row in rows)
+
+
+def _drifts(drift: ProbeGain) -> str:
+    if abs(drift.gain) <= 2 * drift.error:
+        return "within its error"
+    return "falls" if drift.gain > 0 else "rises"
+
+
+def _confidence(temperature: float) -> str:
+    return "too sure of its answers" if temperature > TOO_SURE else "not sure enough" if temperature < 0.9 else "fits"
 
 
 def _said(row: ProbeGain) -> str:
