@@ -4,9 +4,9 @@
     python benchmarks/latency.py resnet50 --macs --others
 
 Prints a row for each network and runtime; docs/results/latency.md has them side by side. Nothing is trained: channels
-are scored by their norms, and latency does not ask what weights are. With --macs the budget is one of MACs, in widths
-of any number, of multiples of 8, and of what the device's table of layers says; with --others Torch-Pruning's network
-of as many MACs is measured beside (pip install torch-pruning).
+are scored by their energy on random images, and latency does not ask what weights are. With --macs the budget is one
+of MACs, in widths of any number, of multiples of 8, and of what the device's table of layers says; with --others
+Torch-Pruning's network of as many MACs is measured beside (pip install torch-pruning).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from torch import nn
 
 from extcon_cli.catalyst.filters import Filters
 from extcon_cli.catalyst.limits import Limits
-from extcon_cli.catalyst.scores import magnitude, normalised
+from extcon_cli.catalyst.scores import energy
 from extcon_cli.catalyst.target import decide_within, removed_counts
 from extcon_cli.channels import Channels, Masks, channel_groups
 from extcon_cli.channels.compare import Inputs
@@ -31,7 +31,7 @@ from extcon_cli.checkpoint.architectures import build
 from extcon_cli.errors import GateError
 from extcon_cli.events import Event, Progress
 from extcon_cli.pipelines.pruning.budget import Budget, without
-from extcon_cli.pipelines.pruning.latency_target import Timing, timing, within_latency
+from extcon_cli.pipelines.pruning.latency_target import Timing, candidates, finer, timing, within_latency
 from extcon_cli.pipelines.running.measure import latency
 from extcon_cli.recipe.schema import LatencySpec, TargetSpec
 from extcon_cli.report.measure import measure
@@ -44,11 +44,13 @@ SHAPES = {
     "timm:deit_small_patch16_224": (3, 224, 224), "zoo:digits_resnet": (1, 8, 8),
 }  # fmt: skip
 """Input shapes by architecture."""
+BATCHES = 4
+"""Of four random images, on which channels are scored."""
 
 
 @dataclass(frozen=True)
 class Net:
-    """A network with random weights, its channels scored by their norms."""
+    """A network with random weights, its channels scored by their energy on random images."""
 
     name: str
     module: nn.Module
@@ -65,7 +67,7 @@ class Net:
         module = build(name, {}, trust_code=False).eval()
         channels = channel_groups(module, example)
         filters = Filters.of(channels.groups)
-        values = normalised(magnitude(module, filters), filters)
+        values = worth(module, filters, example[0])
         return cls(name.partition(":")[2], module, example, channels, filters, values)
 
     def cut(self, masks: Masks) -> nn.Module:
@@ -73,7 +75,17 @@ class Net:
         return without(self.module, self.channels, masks)
 
 
-def budgets(net: Net, spec: LatencySpec, shares: list[float]) -> Iterator[str]:
+def worth(module: nn.Module, filters: Filters, image: torch.Tensor) -> torch.Tensor:
+    """The energy of each filter on random images with random labels: (n,)."""
+
+    def loss(_: int) -> torch.Tensor:
+        outputs = module(torch.randn(4, *image.shape[1:]))
+        return nn.functional.cross_entropy(outputs, torch.randint(0, outputs.shape[1], (4,)))
+
+    return energy(module, filters, iter(range(BATCHES)), loss)
+
+
+def budgets(net: Net, spec: LatencySpec, shares: list[float], round_to: int | None) -> Iterator[str]:
     """A row for each budget of latency: asked, predicted by the table alone, measured anew, and the speed-ups."""
     began = time.monotonic()
     known = timing(net.module, net.channels, net.example, spec)
@@ -85,12 +97,12 @@ def budgets(net: Net, spec: LatencySpec, shares: list[float]) -> Iterator[str]:
             if isinstance(event, Progress) and event.phase == "budget":
                 seen.append(event.metrics["left"])
 
-        limits = Limits(floor=0.1, round_to=known.multiple)
-        first = decide_within(net.values, net.filters, known.cost, 0.98 * share, limits)
+        within = candidates(Limits(floor=0.1), net.channels, finer(known.multiple) if round_to is None else [round_to])
+        first = decide_within(net.values, net.filters, known.cost, 0.98 * share, within[0])
         predicted = known.cost.total(removed_counts(net.filters, first))
         try:
             mask = within_latency(
-                share, known, net.values, net.filters, [limits], net.module, net.cut, net.example,
+                share, known, net.values, net.filters, within, net.module, net.cut, net.example,
                 seconds=spec.seconds, emit=heard,
             )  # fmt: skip
         except GateError as error:
@@ -99,7 +111,7 @@ def budgets(net: Net, spec: LatencySpec, shares: list[float]) -> Iterator[str]:
         seconds = time.monotonic() - began
         row = realised(net, net.cut(net.filters.masks(mask)), known, spec)
         said = f"{predicted:.3f} | {rounds[0]:.3f} | {len(rounds)} | {row} | {table:.0f} | {seconds:.0f} |"
-        yield f"| {net.name} | {spec.runtime} | {share} | {known.multiple} | {said}"
+        yield f"| {net.name} | {spec.runtime} | {share} | {round_to or known.multiple} | {said}"
 
 
 def realised(net: Net, smaller: nn.Module, known: Timing, spec: LatencySpec) -> str:
@@ -174,6 +186,7 @@ def main() -> None:
     parser.add_argument("models", nargs="*", help="Part of an architecture's name.")
     parser.add_argument("--runtime", nargs="+", default=["onnxruntime"])
     parser.add_argument("--shares", nargs="+", type=float, default=[0.5])
+    parser.add_argument("--round-to", type=int, help="In the place of what the table of layers says.")
     parser.add_argument("--batch-size", type=int, default=1)
     parser.add_argument("--macs", type=float, nargs="?", const=0.5, help="A budget of MACs in the place of latency.")
     parser.add_argument("--others", action="store_true", help="Torch-Pruning's networks too.")
@@ -184,7 +197,11 @@ def main() -> None:
         net = Net.of(name)
         for runtime in given.runtime:
             spec = LatencySpec(runtime=runtime, batch_size=given.batch_size)
-            rows = by_macs(net, spec, given.macs, given.others) if given.macs else budgets(net, spec, given.shares)
+            rows = (
+                by_macs(net, spec, given.macs, given.others)
+                if given.macs
+                else budgets(net, spec, given.shares, given.round_to)
+            )
             try:
                 for row in rows:
                     print(row, flush=True)

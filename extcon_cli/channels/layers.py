@@ -8,10 +8,13 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
+import numpy as np
 from torch import fx
 
-from extcon_cli.channels.analysis.groups import Channels
+from extcon_cli.channels.analysis.axes import Axis
+from extcon_cli.channels.analysis.groups import ChannelGroup, Channels
 from extcon_cli.channels.analysis.operator import NotLiteral, Operator, holds_tensor, shape
 from extcon_cli.channels.analysis.rules.linear import CONVOLUTIONS, TRANSPOSED, LinearMap
 from extcon_cli.channels.costs import Dim, products_of, traced_batch
@@ -22,6 +25,9 @@ FREE = (
     "narrow", "alias", "detach", "dropout", "contiguous", "to", "_to_copy", "identity",
 )  # fmt: skip
 """Operators that move nothing through memory, or hardly ever do."""
+
+NORMS = ("layer_norm", "rms_norm")
+"""Norms over channels."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +94,18 @@ def linear_layers(channels: Channels, batch: int) -> Iterator[PlacedLayer | Prod
                 continue
 
 
+def averaged(channels: Channels) -> list[ChannelGroup]:
+    """The groups whose channels a norm takes the mean of: once one goes, it is several operators (`preserving.py`)."""
+    ids = [
+        channels.ids_along(axis)
+        for node in channels.graphs[0].nodes
+        if node.op == "call_function" and Operator(node).name in NORMS
+        for axis in _normalised(channels, Operator(node))
+    ]
+    held = np.unique(np.concatenate(ids)) if ids else np.zeros(0, np.int64)
+    return [group for group in channels.groups if group.prunable and np.isin(channels.ids_of(group), held).any()]
+
+
 def moved(channels: Channels, without: Collection[str] = ()) -> Iterator[tuple[float, list[Dim]]]:
     """What the other operators, but for these, write, as (coefficient, dimensions): numbers of the traced example."""
     for node in channels.graphs[0].nodes:
@@ -95,6 +113,13 @@ def moved(channels: Channels, without: Collection[str] = ()) -> Iterator[tuple[f
             continue
         if not any(True for _ in products_of(node, recurrent=False)):
             yield 1.0, [(node, dim) for dim in range(len(shape(node)))]
+
+
+def _normalised(channels: Channels, op: Operator) -> Iterator[Axis]:
+    """The dimensions with channels that a norm takes the mean over: the last ones."""
+    value: Any = channels.analysis.values.get(op.input(0))
+    count = len(op.integers("normalized_shape"))
+    yield from (axis for axis in (value or ())[-count:] if isinstance(axis, Axis))
 
 
 def _layers_of(node: fx.Node, batch: int, traced: int) -> Iterator[PlacedLayer | Product]:

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from extcon_cli.channels import channel_groups
-from extcon_cli.channels.layers import LayerShape, PlacedLayer, Product, linear_layers
+from extcon_cli.channels.layers import LayerShape, PlacedLayer, Product, averaged, linear_layers
 from extcon_cli.latency.alone import alone, frame
 from extcon_cli.latency.runtimes import Setting
 from extcon_cli.report.measure import measure
@@ -65,3 +65,10 @@ def test_layers_are_read_off_the_graph_at_any_batch_size() -> None:
     assert depthwise == LayerShape(6, 6, (5, 4, 4), (3, 3), (1, 1), (1, 1), (1, 1), groups=6)
     assert matrix == LayerShape(6, 4, (80,))
     assert sum(shape.macs for shape in (conv, depthwise, matrix, product)) == 5 * measure(Everything(), example).macs
+
+
+def test_what_a_norm_takes_the_mean_of_is_known() -> None:
+    body = nn.Linear(4, 8), nn.LayerNorm(8), nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 3)
+    channels = channel_groups(nn.Sequential(*body), (torch.randn(2, 4),))
+    assert [group.name for group in averaged(channels)] == ["0"]
+    assert averaged(channel_groups(nn.Sequential(*body[2:]), (torch.randn(2, 8),))) == []

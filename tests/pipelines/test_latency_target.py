@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 
 import extcon_cli
+from extcon_cli.catalyst.limits import Limits
+from extcon_cli.channels import channel_groups
 from extcon_cli.checkpoint.architectures import build
 from extcon_cli.errors import GateError, RecipeError
 from extcon_cli.events import Event, Noted, PhaseStarted
@@ -21,7 +23,7 @@ from extcon_cli.latency.clock import Times
 from extcon_cli.pipelines.plan import plan
 from extcon_cli.pipelines.prune import prune
 from extcon_cli.pipelines.pruning import latency_target
-from extcon_cli.pipelines.pruning.latency_target import ROUNDS, Trial, approach, chosen, finer, next_aim
+from extcon_cli.pipelines.pruning.latency_target import ROUNDS, Trial, approach, candidates, chosen, finer, next_aim
 from extcon_cli.pipelines.running import measure as measuring
 from extcon_cli.recipe.load import from_dict
 from extcon_cli.recipe.schema import Recipe
@@ -63,6 +65,16 @@ def test_the_slowest_within_the_budget_is_chosen_or_one_that_is_near() -> None:
     assert finer(16) == [16, 4, 1]
     assert finer(32) == [32, 8, 2, 1]
     assert finer(1) == [1]
+
+
+def test_what_a_norm_averages_stays_whole_where_that_is_enough() -> None:
+    body = nn.Linear(4, 8), nn.LayerNorm(8), nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 3)
+    channels = channel_groups(nn.Sequential(*body), (torch.randn(2, 4),))
+    first, *others = candidates(Limits(keep=("x",)), channels, [16, 4])
+    assert first.keep == ("x", "0")
+    assert [one.round_to for one in (first, *others)] == [16, 16, 4]
+    assert all(one.keep == ("x",) for one in others)
+    assert len(candidates(Limits(), channel_groups(nn.Sequential(*body[2:]), (torch.randn(2, 8),)), [2])) == 1
 
 
 def recipe(**section: Any) -> Recipe:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from torch import Tensor, nn
@@ -18,6 +18,7 @@ from extcon_cli.catalyst.limits import Limits
 from extcon_cli.catalyst.target import decide_within, least_cost, removed_counts
 from extcon_cli.channels import Channels, Cost, Masks
 from extcon_cli.channels.compare import Inputs
+from extcon_cli.channels.layers import averaged
 from extcon_cli.errors import GateError
 from extcon_cli.events import Emit, Noted, Progress, ignore, phase
 from extcon_cli.latency.clock import take_turns
@@ -98,6 +99,17 @@ def timing(
 def finer(multiple: int) -> list[int]:
     """The multiple that suits the device, and finer ones to try where it is too coarse for a budget: 16, 4, 1."""
     return [multiple, *(finer(multiple // 4) if multiple >= 4 else [1] if multiple > 1 else [])]
+
+
+def candidates(limits: Limits, channels: Channels, multiples: Sequence[int]) -> list[Limits]:
+    """The limits to decide within, one after the other, until one allows the budget.
+
+    First what a norm takes the mean of stays whole: a narrow norm is several operators where it was one, which can take
+    longer than its channels save.
+    """
+    found = [replace(limits, round_to=multiple) for multiple in multiples]
+    names = [group.name for group in averaged(channels)]
+    return [replace(found[0], keep=(*limits.keep, *names)), *found] if names else found
 
 
 def within_latency(

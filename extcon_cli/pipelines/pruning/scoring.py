@@ -25,7 +25,7 @@ from extcon_cli.checkpoint.precision import Precision
 from extcon_cli.errors import GateError, TraceError
 from extcon_cli.events import Emit, Noted, Progress, ignore
 from extcon_cli.pipelines.pruning.budget import Budget, keep_to, without
-from extcon_cli.pipelines.pruning.latency_target import finer, timing, within_latency
+from extcon_cli.pipelines.pruning.latency_target import candidates, finer, timing, within_latency
 from extcon_cli.pipelines.pruning.prune_run import PruneRun
 from extcon_cli.pipelines.running.phase import run_phase
 from extcon_cli.recipe.schema import BifurcateSpec, DecideSpec, PruneSpec
@@ -96,15 +96,15 @@ def choose(
     asked, known, multiples = spec.target.latency if spec.target is not None else None, None, [1]
     if asked is not None or spec.decide.round_to == "auto":
         known = timing(module, channels, example, spec.latency, device=device, emit=emit)
-        multiples = [1] if isinstance(spec.decide.round_to, int) else finer(known.multiple)
+        fixed = spec.decide.round_to
+        multiples = [fixed] if isinstance(fixed, int) else finer(known.multiple)
 
     def cut(masks: Masks) -> nn.Module:
         return without(module, channels, masks)
 
     if asked is not None and known is not None:
-        candidates = [limits(spec.decide, multiple) for multiple in multiples]
         return within_latency(
-            asked, known, values, filters, candidates, module, cut, example,
+            asked, known, values, filters, candidates(limits(spec.decide), channels, multiples), module, cut, example,
             seconds=spec.latency.seconds, ties=ties, emit=emit,
         )  # fmt: skip
     wanted = limits(spec.decide, multiples[0])
