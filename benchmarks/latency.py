@@ -24,14 +24,22 @@ from torch import nn
 from extcon_cli.catalyst.filters import Filters
 from extcon_cli.catalyst.limits import Limits
 from extcon_cli.catalyst.scores import energy
-from extcon_cli.catalyst.target import decide_within, removed_counts
+from extcon_cli.catalyst.target import decide_within
 from extcon_cli.channels import Channels, Masks, channel_groups
 from extcon_cli.channels.compare import Inputs
 from extcon_cli.checkpoint.architectures import build
 from extcon_cli.errors import GateError
 from extcon_cli.events import Event, Progress
 from extcon_cli.pipelines.pruning.budget import Budget, without
-from extcon_cli.pipelines.pruning.latency_target import Timing, candidates, finer, timing, within_latency
+from extcon_cli.pipelines.pruning.latency_target import (
+    Timing,
+    Trial,
+    candidates,
+    chosen,
+    finer,
+    timing,
+    within_latency,
+)
 from extcon_cli.pipelines.running.measure import latency
 from extcon_cli.recipe.schema import LatencySpec, TargetSpec
 from extcon_cli.report.measure import measure
@@ -44,7 +52,7 @@ SHAPES = {
     "timm:deit_small_patch16_224": (3, 224, 224), "zoo:digits_resnet": (1, 8, 8),
 }  # fmt: skip
 """Input shapes by architecture."""
-BATCHES = 4
+BATCHES = 2
 """Of four random images, on which channels are scored."""
 
 
@@ -86,32 +94,35 @@ def worth(module: nn.Module, filters: Filters, image: torch.Tensor) -> torch.Ten
 
 
 def budgets(net: Net, spec: LatencySpec, shares: list[float], round_to: int | None) -> Iterator[str]:
-    """A row for each budget of latency: asked, predicted by the table alone, measured anew, and the speed-ups."""
+    """A row for each budget of latency: asked, predicted by the table alone, measured, reached, and the speed-ups."""
     began = time.monotonic()
     known = timing(net.module, net.channels, net.example, spec)
     table = time.monotonic() - began
     for share in shares:
-        began, rounds = time.monotonic(), list[float]()
+        began, trials = time.monotonic(), list[Trial]()
 
-        def heard(event: Event, seen: list[float] = rounds) -> None:
+        def heard(event: Event, seen: list[Trial] = trials) -> None:
             if isinstance(event, Progress) and event.phase == "budget":
-                seen.append(event.metrics["left"])
+                seen.append(Trial(event.metrics["predicted"], event.metrics["left"], torch.zeros(0)))
 
-        within = candidates(Limits(floor=0.1), net.channels, finer(known.multiple) if round_to is None else [round_to])
-        first = decide_within(net.values, net.filters, known.cost, 0.98 * share, within[0])
-        predicted = known.cost.total(removed_counts(net.filters, first))
+        limits = candidates(Limits(floor=0.1), net.channels, finer(known.multiple) if round_to is None else [round_to])
         try:
             mask = within_latency(
-                share, known, net.values, net.filters, within, net.module, net.cut, net.example,
+                share, known, net.values, net.filters, limits, net.module, net.cut, net.example,
                 seconds=spec.seconds, emit=heard,
             )  # fmt: skip
         except GateError as error:
             yield f"| {net.name} | {spec.runtime} | {share} | missed: {error} |"
             continue
-        seconds = time.monotonic() - began
-        row = realised(net, net.cut(net.filters.masks(mask)), known, spec)
-        said = f"{predicted:.3f} | {rounds[0]:.3f} | {len(rounds)} | {row} | {table:.0f} | {seconds:.0f} |"
-        yield f"| {net.name} | {spec.runtime} | {share} | {round_to or known.multiple} | {said}"
+        best = chosen(trials, share)
+        assert best is not None
+        macs = measure(net.cut(net.filters.masks(mask)), net.example).macs / measure(net.module, net.example).macs
+        first, left, seconds = trials[0], best.measured, time.monotonic() - began
+        yield (
+            f"| {net.name} | {spec.runtime} | {1e3 * known.seconds:.1f} | {share} | {round_to or known.multiple} "
+            f"| {first.predicted:.3f} | {first.measured:.3f} | {len(trials)} | {left:.3f} | {macs:.3f} "
+            f"| {1 / left:.2f} | {1 / macs:.2f} | {macs / left:.2f} | {table:.0f} | {seconds:.0f} |"
+        )
 
 
 def realised(net: Net, smaller: nn.Module, known: Timing, spec: LatencySpec) -> str:

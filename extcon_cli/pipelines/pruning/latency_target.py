@@ -35,8 +35,10 @@ ROUNDS = 6
 """Decisions at most."""
 CLOSE = 0.05
 """Share of the budget within which the result ends."""
-GOAL = 0.98
+GOAL = 0.985
 """Share of the budget that a decision aims at."""
+ENOUGH = 0.965
+"""Share of the budget from which on a trial is near enough: another measurement of it is not the same."""
 AGAIN = 3
 """Measurements of a result before it counts as over its budget, each three times as long as the one before."""
 
@@ -171,7 +173,7 @@ def approach(
             break
         trials.append(Trial(predicted, measured(mask), mask))
         yield trials[-1]
-        if (1 - CLOSE) * budget <= trials[-1].measured <= budget:
+        if ENOUGH * budget <= trials[-1].measured <= budget:
             break
         if predicted > aim and trials[-1].measured > budget:
             break  # all that the limits allow has gone
