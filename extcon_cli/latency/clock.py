@@ -60,19 +60,19 @@ def take_turns(
     clock: Clock = time.perf_counter,
     progress: Callable[[], object] = lambda: None,
 ) -> Times:
-    """Call each in turn, round after round, for about `seconds` of wall time in all, after a round to warm up.
+    """Call each in turn, round after round, for about `seconds` by `clock` in all, after a round to warm up.
 
-    At least five rounds, but none begins after ten times the seconds asked for; the first one counts in any case.
+    At least five rounds, but none begins after ten times as long by wall time; the first one counts in any case.
     `clock` tells what counts; `progress` is called after each round.
     """
     repeats = [_repeats(call, clock) for call in calls]
     rounds: list[list[float]] = []
-    began = time.perf_counter()
+    began, counted = time.perf_counter(), clock()
     while len(rounds) < MOST_ROUNDS:
         rounds.append([_clock(call, number, clock) for call, number in zip(calls, repeats, strict=True)])
         progress()
-        over = time.perf_counter() - began
-        if over > HARD_LIMIT * seconds or (over > seconds and len(rounds) >= LEAST_ROUNDS):
+        enough = clock() - counted > seconds and len(rounds) >= LEAST_ROUNDS
+        if enough or time.perf_counter() - began > HARD_LIMIT * seconds:
             break
     return Times(np.array(rounds).T)
 

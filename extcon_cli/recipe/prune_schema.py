@@ -141,7 +141,7 @@ class LatencySpec(Section):
     """Samples in a batch. null: one, and with torch 64 as well."""
 
     seconds: PositiveFloat = 1.0
-    """How long two models are compared for one batch size, about; ten times that at the most, but once in any case."""
+    """How long two models are compared for one batch size, about: of what counts, and ten times as long at the most."""
 
     layer_seconds: PositiveFloat = 120.0
     """After so long no further layer is timed for a target of latency: its time is estimated by its MACs."""
