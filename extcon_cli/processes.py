@@ -62,17 +62,15 @@ def speaks(*, late: bool = False) -> bool:
 
     `late`: let the others ask before, since their reason is the cause of this one's.
     """
-    if "torch.distributed" not in sys.modules or not sys.modules["torch.distributed"].is_initialized():
-        return launched().place == 0  # they have not met yet: all fail alike
-    from torch.distributed import TCPStore  # type: ignore[attr-defined]
+    from torch.distributed import TCPStore, is_initialized  # type: ignore[attr-defined]
 
     if late:
         time.sleep(LATE)
     try:
         store = TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), timeout=timedelta(seconds=5))
         return bool(store.add(f"extcon/failed/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", 1) == 1)
-    except (RuntimeError, ValueError, KeyError):  # whoever kept it is gone
-        return True
+    except (RuntimeError, ValueError, KeyError):  # nobody keeps it yet, when all fail alike, or no more
+        return is_initialized() or launched().place == 0
 
 
 def leave(code: int) -> NoReturn:

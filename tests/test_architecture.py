@@ -29,7 +29,7 @@ ALLOWED = {
     "tasks": {"channels", "errors"},
     "export": {"channels", "errors"},
     "latency": {"channels", "export", "training", "errors"},
-    "training": {"averaging", "tasks", "recipe", "errors", "events", "processes"},
+    "training": {"averaging", "channels", "tasks", "recipe", "errors", "events", "processes"},
     "report": {"channels", "recipe", "errors", "events"},
 }
 ALLOWED["integrations"] = {"channels", "catalyst", "bypass", "checkpoint", "errors"}

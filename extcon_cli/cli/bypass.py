@@ -23,6 +23,7 @@ def bypass(
     seed: o.SeedOption = None,
     device: o.DeviceOption = None,
     threads: o.ThreadsOption = None,
+    deterministic: o.DeterministicOption = False,
     resume: o.ResumeOption = False,
     dry_run: o.DryRunOption = False,
     keep_run: o.KeepRunOption = False,
@@ -60,6 +61,7 @@ def bypass(
     """
     o.set_memory(max_memory)
     o.set_threads(threads)
+    o.set_deterministic(deterministic)
     if dry_run and resume:
         raise UsageError("--dry-run tries a whole run out: it goes without --resume")
     if ways is not None:

@@ -120,6 +120,15 @@ ThreadsOption = Annotated[
         rich_help_panel=RUN,
     ),
 ]
+DeterministicOption = Annotated[
+    bool,
+    typer.Option(
+        "--deterministic",
+        metavar=FLAG,
+        help="Only algorithms that give the same bits in every run; slower on GPUs.",
+        rich_help_panel=RUN,
+    ),
+]
 MemoryOption = Annotated[
     str | None,
     typer.Option(
@@ -212,6 +221,13 @@ def set_threads(number: int | None) -> None:
     if not 1 <= number <= MOST_THREADS:
         raise UsageError(f"--threads {number}: should lie between 1 and {MOST_THREADS}")
     os.environ["OMP_NUM_THREADS"] = str(number)
+
+
+def set_deterministic(asked: bool) -> None:
+    """Compute by algorithms that repeat their bits. Before torch begins on a GPU, whose library reads a variable."""
+    if asked:
+        os.environ["EXTCON_DETERMINISTIC"] = "1"
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 
 def set_memory(size: str | None) -> None:

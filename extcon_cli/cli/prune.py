@@ -77,6 +77,7 @@ def prune(
     seed: o.SeedOption = None,
     device: o.DeviceOption = None,
     threads: o.ThreadsOption = None,
+    deterministic: o.DeterministicOption = False,
     resume: o.ResumeOption = False,
     dry_run: o.DryRunOption = False,
     keep_run: o.KeepRunOption = False,
@@ -118,6 +119,7 @@ def prune(
     """
     o.set_memory(max_memory)
     o.set_threads(threads)
+    o.set_deterministic(deterministic)
     targets = {"ratio": ratio, "macs": macs, "params": params, "size": size, "latency": latency}
     asked, aims = resolve.aims(**targets)
     several = len(asked) > 1

@@ -23,6 +23,7 @@ def train(
     seed: o.SeedOption = None,
     device: o.DeviceOption = None,
     threads: o.ThreadsOption = None,
+    deterministic: o.DeterministicOption = False,
     resume: o.ResumeOption = False,
     dry_run: o.DryRunOption = False,
     keep_run: o.KeepRunOption = False,
@@ -46,6 +47,7 @@ def train(
     """
     o.set_memory(max_memory)
     o.set_threads(threads)
+    o.set_deterministic(deterministic)
     if checkpoint is None and recipe is None:
         raise UsageError("nothing to train: give --recipe FILE|NAME (see `extcon recipe list`), or a checkpoint")
     if dry_run and resume:

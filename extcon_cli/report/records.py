@@ -69,6 +69,8 @@ class RunFacts:
     speaks against them."""
     processes: int = 1
     """That shared the run."""
+    deterministic: bool = False
+    """Were only algorithms used that give the same bits in every run?"""
 
 
 @dataclass(frozen=True)

@@ -163,19 +163,21 @@ class Threads:
         return f"{_threads(self.number)}: {self.reason}"
 
 
-def choose(module: nn.Module, inputs: Any, batch: int, step: Callable[[], object]) -> Threads:
+def choose(module: nn.Module, inputs: Any, batch: int, step: Callable[[], object] | None) -> Threads:
     """The number of threads for training a module on the CPU, where the user has set none.
 
     Args:
         inputs: of a few samples, as a batch has them; the module is run on them once.
         batch: samples of a training batch.
-        step: as much work as a training step, without any effect.
+        step: as much work as a training step, without any effect. None: nothing is measured, all cores are taken.
     """
     most = available()
     if most == 1:
         return Threads(1, "one core is free to use")
     if multiplications(module, inputs, batch) < SMALL:
         return Threads(1, "the model is small")
+    if step is None:
+        return Threads(most, "every core that is free to use, in every run")
     return Threads(fastest(step, most), f"the fastest of up to {most} in a short measurement", fixed=False)
 
 

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import socket
 import subprocess
-import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,26 +12,11 @@ import torch
 
 WORKER = Path(__file__).with_name("worker.py")
 NUMBER = 2
-
-
-def start(arguments: Sequence[str], number: int, folder: Path) -> list[subprocess.Popen[str]]:
-    """As torchrun does, without its own process: each told its place by the environment."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    common = {"WORLD_SIZE": number, "LOCAL_WORLD_SIZE": number, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    return [
-        subprocess.Popen(
-            [sys.executable, *arguments], cwd=folder, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-            env={**os.environ, "OMP_NUM_THREADS": "1", **{k: str(v) for k, v in common.items()},
-                 "RANK": str(place), "LOCAL_RANK": str(place)},
-        )
-        for place in range(number)
-    ]  # fmt: skip
+Start = Callable[[Sequence[str], int, Path], list["subprocess.Popen[str]"]]
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+def found(tmp_path_factory: pytest.TempPathFactory, start: Start) -> list[dict[str, Any]]:
     folder = tmp_path_factory.mktemp("several")
     running = start([str(WORKER), str(folder)], NUMBER, folder)
     ends = [process.communicate(timeout=120) for process in running]

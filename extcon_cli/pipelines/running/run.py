@@ -29,6 +29,7 @@ from extcon_cli.recipe.schema import Recipe
 from extcon_cli.report.measure import measure
 from extcon_cli.report.records import Metrics, ModelStats, Record, RunFacts
 from extcon_cli.tasks.base import first_samples, samples_in
+from extcon_cli.training.determinism import deterministic, wanted
 from extcon_cli.training.device import Accelerator, create_accelerator, join
 from extcon_cli.training.interrupt import Stop, graceful
 from extcon_cli.training.objective import evaluate, own_part
@@ -152,6 +153,7 @@ class Run:
             seed=self.recipe.seed,
             device=str(self.device),
             processes=self.processes.share.number,
+            deterministic=wanted(),
             threads=self.threads.number,
             seconds={**self.seconds, "total": time.monotonic() - self.began},
             test_caution=self.prepared.test_caution,
@@ -228,11 +230,13 @@ def start_run(
     subject = str(checkpoint or prepared.recipe.model.arch)
     emit(RunStarted(command, subject, str(output), str(accelerator.device), recipe.seed))
     before = torch.get_num_threads()
-    with graceful(ECHO if processes.several else 0.0) as stop:
+    with deterministic(wanted()), graceful(ECHO if processes.several else 0.0) as stop:
         try:
             threads = processes.once(lambda: _threads(prepared, accelerator.device, directory, emit))
-            threads.fixed = threads.fixed or processes.several
+            threads.fixed = threads.fixed or processes.several or wanted()
             directory.begin_threads(threads)
+            if wanted():
+                emit(Noted("deterministic: only algorithms that repeat their bits"))
             yield Run(
                 checkpoint, output, prepared, accelerator, directory, kept, emit, stop, force, began, threads, lock,
                 processes,
@@ -290,4 +294,4 @@ def _chosen(prepared: Prepared) -> Threads:
         trial.zero_grad()
 
     with torch.random.fork_rng(devices=[]):
-        return choose(trial, first_samples(batch[0], 2), samples_in(batch[0]), step)
+        return choose(trial, first_samples(batch[0], 2), samples_in(batch[0]), None if wanted() else step)
