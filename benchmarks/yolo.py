@@ -1,11 +1,12 @@
 """Ultralytics' tasks before and after a pruning, on generated pictures.
 
     python benchmarks/yolo.py FOLDER [detect] [segment] [classify] [pose]
+    python benchmarks/yolo.py shares
 
 Discs, boxes and triangles on noise, 96 pixels, 240 to learn from and 60 to measure on. A model of the n scale is
 trained from random weights (minutes; what lies in FOLDER already is taken), and pruned by `extcon prune` as users run
 it: chosen by energy with the hand-over, or by magnitude without it; not trained after, or five epochs in Ultralytics'
-trainer.
+trainer. `shares`: how much of its models the YAML can say.
 """
 
 from __future__ import annotations
@@ -14,11 +15,14 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
 import numpy as np
+
+from extcon_cli.errors import ExtconError
 
 SIZE = 96
 NAMES = ["disc", "box", "triangle"]
@@ -123,9 +127,36 @@ def rows(place: Path, task: str) -> Iterator[str]:
                 yield f"| {task} | {way} | {name} | {figures} | {share:.2f} | {macs:.2f} | {gap:.0e} | {seconds:.0f} |"
 
 
+def shares() -> Iterator[str]:
+    """What of each model can go so that the YAML says it, and in all."""
+    import torch
+
+    from extcon_cli.channels import coverage
+    from extcon_cli.checkpoint.ultralytics.library import library, quiet
+    from extcon_cli.checkpoint.ultralytics.widths import Widths
+
+    yield "| model | numbers of the YAML | parameters, YAML, % | parameters, free, % | s |"
+    yield "|---|---:|---:|---:|---:|"
+    for name in ("yolov8n", "yolo11n", "yolo26n", "yolov8n-seg", "yolov8n-pose", "yolov8n-cls", "yolov5n", "yolov10n"):
+        began = time.process_time()
+        try:
+            with quiet():
+                model = library("models.yolo").YOLO(f"{name}.yaml").model.eval()
+            says = Widths.of(model, (torch.rand(2, 3, 64, 64),), "uniform")
+        except ExtconError as error:
+            yield f"| {name} | {error} |"
+            continue
+        can, free = (100 * coverage(model, which) for which in (says.channels, says.every))
+        yield f"| {name} | {len(says.found)} | {can:.1f} | {free:.1f} | {time.process_time() - began:.0f} |"
+
+
 def main() -> None:
     """The table."""
     place, *tasks = sys.argv[1:]
+    if place == "shares":
+        for row in shares():
+            print(row, flush=True)
+        return
     print("| task | way | figure | before, % | after, % | parameters left | MACs left | YAML | s |")
     print("|---|---|---|---:|---:|---:|---:|---:|---:|")
     for task in tasks or MODELS:

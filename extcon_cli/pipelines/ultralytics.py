@@ -142,7 +142,7 @@ def _prune(run: UltralyticsRun, output: Path, *, limits: Limits, latency: bool) 
         before, after, (original, small), example, spec.latency if latency else None, device=str(run.device),
         emit=run.emit,
     )  # fmt: skip
-    gates = limits.checked(Told() if yolo.task == "classify" else Found(), old, new)
+    gates = limits.checked(_judge(yolo), old, new)
     changes = {width.name: SizeChange(width.value, value) for width, value in says.values(small).items()}
     result = PruneResult(
         before=old,
@@ -186,7 +186,19 @@ def _removed(
     removal = at_once(run, module, original, says, example, before.size)
     moved = run.session.figures(module), run.session.figures(removal.module)
     says.finish(removal.module, example)
-    return replace(removal, module=finetuned(run, removal.module)), moved
+    if not run.epochs:
+        return removal, moved
+    trained = finetuned(run, copy.deepcopy(removal.module))
+    figure, reached = _judge(run.yolo).figure, run.session.figures(trained)
+    if reached[figure] >= moved[1][figure]:
+        return replace(removal, module=trained), moved
+    text = f"fine-tuning ended at {figure} {percent(reached[figure])}, below {percent(moved[1][figure])} before it"
+    run.emit(Noted(f"{text}: the model before it is kept", warning=True))
+    return removal, moved
+
+
+def _judge(yolo: Yolo) -> Task:
+    return Told() if yolo.task == "classify" else Found()
 
 
 def _check(recipe: Recipe) -> None:

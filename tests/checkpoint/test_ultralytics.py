@@ -5,8 +5,9 @@ from __future__ import annotations
 import importlib.util
 import json
 import zipfile
+from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -121,6 +122,28 @@ def test_its_own_trainer_trains(flow: bool, tmp_path: Path) -> None:
     assert sum(p.numel() for p in opened.model.parameters()) == result["after"]["params"] < result["before"]["params"]
     assert ("bifurcate" if flow else "finetune") in result["seconds"]
     assert not list(tmp_path.glob("*.run")), "what it wrote on the way is gone"
+
+
+@pytest.mark.parametrize("reached", [0.4, 0.6])
+def test_the_better_of_before_and_after_fine_tuning_is_kept(reached: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    from extcon_cli.pipelines import ultralytics as pipeline
+
+    @dataclass(frozen=True)
+    class Removed:
+        module: Any
+
+    before, after, told = SimpleNamespace(map=0.5), SimpleNamespace(map=reached), list[Any]()
+    monkeypatch.setattr(pipeline, "at_once", lambda *_: Removed(before))
+    monkeypatch.setattr(pipeline, "finetuned", lambda run, module: after if module is not before else None)
+    session = SimpleNamespace(figures=lambda module: {"map": module.map})
+    recipe = SimpleNamespace(prune=SimpleNamespace(bifurcate=SimpleNamespace(method="none")))
+    yolo = SimpleNamespace(task="detect")
+    run: Any = SimpleNamespace(recipe=recipe, epochs=3, session=session, yolo=yolo, emit=told.append)
+    says, stats = SimpleNamespace(finish=lambda *_: None), SimpleNamespace(size=None)
+    removal, moved = pipeline._removed(run, before, before, says, None, stats)  # type: ignore[arg-type]
+    assert removal.module is (after if reached > 0.5 else before)
+    assert [event.warning for event in told] == ([] if reached > 0.5 else [True])
+    assert moved == ({"map": 0.5}, {"map": 0.5})
 
 
 def test_nothing_is_unpickled_without_trust(tmp_path: Path) -> None:

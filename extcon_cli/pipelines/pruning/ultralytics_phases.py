@@ -101,8 +101,8 @@ def along_the_flow(run: UltralyticsRun, module: Any, says: Widths) -> Removal:
 
 
 def finetuned(run: UltralyticsRun, small: Any) -> Any:
-    """The smaller model after Ultralytics' training, where the recipe asks for one."""
-    return _trained(run, small, run.epochs, "finetune", "Fine-tuning") if run.epochs else small
+    """The smaller model after Ultralytics' training, which changes it in place."""
+    return _trained(run, small, run.epochs, "finetune", "Fine-tuning")
 
 
 def _trained(
