@@ -32,7 +32,7 @@ from extcon_cli.channels.replay import SideBySide
 
 WIDEST = 1152  # columns of one covariance; more are treated as independent blocks
 POSITIONS = 1 << 13  # of one map and one batch
-DAMPING = 1e-3  # of the mean of C's diagonal, added to it
+DAMPING = 1e-3  # of each entry of C's diagonal, added to it: no unit counts
 
 
 @dataclass
@@ -245,7 +245,8 @@ def prepare(block: Block, matrix: Tensor, fisher: Tensor) -> None:
     root = vectors * values.clamp_min(0).sqrt()
     block.weight = root.T @ matrix[:, block.columns]
     covariance = block.equations.covariance()[0].cpu()
-    covariance.diagonal().add_(DAMPING * covariance.diagonal().mean().clamp_min(1e-30))
+    own = covariance.diagonal()
+    own.add_(DAMPING * own.clamp_min(1e-6 * own.mean()).clamp_min(1e-30))
     block.inverse = torch.linalg.inv(covariance)
 
 

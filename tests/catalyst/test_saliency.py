@@ -60,15 +60,17 @@ def test_copies_are_free_and_scale_does_not_matter() -> None:
     def drawn(outputs: Sequence[Tensor]) -> Tensor:
         return drawn_labels(outputs[0], torch.Generator().manual_seed(0))
 
-    found = []
+    found, every = [], []
     for one in (net, rescaled):
         channels = channel_groups(one, (x[:2],))
         filters = Filters.of(channels.groups)
         scores = compensated(one, channels, filters, batches, drawn)
         found.append(decide(scores, filters, 0.5))
+        every.append(scores)
         assert len(set(scores[:6].argsort()[:2].tolist()) & {0, 1, 4, 5}) == 2
         assert not {0, 4} <= set(scores[:6].argsort()[:2].tolist())
     assert torch.equal(*found)
+    assert torch.allclose(*every, rtol=1e-3)
 
 
 def test_groups_with_many_readers_or_none_the_model_as_before(
