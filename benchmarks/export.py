@@ -70,7 +70,7 @@ NETWORKS: Mapping[str, Callable[[], tuple[nn.Module, Inputs]]] = {
     "torchvision:convnext_tiny": image("torchvision:convnext_tiny", 3, 96, 96),
     "torchvision:vgg11": image("torchvision:vgg11", 3, 224, 224),
     "torchvision:inception_v3": image("torchvision:inception_v3", 3, 299, 299, init_weights=False),
-    "torchvision:maxvit_t": image("torchvision:maxvit_t", 3, 112, 112, input_size=[112, 112]),
+    "torchvision:maxvit_t": image("torchvision:maxvit_t", 3, 224, 224),
 }
 
 
@@ -143,6 +143,8 @@ def document(rows: list[dict[str, Any]]) -> str:
     for row in rows:
         cells = [_cell(row["formats"].get(name, {}), row) for name in names]
         lines.append(f"| {row['name']} | {'; '.join(row.get('shapes', ['-']))} | " + " | ".join(cells) + " |")
+    if left := [name for name in NETWORKS if name not in {row["name"] for row in rows}]:
+        lines += ["", f"Not tried, or not finished in the time that there was: {', '.join(left)}."]
     return "\n".join(lines)
 
 

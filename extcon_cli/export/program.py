@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+import signal
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from threading import current_thread, main_thread
 from typing import Any
 
 import torch
@@ -25,6 +28,9 @@ CLOSE = 1e-4
 """Share of the largest output within which a graph gives what its module gives."""
 LARGE = 64
 """Pixels from which on another resolution is tried that a multiple of 32 away, else twice as many."""
+
+PATIENCE = 60.0
+"""Seconds of computing after which a size counts as not free: windowed attention takes many minutes to say."""
 
 Free = tuple[Mapping[int, str], ...]
 """Of each input, its dimensions that are free and what they are called."""
@@ -98,7 +104,8 @@ def program(module: nn.Module, example: Inputs) -> Program:
     reason = ""
     for candidate, sample in ((_candidates(example), example), (_batches(example), example), (_fixed(one), one)):
         try:
-            found = _exported(plain, sample, candidate, structure)
+            with _patience(PATIENCE if any(set(names.values()) - {"batch"} for names in candidate) else None):
+                found = _exported(plain, sample, candidate, structure)
         except Exception as error:  # whatever the model's code, or torch.export, makes of a free size
             reason = first_line(error)
             continue
@@ -123,6 +130,25 @@ def fixed(module: nn.Module, example: Inputs) -> Program:
         return _exported(module if structure.is_leaf() else flat(module), example, _fixed(example), structure)
     except Exception as error:  # whatever the model's code makes of being traced
         raise TraceError(f"the model cannot be exported: {first_line(error)}") from error
+
+
+@contextmanager
+def _patience(seconds: float | None) -> Iterator[None]:
+    """TimeoutError after so many seconds of computing; None: no end. It counts where signals can be caught."""
+    if seconds is None or not hasattr(signal, "setitimer") or current_thread() is not main_thread():
+        yield
+        return
+
+    def stop(number: int, frame: object) -> None:
+        raise TimeoutError(f"it takes more than {seconds:g} s of computing")
+
+    before = signal.signal(signal.SIGPROF, stop)
+    signal.setitimer(signal.ITIMER_PROF, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGPROF, before)
 
 
 def works(run: Callable[..., Any], module: nn.Module, example: Inputs, free: Free) -> bool:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import time
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from extcon_cli.errors import TraceError
+from extcon_cli.export import program as programs
 from extcon_cli.export.program import Program, narrowed, program, varied
 
 
@@ -37,6 +40,20 @@ def test_onnx_fixes_the_resolution_where_its_pooling_does(tmp_path: Path) -> Non
     run = onnx.load(str(tmp_path / "net.onnx"), 1)
     x = torch.randn(5, 1, 6, 6)
     assert torch.allclose(torch.from_numpy(run([x.numpy()])[0]), net(x), atol=1e-6)
+
+
+def test_a_size_that_takes_too_long_is_not_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = programs._exported
+
+    def slow(module: nn.Module, example: Any, free: Any, structure: Any) -> Program:
+        began = time.process_time()
+        while any("height" in names.values() for names in free) and time.process_time() - began < 5:
+            pass
+        return real(module, example, free, structure)
+
+    monkeypatch.setattr(programs, "_exported", slow)
+    monkeypatch.setattr(programs, "PATIENCE", 0.05)
+    assert program(Pooled(), (torch.zeros(2, 3, 8, 8),)).shapes() == (("batch", 3, 8, 8),)
 
 
 class Flattened(Pooled):
