@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +10,6 @@ import numpy as np
 import torch
 from PIL import Image
 
-os.environ.setdefault("YOLO_CONFIG_DIR", tempfile.mkdtemp())  # its settings; nothing is written to the home folder
 SIZE = 64
 NAMES = ("disc", "box")
 ROWS = [[-1, 1, "Conv", [64, 3, 2]], [-1, 1, "Conv", [64, 3, 2]], [-1, 3, "C2f", [64, True]],

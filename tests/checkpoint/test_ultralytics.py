@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import zipfile
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,20 +18,7 @@ from extcon_cli.checkpoint.ultralytics.look import is_ultralytics
 from extcon_cli.cli.app import app
 from extcon_cli.errors import CheckpointError, DataError, UsageError
 
-pytest.importorskip("ultralytics")
-
-
-def made_pictures() -> ModuleType:
-    """tests/made_pictures.py: the tests are no package."""
-    found = importlib.util.spec_from_file_location("made_pictures", Path(__file__).parents[1] / "made_pictures.py")
-    assert found is not None
-    assert found.loader is not None
-    module = importlib.util.module_from_spec(found)
-    found.loader.exec_module(module)
-    return module
-
-
-made = made_pictures()
+pytestmark = pytest.mark.skipif(find_spec("ultralytics") is None, reason="ultralytics is not installed")
 
 
 def prune(checkpoint: Path, data: Path, *options: str) -> Any:
@@ -50,7 +37,7 @@ def prune(checkpoint: Path, data: Path, *options: str) -> Any:
         pytest.param("pose", marks=pytest.mark.slow),
     ],
 )
-def test_ultralytics_opens_trains_and_exports_what_was_pruned(task: str, tmp_path: Path) -> None:
+def test_ultralytics_opens_trains_and_exports_what_was_pruned(made: Any, task: str, tmp_path: Path) -> None:
     from ultralytics import YOLO
     from ultralytics.nn import tasks
 
@@ -85,7 +72,7 @@ def test_ultralytics_opens_trains_and_exports_what_was_pruned(task: str, tmp_pat
 
 
 @pytest.mark.slow
-def test_free_widths_are_validated_and_not_trained(tmp_path: Path) -> None:
+def test_free_widths_are_validated_and_not_trained(made: Any, tmp_path: Path) -> None:
     from ultralytics import YOLO
 
     data, file = made.pictures(tmp_path / "data", "detect"), made.checkpoint(tmp_path / "tiny.pt", "detect")
@@ -106,7 +93,7 @@ def test_free_widths_are_validated_and_not_trained(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("flow", [True, False])
-def test_its_own_trainer_trains(flow: bool, tmp_path: Path) -> None:
+def test_its_own_trainer_trains(made: Any, flow: bool, tmp_path: Path) -> None:
     from ultralytics import YOLO
 
     data, file = made.pictures(tmp_path / "data", "detect"), made.checkpoint(tmp_path / "tiny.pt", "detect")
@@ -146,14 +133,14 @@ def test_the_better_of_before_and_after_fine_tuning_is_kept(reached: float, monk
     assert moved == ({"map": 0.5}, {"map": 0.5})
 
 
-def test_nothing_is_unpickled_without_trust(tmp_path: Path) -> None:
+def test_nothing_is_unpickled_without_trust(made: Any, tmp_path: Path) -> None:
     file = made.checkpoint(tmp_path / "tiny.pt", "detect")
     ran = prune(file, made.pictures(tmp_path / "data", "detect"), "--ratio", "0.3")
     assert isinstance(ran.exception, CheckpointError)
     assert "--trust-pickle" in str(ran.exception)
 
 
-def test_what_cannot_work_is_refused(tmp_path: Path) -> None:
+def test_what_cannot_work_is_refused(made: Any, tmp_path: Path) -> None:
     file, data = made.checkpoint(tmp_path / "tiny.pt", "detect"), made.pictures(tmp_path / "data", "detect")
     refused = prune(file, data, "--ratio", "0.3", "--trust-pickle", "--set", "prune.score.method=race")
     assert isinstance(refused.exception, UsageError)

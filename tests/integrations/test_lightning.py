@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import warnings
+from functools import cache
+from importlib.util import find_spec
 from typing import Any
 
 import pytest
@@ -12,7 +14,7 @@ from torch import nn
 
 from extcon_cli.errors import UsageError
 
-lightning = pytest.importorskip("lightning")
+pytestmark = pytest.mark.skipif(find_spec("lightning") is None, reason="lightning is not installed")
 
 STEPS = 24
 
@@ -32,25 +34,34 @@ class Net(nn.Module):
         return self.head(self.act_2(self.second(self.act(self.first(x)))))
 
 
-class Fit(lightning.LightningModule):  # type: ignore[name-defined, misc]
-    def __init__(self, optimizer: str = "AdamW") -> None:
-        super().__init__()
-        self.net, self.name = Net(), optimizer
+@cache
+def module_class() -> Any:
+    """A LightningModule; the library is imported when a test runs, not where tests are collected."""
+    import lightning
 
-    def training_step(self, batch: Any, number: int) -> torch.Tensor:
-        x, y = batch
-        return nn.functional.cross_entropy(self.net(x), y)
+    class Fit(lightning.LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = Net()
 
-    def configure_optimizers(self) -> Any:
-        optimizer = getattr(torch.optim, self.name)(self.parameters(), lr=1e-2)
-        return [optimizer], [torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, STEPS)]
+        def training_step(self, batch: Any, number: int) -> torch.Tensor:
+            x, y = batch
+            return nn.functional.cross_entropy(self.net(x), y)
+
+        def configure_optimizers(self) -> Any:
+            optimizer = torch.optim.AdamW(self.parameters(), lr=1e-2)
+            return [optimizer], [torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, STEPS)]
+
+    return Fit
 
 
 def fit(*callbacks: Any, steps: int = STEPS, module: Any = None) -> Any:
+    import lightning
+
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     torch.manual_seed(1)
     data = torch.utils.data.TensorDataset(torch.randn(64, 6), torch.randint(3, (64,)))
-    module = module or Fit()
+    module = module or module_class()()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         trainer = lightning.Trainer(
@@ -91,19 +102,21 @@ def test_a_network_shrinks_while_it_is_trained(shrink: int) -> None:
 
 @pytest.mark.parametrize("method", ["radius", "proximal", "mirror", "widen", "revive"])
 def test_a_network_is_bypassed_while_it_is_trained(method: Any) -> None:
+    import lightning
+
     from extcon_cli.integrations import LightningBypass
 
     callback = LightningBypass(method, start=2, opt_1=6, opt_2=10)
     trained, moved = list[int](), list[float]()
 
-    class Watch(lightning.Callback):  # type: ignore[name-defined, misc]
+    class Watch(lightning.Callback):
         def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
             (optimizer,) = trainer.optimizers
             trained.append(sum(one.numel() for group in optimizer.param_groups for one in group["params"]))
             if callback.bypassing.bypass is not None:
                 moved.append(sum(float(delta.detach().norm()) for delta in callback.bypassing.bypass.deltas))
 
-    module = Fit()
+    module = module_class()()
     before = sum(parameter.numel() for parameter in module.net.parameters())
     trainer = fit(callback, Watch(), module=module)
     assert callback.report is not None
@@ -139,7 +152,7 @@ def test_what_cannot_work_is_refused() -> None:
         fit(LightningCatalyst(score_steps=20, shrink_steps=20))
     with pytest.raises(UsageError, match="do not fit in"):
         fit(LightningBypass(opt_1=20, opt_2=20))
-    module = Fit()
+    module = module_class()()
     module.other = nn.Linear(2, 2)
     with pytest.raises(UsageError, match="name the network: network= one of net, other"):
         fit(LightningCatalyst(score_steps=2, shrink_steps=2), module=module)

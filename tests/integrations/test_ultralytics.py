@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
+from importlib.util import find_spec
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -13,24 +12,12 @@ import torch
 
 from extcon_cli.errors import UsageError
 
-pytest.importorskip("ultralytics")
+pytestmark = pytest.mark.skipif(find_spec("ultralytics") is None, reason="ultralytics is not installed")
 
-
-def made_pictures() -> ModuleType:
-    """tests/made_pictures.py: the tests are no package."""
-    found = importlib.util.spec_from_file_location("made_pictures", Path(__file__).parents[1] / "made_pictures.py")
-    assert found is not None
-    assert found.loader is not None
-    module = importlib.util.module_from_spec(found)
-    found.loader.exec_module(module)
-    return module
-
-
-made = made_pictures()
 BATCHES = 12  # of 4 pictures, 2 an epoch
 
 
-def train(place: Path, callback: Any, **more: Any) -> Any:
+def train(made: Any, place: Path, callback: Any, **more: Any) -> Any:
     """Six epochs; the YOLO whose trainer is over."""
     os.environ.update(YOLO_OFFLINE="true", YOLO_AUTOINSTALL="false")
     from ultralytics import YOLO
@@ -62,13 +49,13 @@ def check_optimizer(trainer: Any) -> None:
     assert {name: tensor.shape for name, tensor in trainer.ema.ema.state_dict().items()} == shapes
 
 
-def test_a_model_shrinks_while_it_is_trained(tmp_path: Path) -> None:
+def test_a_model_shrinks_while_it_is_trained(made: Any, tmp_path: Path) -> None:
     from ultralytics.nn.tasks import DetectionModel, load_checkpoint
 
     from extcon_cli.integrations import UltralyticsCatalyst
 
     callback = UltralyticsCatalyst(ratio=0.3, score_steps=3, shrink_steps=4)
-    yolo = train(tmp_path, callback)
+    yolo = train(made, tmp_path, callback)
     assert callback.report is not None
     assert callback.report.certificate.exact
     check_optimizer(yolo.trainer)
@@ -79,21 +66,26 @@ def test_a_model_shrinks_while_it_is_trained(tmp_path: Path) -> None:
     again.load_state_dict(small.state_dict(), strict=True)
 
 
-@pytest.mark.parametrize("method", ["radius", pytest.param("widen", marks=pytest.mark.slow)])
-def test_a_model_is_bypassed_while_it_is_trained(tmp_path: Path, method: Any) -> None:
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["radius", "widen", "revive"])
+def test_a_model_is_bypassed_while_it_is_trained(made: Any, tmp_path: Path, method: Any) -> None:
     from extcon_cli.integrations import UltralyticsBypass
 
     callback = UltralyticsBypass(method, start=1, opt_1=3, opt_2=5)
-    yolo = train(tmp_path, callback)
+    if method == "revive":
+        with pytest.raises(UsageError, match="no unit is dead"):
+            train(made, tmp_path, callback)
+        return
+    yolo = train(made, tmp_path, callback)
     assert callback.report is not None
     assert callback.report.relative <= 1e-5
     check_optimizer(yolo.trainer)
     assert set(yolo.trainer.model.state_dict()) == set(made.model("detect").state_dict())
 
 
-def test_what_cannot_work_is_refused_at_the_start(tmp_path: Path) -> None:
+def test_what_cannot_work_is_refused_at_the_start(made: Any, tmp_path: Path) -> None:
     from extcon_cli.integrations import UltralyticsCatalyst
 
     with pytest.raises(UsageError, match="do not fit in"):
-        train(tmp_path, UltralyticsCatalyst(score_steps=20, shrink_steps=20))
+        train(made, tmp_path, UltralyticsCatalyst(score_steps=20, shrink_steps=20))
     assert torch.is_grad_enabled()
