@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from extcon_cli.checkpoint.folder import is_transformers
-from extcon_cli.checkpoint.trust import Trust
 from extcon_cli.checkpoint.ultralytics.look import is_ultralytics
-from extcon_cli.cli import checks, completion, places, resolve, sweep
+from extcon_cli.cli import checks, completion, places, resolve
 from extcon_cli.cli import options as o
 from extcon_cli.errors import UsageError
-from extcon_cli.events import Emit
-from extcon_cli.export.formats import FORMATS, beside
+from extcon_cli.export.formats import FORMATS
 from extcon_cli.processes import launched
 
 if TYPE_CHECKING:
-    from extcon_cli.recipe.schema import Recipe
     from extcon_cli.report.results import PruneResult, SweepResult
 
 
@@ -179,95 +174,45 @@ def prune(
             "several processes prune to one target, with data: start all else without torchrun or accelerate launch"
         )
 
+    from extcon_cli.cli import pruning
     from extcon_cli.cli.console import listening
     from extcon_cli.cli.gated import gated
     from extcon_cli.cli.previews import show_dry_run
     from extcon_cli.cli.results import deliver
 
     trust = resolve.trust(trust_code, trust_pickle, resolved)
-    if already_zero or without_data:
-        with listening(quiet=quiet) as emit:
-            result = _untrained(tolerance if already_zero else None)(
-                checkpoint,
-                resolved.recipe,
-                output=output,
-                latency=not no_latency,
-                force=forced[0],
-                trust=trust,
-                emit=emit,
-            )
-            result = _exported(result, resolved.recipe, exports, force=forced[0], trust=trust, emit=emit)
-        return deliver(result, as_json=as_json, reports=report, quiet=quiet, junit=junit)
-
+    wish = pruning.Wish(
+        checkpoint,
+        output,
+        resolved.recipe,
+        formats=tuple(exports or ()),
+        limits=(max_drop, min_accuracy, most, max_latency),
+        latency=not no_latency,
+        plan=plan,
+        device=device,
+        resume=resume,
+        force=forced[0],
+        keep_run=keep_run,
+        trust=trust,
+    )
     gate = gated("prune", checkpoint, as_json=as_json, reports=report, quiet=quiet, junit=junit)
-    if theirs:
-        with gate, listening(quiet=quiet) as emit:
-            from extcon_cli.pipelines.running.gates import Limits
-            from extcon_cli.pipelines.ultralytics import prune_ultralytics
-
-            result = prune_ultralytics(
-                checkpoint,
-                resolved.recipe,
-                output=output,
-                device=device,
-                force=forced[0],
-                limits=Limits(max_drop, min_accuracy, most, max_latency),
-                keep_run=keep_run,
-                latency=not no_latency,
-                trust=trust,
-                emit=emit,
-            )
-        return deliver(result, as_json=as_json, reports=report, quiet=quiet, junit=junit)
-
     with gate, listening(quiet=quiet, log_with=None if dry_run else log_with) as emit:
-        from extcon_cli.pipelines.prune import prune as run  # takes seconds: torch
-        from extcon_cli.pipelines.running.gates import Limits
-        from extcon_cli.pipelines.running.rehearsal import quietly, rehearse
-        from extcon_cli.pipelines.sweep import sweep as run_sweep
-
-        complete = resolve.complete(resolved, checkpoint, kind, overrides, trust, emit)
-        limits = Limits(max_drop, min_accuracy, most, max_latency)
-        if several:
-            found: PruneResult | SweepResult = run_sweep(
-                checkpoint,
-                sweep.members(asked, every, complete, outputs, forced),
-                quantity=next(name for name, text in targets.items() if text is not None),
-                output=output,
-                device=device,
-                resume=resume,
-                limits=limits,
-                keep_run=keep_run,
-                latency=not no_latency,
-                then=lambda done, own: _exported(done, own, exports, force=True, trust=trust, emit=emit),
-                trust=trust,
-                emit=emit,
-            )
-        elif dry_run:
-            told = quietly(emit, output)
-
-            def attempt(short: Recipe, to: Path) -> PruneResult:
-                done = run(
-                    checkpoint, short, output=to, device=device, plan=plan, trust=trust, emit=told, rehearsal=True
-                )
-                return _exported(done, short, exports, force=False, trust=trust, emit=told)
-
-            tried = rehearse("prune", complete, checkpoint, attempt, output=output, trust=trust)
+        if already_zero:
+            found: PruneResult | SweepResult = pruning.of_what_is_dead(wish, emit, tolerance)
+        elif without_data:
+            found = pruning.at_once(wish, emit)
+        elif theirs:
+            found = pruning.of_ultralytics(wish, emit)
         else:
-            pruned = run(
-                checkpoint,
-                complete,
-                output=output,
-                device=device,
-                resume=resume,
-                force=forced[0],
-                limits=limits,
-                keep_run=keep_run,
-                plan=plan,
-                latency=not no_latency,
-                emit=emit,
-                trust=trust,
-            )
-            found = _exported(pruned, complete, exports, force=forced[0], trust=trust, emit=emit)
+            wish = replace(wish, recipe=resolve.complete(resolved, checkpoint, kind, overrides, trust, emit))
+            if several:
+                quantity = next(name for name, text in targets.items() if text is not None)
+                members = pruning.members(wish.recipe, asked, every, outputs, forced)
+                found = pruning.to_several(wish, emit, quantity, members)
+            elif dry_run:
+                tried = pruning.tried_out(wish, emit)
+            else:
+                found = pruning.to_one(wish, emit)
     if dry_run:
         return show_dry_run(tried, as_json=as_json, quiet=quiet)
     deliver(found, as_json=as_json, reports=report, quiet=quiet, junit=junit)
@@ -302,30 +247,3 @@ def _check_together(
         raise UsageError("--dry-run tries one target out, such as the one that removes most")
     if already_zero and measured:
         raise UsageError("--already-zero has no gates: it goes without --min-accuracy, --max-size and --max-latency")
-
-
-def _untrained(tolerance: float | None) -> Callable[..., PruneResult]:
-    """The pipeline that trains nothing: of what is dead, within a tolerance; None: by the norms of the filters."""
-    if tolerance is None:
-        from extcon_cli.pipelines.at_once import prune_at_once
-
-        return prune_at_once
-    from extcon_cli.pipelines.already_zero import already_zero
-
-    return partial(already_zero, tolerance=tolerance)
-
-
-def _exported(
-    result: PruneResult, recipe: Recipe, formats: Sequence[str] | None, *, force: bool, trust: Trust, emit: Emit
-) -> PruneResult:
-    """The result with what was exported of it."""
-    if not formats or launched().place:
-        return result
-    from extcon_cli.pipelines.export import export
-
-    path = Path(result.run.output)
-    done = [
-        export(path, recipe, format=name, output=beside(path, name), force=force, trust=trust, emit=emit)
-        for name in formats
-    ]
-    return replace(result, exported=tuple(done))
