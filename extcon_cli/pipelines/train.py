@@ -7,6 +7,8 @@ from pathlib import Path
 
 from torch import nn
 
+from extcon_cli.bypass.growth import Growth
+from extcon_cli.channels import channel_groups
 from extcon_cli.checkpoint.precision import round_to
 from extcon_cli.checkpoint.trust import UNTRUSTED, Trust
 from extcon_cli.errors import RecipeError
@@ -84,6 +86,7 @@ def _fit(run: Run) -> Outcome:
         teacher=_teacher(run),
         processes=run.processes,
     )
+    growth = _growth(run, module, trainer)
     outcome = run_phase(
         "train",
         "Training",
@@ -93,10 +96,23 @@ def _fit(run: Run) -> Outcome:
         run=run.directory,
         resume_state=run.resume_state.payload if run.resume_state is not None else None,
         validation=run.validation(module, every=spec.evaluate_every, keep=spec.keep),
+        after_step=(lambda step: {"layers": growth.after_step(step.index, trainer.optimizer)}) if growth else None,
         average=spec.average,
     )
     run.seconds["train"] = outcome.seconds
     return outcome
+
+
+def _growth(run: Run, module: nn.Module, trainer: Trainer) -> Growth | None:
+    """What lets the model grow, where the recipe asks for it; a run that goes on has its weights loaded after."""
+    if run.recipe.train.grow is None:
+        return None
+    if run.prepared.opened is not None:
+        raise RecipeError("train.grow begins at new weights: leave the checkpoint out, or remove the key")
+    example = run.prepared.example_on(run.device)
+    growth = Growth(module, channel_groups(module, example), example, steps=trainer.total)
+    run.emit(Noted(f"growing in depth: {len(growth.layers)} layers come in over the first half of the steps"))
+    return growth
 
 
 def _teacher(run: Run) -> nn.Module | None:

@@ -29,6 +29,7 @@ from extcon_cli.recipe.train_schema import (
     OptimizerSpec,
     ScheduleSpec,
     Task,
+    TrainingSpec,
     TrainSpec,
 )
 
@@ -59,6 +60,7 @@ __all__ = [
     "TargetSpec",
     "Task",
     "TrainSpec",
+    "TrainingSpec",
 ]
 
 
@@ -76,7 +78,7 @@ class Recipe(Section):
     error, R2. `segmentation`: cross entropy of pixels, mIoU. `detection`: a torchvision detector's losses, mAP.
     `causal_lm`, `masked_lm`: cross entropy of tokens, perplexity. Or `file.py:MyTask`; it stands beside the recipe."""
 
-    train: TrainSpec = TrainSpec()
+    train: TrainingSpec = TrainingSpec()
     """What `extcon train` does."""
 
     prune: PruneSpec = PruneSpec()

@@ -191,3 +191,11 @@ class TrainSpec(Duration):
 
     distill: DistillSpec | None = None
     """Learn from the original model as well. null: no."""
+
+
+class TrainingSpec(TrainSpec):
+    """What `extcon train` does."""
+
+    grow: Literal["depth"] | None = None
+    """`depth`: the hidden square layers of a deep plain stack come in one by one over the first half of the steps, each
+    as the identity, which changes no output. From new weights only. null: all layers are there from the start."""

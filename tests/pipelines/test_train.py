@@ -134,6 +134,30 @@ def test_killed_and_resumed_gives_the_same_bytes(tmp_path, monkeypatch, suffix, 
         assert resumed[key] == document[key]
 
 
+def test_a_deep_net_grows_and_a_stop_between_two_insertions_changes_no_byte(tmp_path, monkeypatch):
+    monkeypatch.setattr(run_directory, "SAVE_EVERY", 0.0)
+    monkeypatch.setattr(phase, "PROGRESS_EVERY", 0.0)
+    kwargs = {"in_features": 64, "widths": [8] * 7, "num_classes": 10}
+    deep = recipe(model={"arch": "zoo:mlp", "kwargs": kwargs}, train={"grow": "depth", "optimizer": {"name": "adam"}})
+    events: list[Event] = []
+    run(tmp_path / "whole.pt", deep, emit=events.append)
+    layers = [event.metrics["layers"] for event in events if isinstance(event, Progress) and event.metrics]
+    assert (layers[0], layers[11], layers[-1]) == (0, 6, 6)
+
+    def listen(event: Event) -> None:
+        if isinstance(event, Progress) and event.done == 7 and event.metrics:
+            raise Killed
+
+    with pytest.raises(Killed):
+        run(tmp_path / "parts.pt", deep, emit=listen)
+    run(tmp_path / "parts.pt", deep, resume=True)
+    whole, parts = (torch.load(tmp_path / f"{name}.pt", weights_only=True) for name in ("whole", "parts"))
+    assert all(torch.equal(parts[key], tensor) for key, tensor in whole.items())
+    run(tmp_path / "net.safetensors", deep)
+    with pytest.raises(RecipeError, match="begins at new weights"):
+        run(tmp_path / "on.safetensors", deep, checkpoint=tmp_path / "net.safetensors")
+
+
 def test_a_mean_of_one_state_is_the_last_with_statistics_of_its_own(tmp_path):
     for name, average in (("last", None), ("mean", 0.01)):
         document = run(tmp_path / f"{name}.pt", recipe(train={"keep": "last", "average": average}))

@@ -68,19 +68,28 @@ def _keeps_its_shape(layer: nn.Module) -> bool:
 
 
 @torch.no_grad()
-def near_identity(module: nn.Module, layer: SquareLayer, generator: torch.Generator) -> None:
-    """I + noise (a Dirac kernel for convolutions), bias 0; the batch norm behind as a new one."""
-    weight = layer.module.weight
+def become_identity(layer: nn.Module) -> None:
+    """Weight I, or a Dirac kernel, and bias 0."""
+    weight, bias = layer.weight, layer.bias
     assert isinstance(weight, Tensor)
-    noise = torch.randn(weight.shape, generator=generator).to(weight) * NOISE / weight[0].numel() ** 0.5
     if weight.dim() == 2:
         nn.init.eye_(weight)
     else:
         nn.init.dirac_(weight)
-    weight.add_(noise)
+    if isinstance(bias, Tensor):
+        bias.zero_()
+
+
+@torch.no_grad()
+def near_identity(module: nn.Module, layer: SquareLayer, generator: torch.Generator) -> None:
+    """I + noise (a Dirac kernel for convolutions), bias 0; the batch norm behind as a new one."""
+    weight = layer.module.weight
+    assert isinstance(weight, Tensor)
+    become_identity(layer.module)
+    weight.add_(torch.randn(weight.shape, generator=generator).to(weight) * NOISE / weight[0].numel() ** 0.5)
     for part, tensor in taken(module, layer.units.others):
         owner = module.get_submodule(part.parameter.rpartition(".")[0])
-        if owner is layer.module or isinstance(owner, BATCH_NORM):
+        if isinstance(owner, BATCH_NORM):
             tensor.fill_(neutral(part.parameter))
 
 

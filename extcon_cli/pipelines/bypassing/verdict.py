@@ -67,7 +67,7 @@ def _expected(found: Diagnosis, falling: bool, surely: bool) -> str:
         return f"{state}, and the probe predicts a gain ({best} over going on)"
     if found.predicted:
         return f"{state}, so a gain is to be expected, which the probe is too noisy to show ({best} over going on)"
-    longer = "; a longer probe or a higher learning rate may show one" if found.mostly_dead else ""
+    longer = "; a longer probe or a higher learning rate may show one" if found.kind == "dead units" else ""
     return f"{state}, and the probe predicts no gain of an extension (the most: {best} over going on){longer}"
 
 
