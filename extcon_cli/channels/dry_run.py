@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -106,11 +105,11 @@ def dry_run(module: nn.Module, channels: Channels, examples: Examples, seed: int
 def _parts(counts: Mapping[ChannelGroup, range], seed: int) -> dict[int, Index]:
     """A random part of every group, of one of these sizes: another share of each, as far as they go: ties hide else."""
     generator = np.random.default_rng(seed)
-    taken: Counter[Fraction] = Counter()
+    taken: Counter[float] = Counter()
     parts = {}
     for group, possible in counts.items():
         wanted = group.size * generator.uniform(0.25, 0.75)
-        shares = {Fraction(count, group.size): count for count in possible}
+        shares = {count / group.size: count for count in possible}
         share = min(shares, key=lambda one: (taken[one], abs(shares[one] - wanted)))
         taken[share] += 1
         parts[id(group)] = np.sort(generator.permutation(group.size)[: shares[share]])

@@ -13,6 +13,7 @@ from collections import OrderedDict, deque
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from operator import is_
 from types import FunctionType, MethodType
 from typing import Any
 
@@ -26,6 +27,9 @@ LARGE = 10_000
 Container = dict[Any, Any] | list[Any] | set[Any] | deque[Any]
 
 KINDS = (OrderedDict, dict, list, set, deque)
+
+ATOMS = {bool, int, float, str, type(None), nn.Parameter, Tensor, torch.Size}
+EMPTY_OFTEN = {OrderedDict, dict, list, set}
 
 OWN = ("torch.", "numpy.", "logging", "threading", "builtins")
 """Modules of Python whose objects (generators, locks, loggers) are left alone."""
@@ -76,6 +80,16 @@ def _reachable(module: nn.Module) -> Iterator[Container]:
         if id(value) in seen or isinstance(value, (Tensor, type, str, int, float, bytes)):
             continue
         seen.add(id(value))
+        if isinstance(value, nn.Module) and not isinstance(value, (tuple, frozenset, dict, list, set, deque)):
+            yield vars(value)
+            for held in vars(value).values():
+                if type(held) in EMPTY_OFTEN and not held:  # hooks, mostly
+                    if id(held) not in seen:
+                        seen.add(id(held))
+                        yield held
+                elif type(held) not in ATOMS:
+                    waiting.append(held)
+            continue
         if isinstance(value, MethodType):
             waiting += [value.__self__, value.__func__]
         elif isinstance(value, FunctionType):
@@ -103,6 +117,10 @@ def _values(held: Container) -> list[Any]:
     return list(held.values() if isinstance(held, dict) else held)
 
 
+def _each(held: Container) -> Iterable[Any]:
+    return held.values() if isinstance(held, dict) else held
+
+
 def _content(held: Container) -> dict[Any, Any] | list[Any]:
     return dict(held) if isinstance(held, dict) else list(held)
 
@@ -112,10 +130,8 @@ def _restore(held: Container, content: dict[Any, Any] | list[Any]) -> None:
 
     By the methods of Python's own kinds: some containers refuse changes, or watch what is done to them.
     """
-    same = list(map(id, _values(held))) == list(map(id, _values(content)))
-    if isinstance(held, dict):
-        same = same and list(held) == list(content)
-    if same:
+    same = len(held) == len(content) and all(map(is_, _each(held), _each(content)))
+    if same and (not isinstance(held, dict) or list(held) == list(content)):
         return
     kind: Any = next(kind for kind in KINDS if isinstance(held, kind))
     kind.clear(held)

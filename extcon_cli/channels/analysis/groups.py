@@ -113,8 +113,7 @@ def analyse(module: nn.Module, *graphs: Graph) -> Channels:
                         for node in analysis.refused_views | set(analysis.view_layouts)}  # fmt: skip
         analysis = _walk(module, graphs, view_layouts)
     channel_ids = analysis.channel_ids()
-    reasons = _reasons(analysis, channel_ids)
-    return Channels(graphs, analysis, channel_ids, tuple(_gather(analysis, channel_ids, reasons)))
+    return Channels(graphs, analysis, channel_ids, tuple(_gather(analysis, channel_ids)))
 
 
 def _walk(module: nn.Module, graphs: Iterable[Graph], view_layouts: dict[fx.Node, int]) -> Analysis:
@@ -150,30 +149,31 @@ def _walk(module: nn.Module, graphs: Iterable[Graph], view_layouts: dict[fx.Node
     return analysis
 
 
-def _reasons(analysis: Analysis, channel_ids: Index) -> dict[int, str]:
-    """The first reason for which each frozen channel stays, by its id."""
-    reasons: dict[int, str] = {}
-    for positions, reason in analysis.frozen:
-        for channel_id in np.unique(channel_ids[positions]).tolist():
-            reasons.setdefault(channel_id, reason)
-    return reasons
+def _reasons(analysis: Analysis, channel_ids: Index) -> tuple[Index, list[str]]:
+    """The number of the first reason for which each channel stays, by its id, and the reasons; the first is none."""
+    numbers = np.zeros(len(channel_ids), dtype=np.int64)
+    known = {"": 0}
+    for positions, reason in reversed(analysis.frozen):
+        numbers[channel_ids[positions]] = known.setdefault(reason, len(known))
+    return numbers, list(known)
 
 
-def _gather(analysis: Analysis, channel_ids: Index, reasons: dict[int, str]) -> Iterable[ChannelGroup]:
+def _gather(analysis: Analysis, channel_ids: Index) -> Iterable[ChannelGroup]:
     """Group the produced channels by the parameters that they touch, in the order of the model."""
-    produced = np.unique(channel_ids[np.concatenate(analysis.produced)]) if analysis.produced else np.empty(0, np.int64)
+    made = np.zeros(len(channel_ids), bool)
+    for positions in analysis.produced:
+        made[channel_ids[positions]] = True
+    produced = np.flatnonzero(made)
     number = np.full(len(channel_ids), -1, dtype=np.int64)  # of each channel among the produced, by its id
     number[produced] = np.arange(len(produced))
     held = _parameter_places(analysis.dims, channel_ids, number)
     zeroing_slices = _zeroing_slices(analysis, channel_ids, number)
-    why = [reasons.get(channel_id, "") for channel_id in produced.tolist()]
-    numbered = {reason: place for place, reason in enumerate(dict.fromkeys(why))}
-    kinds = _refine(
-        np.array([numbered[reason] for reason in why], dtype=np.int64), [*held.values(), *zeroing_slices.values()]
-    )
+    numbers, reasons = _reasons(analysis, channel_ids)
+    why = numbers[produced]
+    kinds = _refine(why.copy(), [*held.values(), *zeroing_slices.values()])
     slices, silent = _slices(held, kinds), _slices(zeroing_slices, kinds)
     for kind, first in sorted(zip(*np.unique(kinds, return_index=True), strict=True), key=lambda pair: int(pair[1])):
-        reason = why[first]
+        reason = reasons[why[first]]
         if not reason and kind not in silent:
             reason = "nothing reads these channels through a linear map, so that nothing silences them"
         own = tuple(slices[kind])
@@ -181,7 +181,7 @@ def _gather(analysis: Analysis, channel_ids: Index, reasons: dict[int, str]) -> 
 
 
 Places = dict[tuple[str, int], tuple[Index, Index]]
-"""(parameter, dim) -> numbers of channels, and an index of each along the dimension beside it, in the order of both."""
+"""(parameter, dim) -> numbers of channels, ascending, and beside each an index along the dimension, ascending too."""
 
 
 def _parameter_places(dims: dict[tuple[str, int], Index], channel_ids: Index, number: Index) -> Places:
@@ -191,8 +191,11 @@ def _parameter_places(dims: dict[tuple[str, int], Index], channel_ids: Index, nu
         channels = number[channel_ids[positions]]
         places = np.flatnonzero(channels >= 0)
         if len(places):
-            places = places[np.argsort(channels[places], kind="stable")]
-            found[slot] = channels[places], places
+            there = channels[places]
+            if (there[1:] < there[:-1]).any():
+                order = np.argsort(there, kind="stable")
+                there, places = there[order], places[order]
+            found[slot] = there, places
     return found
 
 
@@ -216,20 +219,32 @@ def _zeroing_slices(analysis: Analysis, channel_ids: Index, number: Index) -> Pl
 
 def _refine(kinds: Index, places: Iterable[tuple[Index, Index]]) -> Index:
     """Channels are of one kind where they were before and have as many positions in every place."""
+    following = int(kinds.max(initial=0)) + 1
     for channels, _ in places:
-        touched, counts = np.unique(channels, return_counts=True)
-        found = np.unique(kinds[touched] * (counts.max() + 1) + counts, return_inverse=True)[1]
-        kinds[touched] = kinds.max() + 1 + found.reshape(-1)
+        starts = _starts(channels)
+        touched, counts = channels[starts], np.diff(starts, append=len(channels))
+        keys = kinds[touched] * (counts.max() + 1) + counts
+        if (keys == keys[0]).all():
+            kinds[touched], following = following, following + 1
+        else:
+            of_keys, found = np.unique(keys, return_inverse=True)
+            kinds[touched], following = following + found.reshape(-1), following + len(of_keys)
     return kinds
+
+
+def _starts(channels: Index) -> Index:
+    """Where each number begins among numbers that ascend."""
+    return np.flatnonzero(np.concatenate([[True], channels[1:] != channels[:-1]]))
 
 
 def _slices(places: Places, kinds: Index) -> dict[int, list[Slice]]:
     """For each kind of channel its slices."""
     found: dict[int, list[Slice]] = {}
     for (parameter, dim), (channels, positions) in places.items():
-        for kind in np.unique(kinds[channels]).tolist():
-            members = kinds[channels] == kind
-            index = positions[members].reshape(len(np.unique(channels[members])), -1)
+        there = kinds[channels]
+        for kind in [int(there[0])] if (there == there[0]).all() else np.unique(there).tolist():
+            members = there == kind
+            index = positions[members].reshape(len(_starts(channels[members])), -1)
             found.setdefault(kind, []).append(Slice(parameter, dim, index))
     return found
 

@@ -245,7 +245,7 @@ def _kept(plan: RemovalPlan) -> dict[str, dict[int, Tensor]]:
     """The positions that stay, along each dimension of each tensor that is cut."""
     kept: dict[str, dict[int, Tensor]] = {}
     for cut in plan.cuts:
-        kept.setdefault(cut.parameter, {})[cut.dim] = torch.tensor(cut.kept(), dtype=torch.int64)
+        kept.setdefault(cut.parameter, {})[cut.dim] = torch.from_numpy(cut.kept())
     return kept
 
 

@@ -27,14 +27,14 @@ def plan_removal(
     times_read = count_readers(channels)
     gone = np.zeros(len(channels.channel_ids), bool)
     carrier = np.full(len(channels.channel_ids), -1, dtype=np.int64)  # of each removed channel that needs one
-    cut: dict[tuple[str, int], list[int]] = {}
+    cut: dict[tuple[str, int], list[Index]] = {}
     for status in classify(module, channels, inputs) if statuses is None else statuses:
         members = channels.ids_of(status.group)
         gone[members[status.removable]] = True
         if status.carrier >= 0:
             carrier[members[status.removable]] = members[status.carrier]
-        for part in status.group.slices:
-            cut.setdefault((part.parameter, part.dim), []).extend(part.index[status.removable].ravel().tolist())
+        for part in status.group.slices if status.removable.any() else ():
+            cut.setdefault((part.parameter, part.dim), []).append(part.index[status.removable].ravel())
     sizes = {slot: len(positions) for slot, positions in channels.analysis.dims.items()}
     folds, merges = [], []
     for read in inputs:
@@ -52,7 +52,7 @@ def plan_removal(
         constants = tuple(read.constants[moved].tolist())
         folds.append(Fold(consumer.weight, bias, consumer.groups, tuple(moved.tolist()), constants, consumer.dim))
     cuts = tuple(
-        Cut(parameter, dim, sizes[parameter, dim], _ranges(removed))
+        Cut(parameter, dim, sizes[parameter, dim], _ranges(removed, sizes[parameter, dim]))
         for (parameter, dim), removed in sorted(cut.items())
         if removed
     )
@@ -102,8 +102,10 @@ def _bias_name(weight: str) -> str:
     return f"{weight.rpartition('.')[0]}.bias".removeprefix(".")
 
 
-def _ranges(positions: Iterable[int]) -> tuple[tuple[int, int], ...]:
-    ordered = np.unique(np.fromiter(positions, dtype=np.int64))
-    ends = np.flatnonzero(np.diff(ordered, append=ordered[-1] + 2) != 1)
-    starts = np.concatenate([[0], ends[:-1] + 1])
-    return tuple(zip(ordered[starts].tolist(), (ordered[ends] + 1).tolist(), strict=True))
+def _ranges(positions: Iterable[Index], size: int) -> tuple[tuple[int, int], ...]:
+    """Half-open ranges of positions along a dimension."""
+    there = np.zeros(size + 2, bool)
+    for some in positions:
+        there[some + 1] = True
+    edges = np.flatnonzero(there[1:] != there[:-1]).tolist()
+    return tuple(zip(edges[::2], edges[1::2], strict=True))

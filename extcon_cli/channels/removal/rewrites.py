@@ -9,8 +9,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any
 
+import numpy as np
+
+from extcon_cli.channels.analysis.axes import Index
 from extcon_cli.channels.attributes import COUNTS, EPSILONS, WIDTHS
 from extcon_cli.errors import CheckpointError
 
@@ -24,17 +28,18 @@ class Cut:
     size: int
     removed: tuple[tuple[int, int], ...]
 
-    @property
+    @cached_property
     def left(self) -> int:
         """How many positions stay."""
         return self.size - sum(stop - start for start, stop in self.removed)
 
-    def kept(self) -> list[int]:
+    def kept(self) -> Index:
         """The positions that stay, in order."""
-        edges = [0, *(edge for run in self.removed for edge in run), self.size]
-        return [
-            position for start, stop in zip(edges[::2], edges[1::2], strict=True) for position in range(start, stop)
-        ]
+        edges = np.array(self.removed, dtype=np.int64).reshape(-1, 2)
+        turns = np.zeros(self.size + 1, dtype=np.int64)
+        turns[edges[:, 0]] += 1
+        turns[edges[:, 1]] -= 1
+        return np.flatnonzero(np.cumsum(turns[:-1]) == 0)
 
 
 @dataclass(frozen=True)
