@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any, NoReturn, TypeGuard
 
 import torch
@@ -39,6 +39,27 @@ def dtype(node: fx.Node) -> torch.dtype:
 
 class NotLiteral(TypeError):
     """An argument is no literal of the kind that a rule needs: the model computes it, or passes something else."""
+
+
+@dataclass(frozen=True)
+class _Declared:
+    """What an operator's schema says of an argument."""
+
+    name: str
+    position: int
+    has_default: bool
+    default: Any
+
+
+@cache
+def _declared(target: object) -> Mapping[Argument, _Declared]:
+    """The arguments of an operator by position and by name; nothing for those that are not torch's (getitem)."""
+    found: dict[Argument, _Declared] = {}
+    for position, one in enumerate(target._schema.arguments if isinstance(target, OpOverload) else ()):
+        has_default = one.has_default_value()
+        declared = _Declared(one.name, position, has_default, one.default_value if has_default else None)
+        found |= {position: declared, one.name: declared}
+    return found
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,19 +127,14 @@ class Operator:
             return self.node.args[argument]
         if argument in self.node.kwargs:
             return self.node.kwargs[str(argument)]
-        for position, parameter in enumerate(self._schema):
-            if argument in (position, parameter.name):
-                if parameter.name in self.node.kwargs:
-                    return self.node.kwargs[parameter.name]
-                if position < len(self.node.args):
-                    return self.node.args[position]
-                return parameter.default_value if parameter.has_default_value() else default
-        return default
-
-    @property
-    def _schema(self) -> Sequence[Any]:
-        """What the operator declares of its arguments; nothing for those that are not torch's (getitem)."""
-        return self.node.target._schema.arguments if isinstance(self.node.target, OpOverload) else ()
+        found = _declared(self.node.target).get(argument)
+        if found is None:
+            return default
+        if found.name in self.node.kwargs:
+            return self.node.kwargs[found.name]
+        if found.position < len(self.node.args):
+            return self.node.args[found.position]
+        return found.default if found.has_default else default
 
     def input(self, argument: Argument) -> fx.Node:
         """An argument that is a value of the graph.

@@ -14,7 +14,7 @@ from __future__ import annotations
 import linecache
 import operator
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -218,8 +218,8 @@ class _Recorder(SchemaCheckMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if any(torch.is_autocast_enabled(kind) for kind in ("cpu", "cuda")):
             raise NotRecorded("autocast, which meta tensors do not follow")
-        args, kwargs = tree_map(self._meta, (args, dict(kwargs or {})))
-        tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        args, kwargs = _mapped((args, dict(kwargs or {})), self._meta)
+        tensors = _tensors((args, kwargs))
         if not tensors and any(argument.name == "device" for argument in func._schema.arguments):
             kwargs["device"] = torch.device("meta")
         if func in NUMBERS and id(args[0]) in self.values:
@@ -229,7 +229,7 @@ class _Recorder(SchemaCheckMode):
             result = shapes.known(func, args, kwargs)
             if result is None:
                 result = func(*args, **kwargs)
-        results = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
+        results = _tensors(result)
         if any(tensor.shape != size for tensor, size in zip(tensors, sizes, strict=True)):
             raise NotRecorded(f"{func} changes a shape in place")
         if func._schema.is_mutable and not any(a is b for a in results for b in tensors):
@@ -291,7 +291,7 @@ class _Recorder(SchemaCheckMode):
         def node_of(value: Any) -> Any:
             return self.seen[id(value)].node if isinstance(value, Tensor) else value
 
-        node = self.graph.call_function(func, *tree_map(node_of, (args, kwargs)))
+        node = self.graph.call_function(func, *_mapped((args, kwargs), node_of))
         node.meta.update(val=result, nn_module_stack=_stack(self.calls), stack_trace=_line())
         self._see(result, node)
         return node
@@ -317,6 +317,23 @@ LIKE = ("new_zeros", "new_ones", "new_full", "new_empty", "zeros_like", "ones_li
 """Operators that take nothing from their argument but its kind."""
 NUMBERS = {torch.ops.aten.item.default, torch.ops.aten._local_scalar_dense.default}
 MOST_VALUES = 1000  # numbers of a constant that the model's code may ask for
+
+
+def _mapped(value: Any, of: Callable[[Any], Any]) -> Any:
+    """An operator's arguments with each leaf exchanged; torch's tree_map takes longer than the operator."""
+    kind = type(value)
+    if kind is tuple or kind is list:
+        return kind([_mapped(part, of) for part in value])
+    return {key: _mapped(part, of) for key, part in value.items()} if kind is dict else of(value)
+
+
+def _tensors(value: Any) -> list[Tensor]:
+    """All tensors in an operator's arguments, or in what it returns."""
+    if isinstance(value, Tensor):
+        return [value]
+    if isinstance(value, dict):
+        return _tensors(list(value.values()))
+    return [tensor for part in value for tensor in _tensors(part)] if isinstance(value, (tuple, list)) else []
 
 
 def _stack(calls: list[tuple[str, type]]) -> dict[str, tuple[str, type]]:
