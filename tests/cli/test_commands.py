@@ -7,8 +7,10 @@ import re
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 import extcon_cli
+from extcon_cli.cli.app import app
 
 from .conftest import QUICK, Done, Extcon
 
@@ -76,8 +78,9 @@ def test_train_from_scratch_and_on(extcon: Extcon, place: Path) -> None:
     short = ("--recipe", "train/digits_resnet", "--set", "train.epochs=1")
     first = extcon("train", *short, "--out", "a.pt", "--json")
     assert first.code == 0, first.err
-    again = extcon("train", "a.pt", *short, "--out", "b.safetensors", "--json")
+    again = extcon("train", "a.pt", *short, "--out", "b.safetensors", "--json", "--junit", "done.xml")
     assert again.code == 0, again.err
+    assert 'name="extcon train" tests="1" failures="0"' in (place / "done.xml").read_text()
     assert extcon("evaluate", "b.safetensors", "--json").document["metrics"] == again.document["metrics"]
 
 
@@ -85,6 +88,14 @@ def test_a_github_job_gets_a_summary(extcon: Extcon, place: Path) -> None:
     summary = place / "summary.md"
     assert extcon("evaluate", "digits_resnet.pt", GITHUB_STEP_SUMMARY=str(summary)).code == 0
     assert "accuracy" in summary.read_text()
+
+
+def test_a_summary_that_cannot_be_written_fails_no_job(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(place / "missing" / "summary.md"))
+    done = CliRunner().invoke(app, ["evaluate", str(place / "digits_resnet.pt"), "--quiet"])
+    assert done.exit_code == 0, done.stderr
+    assert "warning: no summary in" in done.stderr
+    assert "accuracy" in done.stdout
 
 
 def test_help_and_version_answer(extcon: Extcon) -> None:
