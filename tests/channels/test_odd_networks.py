@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from extcon_cli.channels import RemovalPlan, channel_groups, remove, zero_channels
+from extcon_cli.channels import RemovalPlan, channel_groups, remove, remove_zeros, zero_channels
 from extcon_cli.channels.compare import Inputs
 from extcon_cli.errors import TraceError
 
@@ -457,6 +457,17 @@ def test_constants_go_or_stay_and_no_output_moves(
 def test_groups_may_lose_different_shares(name: str, remove_exactly: Remove) -> None:
     module, example = ready(name)
     remove_exactly(module, example, kill_unequal_shares)
+
+
+def test_channels_that_a_padded_shortcut_adds_go_alone() -> None:
+    """Nothing is known of what the padding lies beside: the zeros that it adds are known all the same."""
+    net, example = NETWORKS["a shortcut padded to the width"][0](), image()
+    channels = channel_groups(net, example)
+    wide = next(group for group in channels.groups if group.name == "wide")
+    zero_channels(net, wide, np.array([1]))
+    removal = remove_zeros(net, example, channels=channels, decided={wide: np.arange(wide.size) == 1})
+    assert removal.certificate.relative < 1e-5
+    assert removal.module.wide.out_channels == 14
 
 
 class Laid(nn.Module):

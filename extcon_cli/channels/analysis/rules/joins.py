@@ -121,12 +121,14 @@ def _with_a_number(op: Operator) -> bool:
 
 @constants("pad", "constant_pad_nd")
 def padded(op: KnownOperator) -> Tensor:
-    """Along channels constants lie behind each other; a map with borders is known where it is the padding's value."""
+    """Along channels constants lie behind each other; a map with borders is known where it is the padding's value.
+
+    Where nothing is known of what is read and one dimension is padded, that may be the one of channels.
+    """
     read, number, sizes = op.constant(0), op.value("value", 0.0) or 0.0, shape(op.input(0))
-    for dim, before, after in _pads(op) if _with_a_number(op) else ():  # else constants stay what they are
-        if before == after == 0:
-            continue
-        if read.shape[dim] == 1:
+    pads = [pad for pad in _pads(op) if pad[1:] != (0, 0)] if _with_a_number(op) else []  # else constants stay
+    for dim, before, after in pads:
+        if read.shape[dim] == 1 and not (len(pads) == 1 and bool(read.isnan().all())):
             read = torch.where(read == number, read, torch.nan)
         else:
             outer, inner = read.shape[:dim], read.shape[dim + 1 :]
