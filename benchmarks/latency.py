@@ -116,12 +116,12 @@ def budgets(net: Net, spec: LatencySpec, shares: list[float], round_to: int | No
             continue
         best = chosen(trials, share)
         assert best is not None
-        macs = measure(net.cut(net.filters.masks(mask)), net.example).macs / measure(net.module, net.example).macs
-        first, left, seconds = trials[0], best.measured, time.monotonic() - began
+        seconds, first = time.monotonic() - began, trials[0]
+        row = realised(net, net.cut(net.filters.masks(mask)), known, spec)
         yield (
-            f"| {net.name} | {spec.runtime} | {1e3 * known.seconds:.1f} | {share} | {round_to or known.multiple} "
-            f"| {first.predicted:.3f} | {first.measured:.3f} | {len(trials)} | {left:.3f} | {macs:.3f} "
-            f"| {1 / left:.2f} | {1 / macs:.2f} | {macs / left:.2f} | {table:.0f} | {seconds:.0f} |"
+            f"| {net.name} | {spec.runtime} | {1e3 * known.seconds:.1f} ms | {share} | {round_to or known.multiple} "
+            f"| {first.predicted:.3f} | {first.measured:.3f} | {len(trials)} | {best.measured:.3f} | {row} "
+            f"| {table:.0f} | {seconds:.0f} |"
         )
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
@@ -24,40 +26,45 @@ def test_a_ratio_is_taken_round_by_round() -> None:
     assert times.least(1) == 1
 
 
-def test_calls_take_turns_for_a_bounded_time() -> None:
-    order: list[str] = []
+@dataclass
+class Clock:
+    """Time that passes where a call says so."""
 
-    def called(name: str, seconds: float) -> None:
-        order.append(name)
-        time.sleep(seconds)
+    now: float = 0.0
+    order: list[str] = field(default_factory=list)
 
-    rounds: list[None] = []
-    began = time.perf_counter()
+    def call(self, name: str, seconds: float) -> Callable[[], None]:
+        def run() -> None:
+            self.order.append(name)
+            self.now += seconds
+
+        return run
+
+
+def test_calls_take_turns_for_the_time_asked_for() -> None:
+    clock, rounds = Clock(), list[None]()
     times = take_turns(
-        [lambda: called("short", 0.002), lambda: called("long", 0.008)],
-        seconds=0.01,
+        [clock.call("short", 0.002), clock.call("long", 0.008)],
+        seconds=0.1,
+        clock=lambda: clock.now,
         progress=lambda: rounds.append(None),
     )
-    assert time.perf_counter() - began < 2
     assert times.seconds.shape == (2, len(rounds))
-    assert len(rounds) >= LEAST_ROUNDS
-    assert order[4:] == ["short", "long"] * len(rounds)  # two of each to warm up
-    assert times.ratio(1, 0).median > 1.5
+    assert 10 <= len(rounds) <= 12
+    assert clock.order[4:] == ["short", "long"] * len(rounds)  # two of each to warm up
+    assert times.ratio(1, 0).median == pytest.approx(4)
+    few = take_turns([clock.call("long", 1.0)], seconds=0.1, clock=lambda: clock.now)
+    assert few.seconds.shape[1] == LEAST_ROUNDS
 
 
 def test_a_slow_call_is_not_repeated_without_end() -> None:
-    times = take_turns([lambda: time.sleep(0.02)], seconds=1e-3)
+    """Whatever the clock says, the wall clock has a say too."""
+    times = take_turns([lambda: time.sleep(0.02)], seconds=1e-3, clock=lambda: 0.0)
     assert times.seconds.shape[1] == 1
 
 
 def test_short_calls_are_measured_in_bunches() -> None:
-    count = 0
-
-    def short() -> None:
-        nonlocal count
-        count += 1
-
-    times = take_turns([short], seconds=1e-6)
-    assert count > 50
-    assert times.of(0).median < 1e-3
-    assert times.of(0).median == pytest.approx(times.seconds[0].mean(), abs=1e-3)
+    clock = Clock()
+    times = take_turns([clock.call("short", 1e-5)], seconds=0.01, clock=lambda: clock.now)
+    assert len(clock.order) == pytest.approx(100 * times.seconds.shape[1], abs=110)
+    assert times.of(0).median == pytest.approx(1e-5)
