@@ -11,6 +11,7 @@ from extcon_cli.checkpoint.trust import Trust
 from extcon_cli.events import Emit
 from extcon_cli.export.formats import beside
 from extcon_cli.processes import launched
+from extcon_cli.training.run_lock import RunLock
 
 if TYPE_CHECKING:
     from extcon_cli.pipelines.running.gates import Limits
@@ -45,21 +46,26 @@ class Wish:
 
         return Limits(*self.limits)
 
+    def lock(self) -> RunLock:
+        """Nobody else writes the output meanwhile: for what is over in one go."""
+        return RunLock(Path(f"{self.output}.run"))
+
 
 def of_what_is_dead(wish: Wish, emit: Emit, tolerance: float) -> PruneResult:
     """`--already-zero`."""
     from extcon_cli.pipelines.already_zero import already_zero
 
-    result = already_zero(
-        wish.checkpoint,
-        wish.recipe,
-        output=wish.output,
-        tolerance=tolerance,
-        latency=wish.latency,
-        force=wish.force,
-        trust=wish.trust,
-        emit=emit,
-    )
+    with wish.lock():
+        result = already_zero(
+            wish.checkpoint,
+            wish.recipe,
+            output=wish.output,
+            tolerance=tolerance,
+            latency=wish.latency,
+            force=wish.force,
+            trust=wish.trust,
+            emit=emit,
+        )
     return exported(wish, result, wish.recipe, emit)
 
 
@@ -67,15 +73,16 @@ def at_once(wish: Wish, emit: Emit) -> PruneResult:
     """Without data: nothing is trained."""
     from extcon_cli.pipelines.at_once import prune_at_once
 
-    result = prune_at_once(
-        wish.checkpoint,
-        wish.recipe,
-        output=wish.output,
-        latency=wish.latency,
-        force=wish.force,
-        trust=wish.trust,
-        emit=emit,
-    )
+    with wish.lock():
+        result = prune_at_once(
+            wish.checkpoint,
+            wish.recipe,
+            output=wish.output,
+            latency=wish.latency,
+            force=wish.force,
+            trust=wish.trust,
+            emit=emit,
+        )
     return exported(wish, result, wish.recipe, emit)
 
 

@@ -53,6 +53,13 @@ class RunLock:
         self._made = True
         self.withdraw()
 
+    def __enter__(self) -> RunLock:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """What keeps no state leaves no trace."""
+        self.withdraw()
+
     def _locked(self) -> int:
         while True:
             descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o666)

@@ -160,7 +160,7 @@ def killed_at(command: Command, place: int, *, after: bool, resume: bool = False
 
 def assert_goes_on(command: Command, wanted: bytes) -> None:
     """To the same bytes; where they are there already, that is refused or done again."""
-    over = command.output.exists() and not Path(f"{command.output}.run").exists()
+    over = command.output.exists() and not Path(f"{command.output}.run", "output.json").exists()
     with pytest.raises(UsageError, match="exists already") if over else nullcontext():
         command(resume=True)
     assert command.output.read_bytes() == wanted

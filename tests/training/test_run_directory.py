@@ -221,3 +221,15 @@ def test_the_first_signal_waits_the_second_does_not(number):
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(number)
     assert signal.getsignal(number) is before
+
+
+def test_a_lock_of_what_keeps_no_state_leaves_no_trace(tmp_path):
+    folder = tmp_path / "o.run"
+    with RunLock(folder):
+        assert (folder / "lock").exists()
+    assert not folder.exists()
+    folder.mkdir()
+    (folder / "state.pt").touch()
+    with RunLock(folder):
+        pass
+    assert [path.name for path in folder.iterdir()] == ["state.pt"]

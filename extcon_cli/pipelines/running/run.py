@@ -242,13 +242,9 @@ def start_run(
                 processes,
             )  # fmt: skip
         except KeyboardInterrupt as error:
-            raise Interrupted(
-                f"interrupted; the state is kept in {directory.path}: repeat the command with --resume to go on"
-            ) from error
+            raise Interrupted(f"interrupted; {_kept(directory)}") from error
         except ProcessLost as error:
-            again = "repeat the command with --resume to go on"
-            kept_in = f"the state is kept in {directory.path}: {again}" if directory.resumable else "nothing was kept"
-            raise ProcessLost(f"{error}; {kept_in}") from error
+            raise ProcessLost(f"{error}; {_kept(directory)}") from error
         except ExtconError:
             if not directory.resumable and lock is not None:  # nothing to go on from: leave no trace
                 directory.clear()
@@ -256,6 +252,13 @@ def start_run(
             raise
         finally:
             torch.set_num_threads(before)
+
+
+def _kept(directory: RunDirectory) -> str:
+    """What is left of a run that ends early, and what to do."""
+    if directory.resumable:
+        return f"the state is kept in {directory.path}: repeat the command with --resume to go on"
+    return "it had no state to keep yet: repeat the command"
 
 
 def _inputs(command: str, prepared: Prepared) -> Mapping[str, str | None]:
