@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import reduce
 from operator import add
@@ -12,6 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
+from extcon_cli.channels import Difference
+from extcon_cli.channels.compare import batch_size, compare, results
+from extcon_cli.channels.modules import evaluating
+from extcon_cli.channels.preserving import preserving
 from extcon_cli.errors import GateError
 from extcon_cli.processes import ALONE, Processes
 from extcon_cli.recipe.schema import DistillSpec
@@ -59,12 +64,46 @@ def evaluate(model: nn.Module, loader: Iterable[Batch], task: Task, processes: P
     Args:
         loader: of several processes, what `own_part` gives each of them.
     """
-    training = model.training
+    training, figures = model.training, _Figures(task, processes)
     model.eval()
     try:
-        return _measured(model, loader, task, processes)
+        for batch in loader:
+            figures.add(task.forward(model, batch), batch)
     finally:
         model.train(training)
+    return figures.found()
+
+
+@torch.no_grad()
+def evaluate_beside(
+    first: nn.Module, second: nn.Module, loader: Iterable[Batch], task: Task
+) -> tuple[dict[str, float], dict[str, float], Difference]:
+    """`evaluate` for two models, and how far all that they give is apart, in one pass over both. In one process."""
+    figures = _Figures(task, ALONE), _Figures(task, ALONE)
+
+    def steps() -> Iterator[tuple[list[Tensor], list[Tensor], int]]:
+        for batch in loader:
+            given: list[list[Tensor]] = []
+            for model, known in zip((first, second), figures, strict=True):
+                with preserving(model), evaluating(model), _heard(model) as outputs:
+                    torch.default_generator.manual_seed(0)  # what is drawn is drawn alike
+                    known.add(task.forward(model, batch), batch)
+                    given.append(results(outputs))
+            yield given[0], given[1], batch_size(task.arguments(batch[0]))
+
+    gap = compare(steps())
+    return figures[0].found(), figures[1].found(), gap
+
+
+@contextmanager
+def _heard(model: nn.Module) -> Iterator[list[Any]]:
+    """What the model gives, call by call."""
+    outputs: list[Any] = []
+    handle = model.register_forward_hook(lambda _, __, output: outputs.append(output))
+    try:
+        yield outputs
+    finally:
+        handle.remove()
 
 
 def own_part(loader: Batches, task: Task, processes: Processes) -> Iterator[Batch]:
@@ -79,31 +118,43 @@ def own_batches(loader: Batches, processes: Processes) -> Iterator[Batch]:
     return (loader.batch(step) for step in range(len(loader))[processes.share.of(len(loader))])
 
 
-def _measured(model: nn.Module, loader: Iterable[Batch], task: Task, processes: Processes) -> dict[str, float]:
-    metrics, total, count = task.metrics(), None, 0.0
-    for batch in loader:
-        if total is None and isinstance(metrics, nn.Module):  # torchmetrics' own
-            metrics.to(next(leaf.device for leaf in tree_leaves(batch) if isinstance(leaf, Tensor)))
-            if processes.several:
-                _keep_to_itself(metrics)
-        outputs, number = task.forward(model, batch), task.count(batch[1])
+class _Figures:
+    """The loss and the task's figures of a model, batch by batch; those of several processes are added up."""
+
+    def __init__(self, task: Task, processes: Processes) -> None:
+        self.task, self.processes, self.metrics = task, processes, task.metrics()
+        self.total: Tensor | None = None  # () of the losses, each times its count
+        self.count = 0.0
+        self.began = False
+
+    def add(self, outputs: Any, batch: Batch) -> None:
+        """What the task's `forward` gave for a batch."""
+        if not self.began and isinstance(self.metrics, nn.Module):  # torchmetrics' own
+            self.metrics.to(next(leaf.device for leaf in tree_leaves(batch) if isinstance(leaf, Tensor)))
+            if self.processes.several:
+                _keep_to_itself(self.metrics)
+        self.began = True
+        number = self.task.count(batch[1])
         if number:  # else the loss is 0 / 0
-            loss = task.loss(outputs, batch[1]).double() * number
-            total = loss if total is None else total + loss
-        count += number
-        metrics.update(outputs, batch[1])
-    summed = float(total) if total is not None else 0.0
-    if processes.several and (names := getattr(metrics, "adds_up", None)) is not None:
-        state = {name: getattr(metrics, name) for name in names}
-        parts = processes.gathered((summed, count, tree_map(_on_cpu, state)))
-        summed, count = sum(part[0] for part in parts), sum(part[1] for part in parts)
-        for name in names:
-            found = [part[2][name] for part in parts if part[2][name] is not None]
-            setattr(metrics, name, reduce(add, found) if found else None)
-    if not count:
-        raise GateError("nothing was measured: the loader gave no batch")
-    figures = {"loss": summed / count, **{name: float(value) for name, value in metrics.compute().items()}}
-    return processes.once(lambda: figures)
+            loss = self.task.loss(outputs, batch[1]).double() * number
+            self.total = loss if self.total is None else self.total + loss
+        self.count += number
+        self.metrics.update(outputs, batch[1])
+
+    def found(self) -> dict[str, float]:
+        """Over all batches. GateError where there was none."""
+        summed, count, metrics = float(self.total) if self.total is not None else 0.0, self.count, self.metrics
+        if self.processes.several and (names := getattr(metrics, "adds_up", None)) is not None:
+            state = {name: getattr(metrics, name) for name in names}
+            parts = self.processes.gathered((summed, count, tree_map(_on_cpu, state)))
+            summed, count = sum(part[0] for part in parts), sum(part[1] for part in parts)
+            for name in names:
+                found = [part[2][name] for part in parts if part[2][name] is not None]
+                setattr(metrics, name, reduce(add, found) if found else None)
+        if not count:
+            raise GateError("nothing was measured: the loader gave no batch")
+        figures = {"loss": summed / count, **{name: float(value) for name, value in metrics.compute().items()}}
+        return self.processes.once(lambda: figures)
 
 
 def _keep_to_itself(metrics: nn.Module) -> None:

@@ -14,7 +14,7 @@ from extcon_cli.errors import GateError
 from extcon_cli.recipe.schema import DistillSpec
 from extcon_cli.tasks import Classification, Regression
 from extcon_cli.tasks.base import prediction
-from extcon_cli.training.objective import evaluate, objective
+from extcon_cli.training.objective import evaluate, evaluate_beside, objective
 
 Z, T = torch.randn(2, 6, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 Y = torch.tensor([0, 1, 2, 3, 0, 1])
@@ -118,3 +118,26 @@ def test_better_is_accuracy_then_loss():
     assert Classification().better({"accuracy": 0.9, "loss": 0.4}, good)
     assert not Classification().better(good, good)
     assert not Regression().better({"loss": math.nan, "r2": math.nan}, {"loss": 9.0, "r2": 0.0})
+
+
+CALLS: list[nn.Module] = []
+
+
+class Counted(nn.Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        CALLS.append(self)
+        return super().forward(x)
+
+
+def test_two_models_are_measured_and_compared_in_one_pass_over_both() -> None:
+    first, second = Counted(4, 3), Counted(4, 3)
+    second.load_state_dict(first.state_dict())
+    with torch.no_grad():
+        second.bias[0] += 0.5
+    batches = [(torch.randn(5, 4), torch.randint(3, (5,))), (torch.randn(2, 4), torch.randint(3, (2,)))]
+    one, other, gap = evaluate_beside(first, second, batches, Classification())
+    assert [first, second, first, second] == CALLS
+    assert (one, other) == tuple(evaluate(model, batches, Classification()) for model in (first, second))
+    assert (gap.samples, gap.largest) == (7, pytest.approx(0.5, abs=1e-6))
+    assert first.training
+    assert len(first._forward_hooks) == 0

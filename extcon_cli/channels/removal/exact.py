@@ -11,7 +11,7 @@ from torch import nn
 
 from extcon_cli.channels.analysis.constants import consumer_inputs
 from extcon_cli.channels.analysis.groups import ChannelGroup, Channels, coverage
-from extcon_cli.channels.compare import Examples, Inputs, each_example, outputs
+from extcon_cli.channels.compare import Difference, Examples, Inputs, each_example, outputs
 from extcon_cli.channels.culprits import Failure, culprits
 from extcon_cli.channels.dry_run import channel_groups
 from extcon_cli.channels.preserving import duplicate
@@ -42,6 +42,12 @@ class Removal:
     def filters(self) -> int:
         """How many channels went."""
         return sum(int(mask.sum()) for mask in self.removed.values())
+
+    def with_evaluation(self, measured: Difference) -> Removal:
+        """The same with what was measured on real inputs after it. GateError where the outputs differ."""
+        certificate = replace(self.certificate, evaluation=measured if measured.samples else None)
+        _check_exact(certificate)
+        return replace(self, certificate=certificate)
 
 
 def remove_zeros(
@@ -89,14 +95,18 @@ def remove_zeros(
     small = duplicate(model)
     remove(small, plan)
     certificate = certify(model, small, plan, example_inputs, evaluation)
-    if not certificate.exact:
-        worst = certificate.relative
-        raise GateError(f"the removal is not exact: outputs differ by {worst:.1e} of the largest; nothing was removed")
+    _check_exact(certificate)
     removed = {status.group: status.removable for status in statuses if status.removable.any()}
     frozen = tuple(replace(group, reason=reasons.get(id(group), group.reason)) for group in channels.groups)
     prunable = sum(group.size for group in frozen if group.prunable)
     share = coverage(model, replace(channels, groups=frozen))
     return Removal(small, plan, certificate, removed, prunable, share)
+
+
+def _check_exact(certificate: Certificate) -> None:
+    if not certificate.exact:
+        worst = certificate.relative
+        raise GateError(f"the removal is not exact: outputs differ by {worst:.1e} of the largest; nothing was removed")
 
 
 def _limited(status: GroupStatus, decided: Masks) -> GroupStatus:

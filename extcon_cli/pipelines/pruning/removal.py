@@ -11,6 +11,7 @@ from extcon_cli.channels import Certificate, Difference, Removal, RemovalPlan
 from extcon_cli.pipelines.pruning.bifurcate import Shrunk
 from extcon_cli.pipelines.pruning.budget import target_figures
 from extcon_cli.pipelines.pruning.prune_run import PruneRun, RemovalRecord
+from extcon_cli.pipelines.running.measure import measured_beside
 from extcon_cli.pipelines.running.phase import interruptible
 from extcon_cli.report.measure import measure
 from extcon_cli.report.records import CertificateRecord, Metrics, ModelStats
@@ -33,33 +34,57 @@ def remove(pruning: PruneRun, shrunk: Shrunk, before: ModelStats, *, planned: bo
 
     `planned`: the filters are a plan's, and neither the recipe's ratio nor its target is asked for.
     """
-    run, zeroed = pruning.run, pruning.module.eval()
+    run = pruning.run
+    pruning.module.eval()
     with run.phase("remove", "Removing") as closing:
-        removed: list[Removal] = []
-
-        def cut() -> RemovalRecord:
-            removed.append(_certified(pruning, shrunk))
-            return _record(pruning, shrunk, before, removed[0], planned=planned)
-
-        metrics = run.metrics(zeroed)
-        record = run.processes.once(cut)
-        small = Removed(removed[0].module, record) if removed else repeat(pruning, record)
-        run.processes.align(small.module)
-        closing.update(run.metrics(small.module))
+        measure_both = _in_parts if run.processes.several else _in_one_pass
+        small, metrics, after = measure_both(pruning, shrunk, before, planned)
+        closing.update(after)
+    record = small.record
     figures = replace(record.figures, metrics_before_removal=metrics, metrics_after_removal=dict(closing))
     return replace(small, record=replace(record, figures=figures))
 
 
-def _certified(pruning: PruneRun, shrunk: Shrunk) -> Removal:
+def _in_one_pass(
+    pruning: PruneRun, shrunk: Shrunk, before: ModelStats, planned: bool
+) -> tuple[Removed, Metrics, Metrics]:
+    """What is removed, and the figures before and after: one pass over the test data, which compares as well."""
+    run, removal = pruning.run, _certified(pruning, shrunk, evaluated=False)
+    both = (pruning.module, removal.module)
+    metrics, after, gap = measured_beside(both, run.prepared, "test", run.accelerator, run.stop)
+    removal = removal.with_evaluation(gap)
+    record = _record(pruning, shrunk, before, removal, planned=planned)
+    return Removed(removal.module, record), metrics, after
+
+
+def _in_parts(pruning: PruneRun, shrunk: Shrunk, before: ModelStats, planned: bool) -> tuple[Removed, Metrics, Metrics]:
+    """The same in several processes, each of which measures its part of the data."""
     run = pruning.run
-    test = run.prepared.data.eval_loader("test", device=run.device)
+    removed: list[Removal] = []
+
+    def cut() -> RemovalRecord:
+        removed.append(_certified(pruning, shrunk, evaluated=True))
+        return _record(pruning, shrunk, before, removed[0], planned=planned)
+
+    metrics = run.metrics(pruning.module)
+    record = run.processes.once(cut)
+    small = Removed(removed[0].module, record) if removed else repeat(pruning, record)
+    run.processes.align(small.module)
+    return small, metrics, run.metrics(small.module)
+
+
+def _certified(pruning: PruneRun, shrunk: Shrunk, *, evaluated: bool) -> Removal:
+    """The removal with its certificate; `evaluated`: compared on the test data too."""
+    run = pruning.run
+    test = interruptible(iter(run.prepared.data.eval_loader("test", device=run.device)), run.stop)
+    real = (run.prepared.task.arguments(inputs) for inputs, _ in test)
     return channels.remove_zeros(
         pruning.module,
         pruning.examples,
         channels=pruning.channels,
         decided=pruning.filters.masks(shrunk.selected),
         others=not pruning.ties,  # what else is dead may not be alike in all layers
-        evaluation=(run.prepared.task.arguments(inputs) for inputs, _ in interruptible(iter(test), run.stop)),
+        evaluation=real if evaluated else (),
     )
 
 

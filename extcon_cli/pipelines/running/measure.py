@@ -22,7 +22,7 @@ from extcon_cli.recipe.schema import LatencySpec
 from extcon_cli.report.records import LatencyFigures, Metrics, ModelStats, OutputDifference, Spread
 from extcon_cli.training.device import Accelerator
 from extcon_cli.training.interrupt import Stop
-from extcon_cli.training.objective import evaluate, own_part
+from extcon_cli.training.objective import evaluate, evaluate_beside, own_part
 
 
 def measured(
@@ -39,7 +39,19 @@ def measured(
         return None
     loader = data.eval_loader(split, device=accelerator.device)
     own = interruptible(own_part(loader, prepared.task, processes), stop)
-    metrics = evaluate(module, own, prepared.task, processes)
+    return _finite(evaluate(module, own, prepared.task, processes), split)
+
+
+def measured_beside(
+    modules: tuple[nn.Module, nn.Module], prepared: Prepared, split: str, accelerator: Accelerator, stop: Stop
+) -> tuple[Metrics, Metrics, Difference]:
+    """Figures of two modules on a split, and how far their outputs are apart, in one pass over both."""
+    loader = prepared.data.eval_loader(split, device=accelerator.device)
+    first, second, gap = evaluate_beside(*modules, interruptible(iter(loader), stop), prepared.task)
+    return _finite(first, split), _finite(second, split), gap
+
+
+def _finite(metrics: Metrics, split: str) -> Metrics:
     if not all(math.isfinite(value) for value in metrics.values()):
         raise GateError(f"the model's outputs on the {split} data are not finite (NaN or infinity)")
     return metrics
