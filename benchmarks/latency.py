@@ -127,7 +127,7 @@ def budgets(net: Net, spec: LatencySpec, shares: list[float], round_to: int | No
 
 def realised(net: Net, smaller: nn.Module, known: Timing, spec: LatencySpec) -> str:
     """Left of the latency (with its spread) and of the MACs, and the one speed-up as a share of the other."""
-    found = latency((net.module, smaller), net.example, known.setting, 2 * spec.seconds)
+    found = latency((net.module, smaller), net.example, known.setting, 5 * spec.seconds)
     macs = measure(smaller, net.example).macs / measure(net.module, net.example).macs
     left = found.ratio
     spread = f"{left.median:.3f} ({left.low:.3f} to {left.high:.3f})"

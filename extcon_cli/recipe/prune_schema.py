@@ -140,7 +140,7 @@ class LatencySpec(Section):
     batch_size: PositiveInt | None = None
     """Samples in a batch. null: one, and with torch 64 as well."""
 
-    seconds: PositiveFloat = 1.0
+    seconds: PositiveFloat = 0.4
     """How long two models are compared for one batch size, about: of what counts, and ten times as long at the most."""
 
     layer_seconds: PositiveFloat = 120.0

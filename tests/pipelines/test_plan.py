@@ -50,7 +50,7 @@ def fresh(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def made(fresh: Path) -> tuple[Path, PlanResult]:
     path = fresh.with_name("net.plan.json")
-    return path, plan(fresh, recipe(target={"params": 0.5}), output=path, device="cpu")
+    return path, plan(fresh, recipe(target={"params": 0.5}), output=path, device="cpu", latency=False)
 
 
 def edited(made: tuple[Path, PlanResult], path: Path, edit: Callable[[dict[str, Any]], None]) -> Path:
@@ -80,7 +80,7 @@ def test_a_plan_tells_how_much_each_layer_matters(made: tuple[Path, PlanResult],
         name for name, group in groups.items() if group.sensitivity is not None
     }
     assert any(abs(group.sensitivity or 0) > 0 for group in groups.values())
-    without = plan(fresh, recipe(), output=made[0].with_name("fast.json"), samples=0, device="cpu")
+    without = plan(fresh, recipe(), output=made[0].with_name("fast.json"), samples=0, device="cpu", latency=False)
     assert all(group.sensitivity is None for group in without.groups)
 
 
@@ -140,7 +140,7 @@ def test_a_file_that_is_no_plan_is_refused(fresh: Path, tmp_path: Path, text: st
 
 def test_a_score_that_trains_is_refused(fresh: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="race does: choose energy"):
-        plan(fresh, recipe(score={"method": "race"}), output=tmp_path / "x.json", device="cpu")
+        plan(fresh, recipe(score={"method": "race"}), output=tmp_path / "x.json", device="cpu", latency=False)
 
 
 def test_groups_that_stay_alike_lose_the_same_share() -> None:

@@ -39,6 +39,8 @@ GOAL = 0.985
 """Share of the budget that a decision aims at."""
 ENOUGH = 0.965
 """Share of the budget from which on a trial is near enough: another measurement of it is not the same."""
+LONGER = 2.5
+"""How many times as long as other comparisons those last that a budget rests on."""
 AGAIN = 3
 """Measurements of a result before it counts as over its budget, each three times as long as the one before."""
 
@@ -89,7 +91,7 @@ def timing(
 
     with phase(emit, "layers", f"Timing layers in {where.runtime}", len(layers), "layer"):
         with running(module, example, where) as run:
-            seconds = take_turns([run], seconds=spec.seconds, clock=where.clock).of(0).median
+            seconds = take_turns([run], seconds=LONGER * spec.seconds, clock=where.clock).of(0).median
         table = Table.of(where, until=time.monotonic() + spec.layer_seconds)
         cost, multiple = layers.cost(table, seconds, progress), layers.multiple(table)
         table.save()
@@ -139,7 +141,7 @@ def within_latency(
 
         def measured(mask: Tensor) -> float:
             with running(cut(filters.masks(mask)), example, known.setting) as smaller:
-                times = take_turns([original, smaller], seconds=seconds, clock=known.setting.clock)
+                times = take_turns([original, smaller], seconds=LONGER * seconds, clock=known.setting.clock)
             return times.ratio(1, 0).median
 
         for one in limits:
@@ -220,7 +222,7 @@ def latency_figures(
     Raises:
         GateError: the result is more than 5 % over it, in three measurements, each longer than the one before.
     """
-    where, seconds = setting(spec, spec.batch_size or 1, device), spec.seconds
+    where, seconds = setting(spec, spec.batch_size or 1, device), LONGER * spec.seconds
     for _ in range(AGAIN):
         found = latency(modules, example, where, seconds)
         budget, reached = _reached(asked, found)
