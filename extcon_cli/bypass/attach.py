@@ -17,7 +17,7 @@ trained no more once it is back.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -30,7 +30,7 @@ from extcon_cli.channels import Difference, channel_groups, difference
 from extcon_cli.channels.compare import Inputs, random_batches
 from extcon_cli.errors import UsageError
 
-Other = Literal["mirror", "widen", "revive", "restart", "shrink"]
+Other = Literal["mirror", "widen", "revive", "identity", "restart", "shrink"]
 
 
 class Bypass:
@@ -57,9 +57,10 @@ class Bypass:
             extended unit become itself and its mirror image at the end of opt_1, and half of these vanish; `widen` adds
             units, and as many vanish. With these two `model` is, from then on and from the start, another module with
             parameters of its own; the original has what was learnt after `contract`. `revive` draws the weights of
-            dead units anew, in place and at once. `restart` and `shrink` give the mean of the last weights, `shrink`
-            from smaller ones; the rate is yours to raise: three times the usual one, after a warm-up over 5 % of the
-            steps.
+            dead units anew, in place and at once; `identity` lets the hidden square layers of a deep plain stack begin
+            anew near the identity, likewise, and preserves no output. `restart` and `shrink` give the mean of the last
+            weights, `shrink` from smaller ones; the rate is yours to raise: three times the usual one, after a warm-up
+            over 5 % of the steps.
         form: of the methods that bring D back, see `extension.extend`.
         layers: name patterns of the activations to extend (of the layers to widen).
         lr: of the optimizer, where `step` is not given one.
@@ -113,6 +114,9 @@ class Bypass:
             training=data,
             seed=seed,
         )
+        if name not in EXTENSIONS:
+            known = ", ".join(sorted({*get_args(Method), *get_args(Other)}))
+            raise UsageError(f"method {method!r}: should be one of {known}")
         self.strategy = EXTENSIONS[name](context)
 
     @property

@@ -261,3 +261,16 @@ def test_a_restart_in_ones_own_loop_ends_with_the_mean_of_the_last_weights() -> 
     assert bypass.contract().relative > EXACT
     assert any(not torch.equal(tensor, last[name]) for name, tensor in model.named_parameters())
     torch.testing.assert_close(model[1].running_mean, model[0](x).mean((0, 2, 3)))
+
+
+def test_near_the_identity_in_ones_own_loop_and_unknown_methods() -> None:
+    torch.manual_seed(0)
+    hidden = [part for _ in range(4) for part in (nn.Linear(8, 8), nn.ReLU())]
+    model, x = nn.Sequential(nn.Linear(5, 8), nn.ReLU(), *hidden, nn.Linear(8, 3)), torch.randn(4, 5)
+    bypass = Bypass(model, (x,), method="identity")
+    assert bypass.model is model
+    assert bypass.done
+    assert bypass.contract().largest == 0
+    assert (model[4].weight - torch.eye(8)).std() < 0.1
+    with pytest.raises(UsageError, match="method 'wide': should be one of controlled, identity, mirror"):
+        Bypass(model, (x,), method="wide")  # type: ignore[arg-type]

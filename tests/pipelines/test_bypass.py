@@ -61,7 +61,7 @@ def chosen_by(document: dict[str, Any], names: set[str]) -> str:
 def test_the_result_is_never_worse_on_validation(stalled: Path, tmp_path: Path) -> None:
     document = run(stalled, tmp_path / "out.safetensors")
     losses = document["validation"]
-    assert set(losses) == {"theta*", "baseline", *CONTROLS, *EXTENSIONS} - {"perturbed"}
+    assert set(losses) == {"theta*", "baseline", *CONTROLS, *EXTENSIONS} - {"perturbed", "identity"}  # it is not deep
     assert document["verdict"] == chosen_by(document, {*losses} - {*CONTROLS})
     certificate = document["certificate"]
     assert certificate["diag"]["contracted"]
@@ -205,7 +205,8 @@ def test_the_path_of_the_extended_model_is_recorded(stalled: Path, tmp_path: Pat
 
 
 def test_phases_may_have_optimizers_of_their_own(stalled: Path, tmp_path: Path) -> None:
-    still = ["bypass.opt_1.optimizer={name: sgd, lr: 1e-12}", "bypass.opt_2.optimizer={name: adam, lr: 1e-12}"]
+    still = ["bypass.opt_1.optimizer={name: sgd, lr: 1e-12}", "bypass.opt_2.optimizer={name: adam, lr: 1e-12}",
+             "bypass.extensions=[diag]"]  # fmt: skip
     phases = run(stalled, tmp_path / "out.safetensors", overrides=still)["history"]["phases"]
     sizes = {phase["phase"]: [row[5] for row in phase["trace"]] for phase in phases}
     opt_1, opt_2, train_3 = sizes["diag"][:30], sizes["diag"][30:60], sizes["diag"][60:]
