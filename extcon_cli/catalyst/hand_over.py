@@ -242,7 +242,8 @@ class _Walk:
         weight = self.tensors[reader.weight]
         bias = self.tensors[reader.bias] if reader.bias is not None else None
         own = bias is not None and self.uses[str(reader.bias)] == self.calls[reader.weight]
-        change, shift = self.equations[reader.weight].solve(self.ridge, centred=own or behind.takes_mean)
+        equations = self.equations.pop(reader.weight)  # of wide maps they are larger than the weights
+        change, shift = equations.solve(self.ridge, centred=own or behind.takes_mean)
         rows = reader.matrix(weight).ne(0).any(2)
         going = self.decisions.along(reader.weight, reader.output_dim, weight.shape[reader.output_dim]).to(rows.device)
         rows &= ~going.reshape(1 if going.numel() < rows.numel() else reader.groups, -1)

@@ -255,6 +255,8 @@ def _costs(block: Block, alive: Tensor) -> Tensor:
     assert block.weight is not None
     assert block.inverse is not None
     count, taps = len(block.filters), block.taps
+    if taps == 1:  # nothing to solve
+        return torch.where(alive, block.weight.square().sum(0) / block.inverse.diagonal(), 0.0)
     columns = torch.arange(count * taps).reshape(count, taps)[alive]
     inner = block.inverse[columns[:, :, None], columns[:, None, :]]  # (alive, t, t)
     weights = block.weight[:, columns].transpose(0, 1)  # (alive, o, t)

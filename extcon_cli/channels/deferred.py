@@ -23,7 +23,11 @@ ATEN = torch.ops.aten
 CPU = torch.device("cpu")
 SMALL = 1 << 16
 """Numbers of a tensor that is not worth deferring: biases, norms."""
-LATER = {ATEN.detach.default, ATEN.alias.default, ATEN.clone.default, ATEN._to_copy.default, ATEN.index_select.default}
+SAME = {ATEN.detach.default, ATEN.alias.default}
+"""Operators that change nothing."""
+NEW = {ATEN.clone.default, ATEN.index_select.default}
+"""Operators whose result shares no memory with what they read."""
+LATER = {*NEW, ATEN._to_copy.default}
 """Operators that are put off themselves where their first argument is deferred."""
 
 
@@ -65,6 +69,8 @@ class Deferred(Tensor):
         cls, func: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
+        if func in SAME:
+            return Deferred(args[0].make, args[0])
         if func in LATER and kwargs.get("device") in (None, CPU):
             first, *others = args
             like = func(_meta(first), *tree_map(_meta, others), **kwargs)
@@ -151,7 +157,12 @@ def _done(func: Any, make: Make, others: Any, kwargs: Any) -> Tensor:
     return result
 
 
+def _is_new(make: Make) -> bool:
+    """Whether nobody else holds what this makes."""
+    return isinstance(make, partial) and (make.func is _written or (make.func is _done and make.args[0] in NEW))
+
+
 def _written(func: Any, make: Make, others: Any, kwargs: Any) -> Tensor:
-    written = make().clone()
+    written = make() if _is_new(make) else make().clone()
     func(written, *tree_map(_now, others), **kwargs)
     return written
