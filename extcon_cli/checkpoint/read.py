@@ -24,7 +24,6 @@ from extcon_cli.checkpoint.limits import check_pickle
 from extcon_cli.checkpoint.metadata import Metadata, from_header
 from extcon_cli.checkpoint.said import said
 from extcon_cli.checkpoint.state import Versions, find_state
-from extcon_cli.checkpoint.ultralytics.library import switch_off
 from extcon_cli.checkpoint.user_code import importable
 from extcon_cli.errors import CheckpointError
 
@@ -89,7 +88,6 @@ def _read_torch(path: Path, trust_pickle: bool) -> Any:
         with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings(), ExitStack() as stack:
             warnings.simplefilter("ignore")  # advice to torch.load's callers, not to our user
             if trust_pickle:
-                switch_off()
                 stack.enter_context(importable(Path.cwd()))  # its classes are found as by a script
             return torch.load(path, map_location="cpu", weights_only=not trust_pickle)
     except Exception as error:  # whatever a hostile pickle makes of torch's reader, it is this file's fault
