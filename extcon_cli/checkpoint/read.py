@@ -8,8 +8,9 @@ from __future__ import annotations
 import argparse
 import hashlib
 import re
+import sys
 import warnings
-from contextlib import ExitStack
+from contextlib import ExitStack, redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from extcon_cli.checkpoint.limits import check_pickle
 from extcon_cli.checkpoint.metadata import Metadata, from_header
 from extcon_cli.checkpoint.said import said
 from extcon_cli.checkpoint.state import Versions, find_state
+from extcon_cli.checkpoint.ultralytics.library import switch_off
 from extcon_cli.checkpoint.user_code import importable
 from extcon_cli.errors import CheckpointError
 
@@ -89,6 +91,8 @@ def _read_torch(path: Path, trust_pickle: bool) -> Any:
             warnings.simplefilter("ignore")  # advice to torch.load's callers, not to our user
             if trust_pickle:
                 stack.enter_context(importable(Path.cwd()))  # its classes are found as by a script
+                stack.enter_context(redirect_stdout(sys.stderr))  # what its libraries print is no result of ours
+                switch_off()
             return torch.load(path, map_location="cpu", weights_only=not trust_pickle)
     except Exception as error:  # whatever a hostile pickle makes of torch's reader, it is this file's fault
         message = str(error)

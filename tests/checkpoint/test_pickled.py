@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -91,6 +92,18 @@ def test_a_class_that_cannot_be_built_anew(place: Path) -> None:
         "print(m.body[0].out_features)"
     )
     assert python(place, program).split() == ["3"]
+
+
+def test_what_a_class_prints_is_no_output_of_ours(place: Path) -> None:
+    dead(place, "Net(8)")
+    (place / "mynet.py").write_text(f"print('hello')\n{NET}")
+    command = [sys.executable, "-m", "extcon_cli", "inspect", "model.pt", "--trust-pickle", "--json"]
+    done = subprocess.run(
+        [*command, "--set", "model.input_shape=[4]"], cwd=place, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["command"] == "inspect"
+    assert "hello" in done.stderr
 
 
 def test_a_library_s_class_is_recognised(place: Path) -> None:

@@ -23,9 +23,14 @@ def library(name: str = "") -> Any:
     """The library, or one of its modules. UsageError: it is not installed."""
     if find_spec("ultralytics") is None:
         raise UsageError("checkpoints of Ultralytics need its library: pip install ultralytics")
+    switch_off()
+    return import_module(f"ultralytics.{name}" if name else "ultralytics")
+
+
+def switch_off() -> None:
+    """Let it fetch, install and print nothing where it is imported from now on, such as by unpickling."""
     for switch, value in SWITCHES.items():
         os.environ.setdefault(switch, value)
-    return import_module(f"ultralytics.{name}" if name else "ultralytics")
 
 
 @contextmanager
