@@ -137,7 +137,7 @@ def prune(
     checks.check_latency(max_latency, measured=not no_latency)
     timing = resolve.timing(runtime, batch_size)
     checkpoint = resolve.checkpoint_file(checkpoint)
-    theirs = is_ultralytics(checkpoint) and not already_zero and (out is None or out.suffix == ".pt")
+    theirs = is_ultralytics(checkpoint) and not already_zero and (out is None or out.suffix != ".safetensors")
     if theirs and (plan is not None or resume or dry_run or exports or several):
         raise UsageError(
             "a checkpoint of Ultralytics is pruned to one target, without --plan, --resume, --dry-run and --export"
