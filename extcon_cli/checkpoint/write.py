@@ -64,18 +64,23 @@ def check_writable(path: str | Path, force: bool) -> None:
     if path.suffix != ".safetensors":
         raise UsageError(f"{path}: the output is a safetensors file; give --out a name that ends in .safetensors")
     try:
-        if path.is_dir():
-            raise UsageError(f"{path} is a folder; choose another --out")
-        if path.exists() and not force:
-            raise UsageError(f"{path} exists already; overwrite it with --force or choose another --out")
-        if not path.parent.is_dir():
-            raise UsageError(f"{path}: the folder {path.parent} does not exist; make it or choose another --out")
+        check_place(path, force)
         temporary = _temporary(path)
         temporary.open("xb").close()
         temporary.unlink()
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise UsageError(f"{path} cannot be written: {reason}; choose another --out") from error
+
+
+def check_place(path: Path, force: bool) -> None:
+    """UsageError where no file can be put: in the place of a folder, of a file to be kept, or where no folder is."""
+    if path.is_dir():
+        raise UsageError(f"{path} is a folder; choose another --out")
+    if path.exists() and not force:
+        raise UsageError(f"{path} exists already; overwrite it with --force or choose another --out")
+    if not path.parent.is_dir():
+        raise UsageError(f"{path}: the folder {path.parent} does not exist; make it or choose another --out")
 
 
 def _unique(module: nn.Module, precision: Precision) -> dict[str, Tensor]:

@@ -12,7 +12,7 @@ from torch import nn
 from extcon_cli import __version__
 from extcon_cli.channels import Channels
 from extcon_cli.checkpoint.precision import Precision, lossless
-from extcon_cli.checkpoint.write import Metadata, check_writable, write
+from extcon_cli.checkpoint.write import Metadata, check_place, check_writable, write
 from extcon_cli.errors import UsageError
 from extcon_cli.pipelines.running.prepare import Prepared
 from extcon_cli.recipe.load import to_dict
@@ -31,12 +31,7 @@ def check_output(path: Path, *, force: bool) -> None:
     if path.suffix not in PLAIN:
         check_writable(path, force)
         return
-    if path.is_dir():
-        raise UsageError(f"{path} is a folder; choose another --out")
-    if path.exists() and not force:
-        raise UsageError(f"{path} exists already; overwrite it with --force or choose another --out")
-    if not path.parent.is_dir():
-        raise UsageError(f"{path}: the folder {path.parent} does not exist; make it or choose another --out")
+    check_place(path, force)
     if not os.access(path.parent, os.W_OK):
         raise UsageError(f"{path} cannot be written: permission denied; choose another --out")
 
