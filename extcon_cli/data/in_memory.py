@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from extcon_cli.data.plan import Batch, Change, Plan
+from extcon_cli.data.plan import Batch, Change, Plan, Planned
 from extcon_cli.data.trees import length, mapped
 from extcon_cli.errors import DataError
 from extcon_cli.processes import WHOLE, Share
 from extcon_cli.recipe.schema import AugmentSpec, NormalizeSpec
 
 
-class InMemoryLoader:
+class InMemoryLoader(Planned):
     """Batches of a set that lies on the device as a whole, images as uint8 until they are used.
 
     Args:
@@ -60,17 +59,6 @@ class InMemoryLoader:
         )
         self._x, self._y = (mapped(tree, lambda leaf: leaf.to(device)) for tree in (x, y))
 
-    @property
-    def samples(self) -> int:
-        return self._plan.samples
-
-    @property
-    def batch_size(self) -> int:
-        return self._plan.batch_size
-
-    def __len__(self) -> int:
-        return self._plan.steps
-
     def batch(self, step: int) -> Batch:
         number, index = divmod(step, self._plan.steps)
         epoch = self._plan.epoch(number)
@@ -81,6 +69,3 @@ class InMemoryLoader:
         batch = self._plan.finish(x, y, epoch, part, step)
         own = self._plan.share.of(part.stop - part.start)
         return mapped(batch, lambda leaf: leaf[own]) if cut else batch
-
-    def __iter__(self) -> Iterator[Batch]:
-        return (self.batch(step) for step in range(len(self)))

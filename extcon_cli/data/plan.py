@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -127,3 +128,27 @@ def mix(*numbers: int) -> int:
     """One seed out of several numbers, so that neighbours have nothing in common."""
     digest = hashlib.blake2b(repr(numbers).encode(), digest_size=7).digest()
     return int.from_bytes(digest, "big")
+
+
+class Planned(ABC):
+    """Batches as a plan says them: what a loader is, wherever its samples come from."""
+
+    _plan: Plan
+
+    @property
+    def samples(self) -> int:
+        return self._plan.samples
+
+    @property
+    def batch_size(self) -> int:
+        return self._plan.batch_size
+
+    def __len__(self) -> int:
+        return self._plan.steps
+
+    @abstractmethod
+    def batch(self, step: int) -> Batch:
+        """The batch of a step, 0 .. without end: always the same one."""
+
+    def __iter__(self) -> Iterator[Batch]:
+        return (self.batch(step) for step in range(len(self)))

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from extcon_cli.data.plan import Batch, Change, Plan, mix
+from extcon_cli.data.plan import Batch, Change, Plan, Planned, mix
 from extcon_cli.data.reading import Found, Reading, Request
 from extcon_cli.data.splits import Stream
 from extcon_cli.data.trees import mapped
@@ -17,7 +17,7 @@ from extcon_cli.processes import WHOLE, Share
 from extcon_cli.recipe.schema import AugmentSpec, NormalizeSpec
 
 
-class StreamingLoader:
+class StreamingLoader(Planned):
     """Batches of a set that is read while it is used.
 
     A dataset that draws random numbers draws the same ones for the same (seed, epoch, sample).
@@ -61,17 +61,6 @@ class StreamingLoader:
         self._reading: Iterator[Found] | None = None
         self._next = -1
 
-    @property
-    def samples(self) -> int:
-        return self._plan.samples
-
-    @property
-    def batch_size(self) -> int:
-        return self._plan.batch_size
-
-    def __len__(self) -> int:
-        return self._plan.steps
-
     def batch(self, step: int) -> Batch:
         number, index = divmod(step, self._plan.steps)
         epoch = self._plan.epoch(number)
@@ -86,9 +75,6 @@ class StreamingLoader:
         places = self._plan.places(index).start + torch.tensor(found.kept, device=self._plan.device)
         share = self._plan.share
         return self._plan.finish(x, y, epoch, places, step, *([share.place] if share.number > 1 else []))
-
-    def __iter__(self) -> Iterator[Batch]:
-        return (self.batch(step) for step in range(len(self)))
 
     def _requests(self, number: int, index: int, order: Tensor | None) -> list[Request]:
         """What is left of an epoch from its batch `index` on."""
