@@ -31,9 +31,8 @@ from statistics import mean, stdev
 from typing import Any
 
 import torch
+from selection_nets import SUBJECTS
 from selection_runs import BEFORE, Bench, Job
-
-from extcon_cli.checkpoint.zoo import ZOO
 
 RATES = (0.005, 0.01, 0.02)
 SEEDS = (0, 1, 2)
@@ -70,7 +69,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("data", type=Path, help=".npz with x_train, y_train, x_test, y_test, images as uint8")
-    parser.add_argument("--arch", default="cifar_resnet20", choices=[name for name in ZOO if "cifar" in name])
+    parser.add_argument("--arch", default="cifar_resnet20", choices=SUBJECTS)
     parser.add_argument("--results", type=Path, required=True)
     parser.add_argument("--methods", nargs="+", help="score/hand-over/schedule")
     parser.add_argument("--budgets", nargs="+", default=["0.7"])
@@ -100,7 +99,7 @@ class Store:
     def run(self, job: Job, bench: Bench) -> dict[str, Any]:
         """The result of a job, which is run if it is not known."""
         for run in self.known:
-            if all(run[key] == value for key, value in job._asdict().items()):
+            if all(run.get(key, Job._field_defaults.get(key)) == value for key, value in job._asdict().items()):
                 return run
         same = (
             BEFORE if (job.choice, job.hand_over) != ("tp_norm", "none") else [key for key in BEFORE if key != "seed"]
@@ -124,20 +123,15 @@ def jobs(budgets: Sequence[str], steps: Sequence[int], methods: Sequence[str], s
 
 
 def tuned(job: Job, store: Store, bench: Bench) -> float:
-    """The rate that did best on held-out images, at the number of steps in TUNED that is nearest."""
+    """The rate that did best on held-out training images at 70 %, seed 0, after as many steps."""
     if not job.steps:
         return 0.0
-    steps = min((128, 768), key=lambda known: abs(known - job.steps))
-    trials = [job._replace(budget="0.7", steps=steps, seed=0, lr=rate, held_out=True) for rate in RATES]
-    if steps == 768:  # twice what is best at 128, that, and half of it: the best never lay at an end of the grid there
-        middle = tuned(job._replace(steps=128), store, bench)
-        trials = [trial for trial in trials if middle / 2 <= trial.lr <= middle * 2]
-    return max(trials, key=lambda trial: store.run(trial, bench)["after"]).lr
+    trials = [job._replace(budget="0.7", seed=0, lr=rate) for rate in RATES]
+    return max(trials, key=lambda trial: store.run(trial, bench)["held_out"]).lr
 
 
 def table(runs: list[dict[str, Any]]) -> str:
     """Mean and deviation over seeds, right after removal -> at the end; a column for each budget and length."""
-    runs = [run for run in runs if not run["held_out"]]
     columns = sorted({(run["budget"], run["steps"]) for run in runs})
     kinds = sorted({(run["schedule"], run["choice"], run["hand_over"]) for run in runs})
     rows = [

@@ -16,8 +16,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from selection_nets import SUBJECTS, pixels_and_labels
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.optim.swa_utils import AveragedModel
 
 from extcon_cli.catalyst import scores
 from extcon_cli.catalyst.bifurcation import Flow
@@ -27,11 +29,8 @@ from extcon_cli.catalyst.local_hand_over import fit_compensation
 from extcon_cli.catalyst.saliency import compensated, drawn_labels, marginal_costs
 from extcon_cli.catalyst.target import decide, decide_within
 from extcon_cli.channels import Channels, channel_groups, macs_cost, remove_zeros
-from extcon_cli.checkpoint.zoo import ZOO
-from extcon_cli.data.augment import crop_and_flip
 from extcon_cli.report.measure import measure
 
-MEAN, STD = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1), torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
 BATCH, CALIBRATION = 64, 512
 
 
@@ -44,11 +43,11 @@ class Job(NamedTuple):
     choice: str
     hand_over: str
     schedule: str
+    training: str = "sgd"
     lr: float = 0.0
-    held_out: bool = False  # measured on training images that nothing else reads
 
 
-BEFORE = ("budget", "seed", "choice", "hand_over", "schedule", "held_out")
+BEFORE = ("budget", "seed", "choice", "hand_over", "schedule")
 """What a run right after removal depends on."""
 
 
@@ -56,18 +55,17 @@ class Bench:
     """The model, its data, and the filters that may go."""
 
     def __init__(self, checkpoint: Path, arch: str, data: Path, images: int, cache: Path) -> None:
-        arrays = np.load(data)
-        pixels = {part: torch.from_numpy(arrays[f"x_{part}"]).permute(0, 3, 1, 2) for part in ("train", "test")}
-        labels = {part: torch.from_numpy(arrays[f"y_{part}"]).long() for part in ("train", "test")}
-        self.train = pixels["train"][:-2000].contiguous(), labels["train"][:-2000]
-        self.held_out = pixels["train"][-2000:], labels["train"][-2000:]
-        self.test = pixels["test"][:images], labels["test"][:images]
-        self.original = load(checkpoint, arch)
-        self.example = (torch.zeros(2, 3, 32, 32),)
+        self.subject = SUBJECTS[arch]
+        pixels, labels = pixels_and_labels(data, "train")
+        self.train = pixels[:-2000], labels[:-2000]
+        self.held_out = pixels[-2000:], labels[-2000:]
+        pixels, labels = pixels_and_labels(data, "test")
+        self.test = pixels[:images], labels[:images]
+        self.original = self.subject.load(checkpoint)
+        self.example = (torch.zeros(2, *self.subject.shape),)
         self.channels: Channels = channel_groups(self.original, self.example)
-        groups = [group for group in self.channels.groups if group.name.endswith("conv1") and "." in group.name]
-        self.filters = Filters.of(groups)
-        self.size = measure(self.original, (torch.zeros(1, 3, 32, 32),))
+        self.filters = Filters.of([group for group in self.channels.groups if self.subject.may_go(group.name)])
+        self.size = measure(self.original, (torch.zeros(1, *self.subject.shape),))
         self.cache = cache
         self.guides: dict[int, list[Tensor]] = {}
         cache.mkdir(exist_ok=True)
@@ -78,9 +76,7 @@ class Bench:
         images, labels = self.train
         while True:
             picked = torch.randint(len(images), (size,), generator=generator)
-            down, right = torch.randint(9, (2, size), generator=generator)
-            mirror = torch.randint(2, (size,), generator=generator).bool()
-            yield normalized(crop_and_flip(images[picked], down, right, mirror, 4)), labels[picked]
+            yield self.subject.augmented(images[picked], generator), labels[picked]
 
     def lessons(self, seed: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """The same batches with the original's logits, which all methods share: kept on disk."""
@@ -111,7 +107,9 @@ class Bench:
     def allocated(self, found: Tensor, allocation: str, seed: int) -> Tensor:
         """The order within each group stays; what is compared across groups is another.
 
-        uniform: the rank, so that all groups lose the same share. measured: the cross-entropy (of the original's
+        uniform: the rank, so that all groups lose the same share. square: a loss of the share squared, whatever the
+        group. shares: a loss for each share, not for each filter. mixed, mean: shares and uniform, the hull and square
+        together. measured: the cross-entropy (of the original's
         labels) that 512 images have when that group alone is cut to a half, a quarter and a tenth and handed over,
         in straight lines between, its lower convex hull.
         """
@@ -119,8 +117,14 @@ class Bench:
         for span in self.filters.spans():
             order = found[span].argsort(stable=True)
             count = len(order)
+            square = (2 * torch.arange(count, dtype=torch.float64) + 1) / count**2
             if allocation == "uniform":
                 values = torch.arange(1, count + 1, dtype=torch.float64) / count
+            elif allocation == "square":
+                values = square
+            elif allocation in ("shares", "mixed", "mean"):
+                values = found[span][order] + (square if allocation != "shares" else 0)
+                values = values * (count if allocation != "mean" else 1)
             else:
                 values = self._measured(span, order, seed)
             result[span.start + order] = values
@@ -184,13 +188,16 @@ class Bench:
         self.to_zero(model, decided, shrinking, job.hand_over, calibration, lessons, job.lr)
         # the certificate is of float32 on random inputs; a refit of so few images leaves it untouched
         small = remove_zeros(model, self.example, channels=self.channels, decided=self.filters.masks(decided)).module
-        removal = self.accuracy(small, job.held_out) if removal is None else removal
-        tune(small, itertools.islice(lessons, job.steps - shrinking), job.steps - shrinking, job.lr)
+        removal = self.accuracy(small, self.test) if removal is None else removal
+        teacher = copy.deepcopy(self.original) if job.training == "features" else None
+        rest = job.steps - shrinking
+        tune(small, itertools.islice(lessons, rest), rest, job.lr, training=job.training, teacher=teacher)
         lessons.close()
-        size = measure(small, (torch.zeros(1, 3, 32, 32),))
+        size = measure(small, (torch.zeros(1, *self.subject.shape),))
         return {
             "removal": removal,
-            "after": self.accuracy(small, job.held_out) if job.steps else removal,
+            "after": self.accuracy(small, self.test) if job.steps else removal,
+            "held_out": self.accuracy(small, self.held_out),
             "macs": size.macs / self.size.macs,
             "params": size.params / self.size.params,
             "seconds": time.process_time() - began,
@@ -229,14 +236,14 @@ class Bench:
             local.move()
 
     @torch.no_grad()
-    def accuracy(self, model: nn.Module, held_out: bool) -> float:
-        """On the test images, or on training images that nothing else reads."""
+    def accuracy(self, model: nn.Module, data: tuple[Tensor, Tensor]) -> float:
+        """In percent of these images."""
         model.eval().to(memory_format=torch.channels_last)
-        images, labels = self.held_out if held_out else self.test
+        images, labels = data
         right = 0
         for x, y in zip(images.split(500), labels.split(500), strict=True):
             with fast():
-                right += int((model(normalized(x)).argmax(1) == y).sum())
+                right += int((model(self.subject.normalized(x)).argmax(1) == y).sum())
         return 100 * right / len(labels)
 
 
@@ -248,28 +255,74 @@ def tune(
     *,
     after: Callable[[], None] | None = None,
     constant: bool = False,
+    training: str = "sgd",
+    teacher: nn.Module | None = None,  # whose blocks give features, where these are matched
 ) -> None:
     """Train with half of the loss from the teacher."""
     model.to(memory_format=torch.channels_last)
-    optimizer = torch.optim.SGD(model.parameters(), lr=lr, momentum=0.9, weight_decay=5e-4)
+    optimizer = optimizer_of(model, training, lr)
+    rates = [group["lr"] for group in optimizer.param_groups]
+    average = AveragedModel(model, use_buffers=True) if training == "average" else None
     model.train()
+    seen, wanted = (Features(model), Features(teacher)) if teacher is not None else (None, None)
     for step, (x, y, guide) in enumerate(lessons):
-        factor = 1.0 if constant else 0.5 * (1 + math.cos(math.pi * step / steps))
-        optimizer.param_groups[0]["lr"] = lr * factor
+        for group, rate in zip(optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate * (1.0 if constant else 0.5 * (1 + math.cos(math.pi * step / steps)))
         with fast():
             z = model(x)
         z = z.float()
         taught = 16 * F.kl_div(
             (z / 4).log_softmax(1), (guide / 4).log_softmax(1), reduction="batchmean", log_target=True
         )
-        (0.5 * F.cross_entropy(z, y) + 0.5 * taught).backward()
+        loss = 0.5 * F.cross_entropy(z, y) + 0.5 * taught
+        if teacher is not None and seen is not None and wanted is not None:
+            with torch.no_grad(), fast():
+                teacher(x)
+            loss = loss + seen.apart(wanted)
+        loss.backward()
         if constant:
             nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         if after is not None:
             after()
+        if average is not None and 2 * step >= steps:
+            average.update_parameters(model)
+    for features in (seen, wanted):
+        if features is not None:
+            features.detach()
+    if average is not None and steps > 1:
+        model.load_state_dict(average.module.state_dict())
     model.eval().to(memory_format=torch.contiguous_format)
+
+
+def optimizer_of(model: nn.Module, training: str, lr: float) -> torch.optim.Optimizer:
+    """SGD, or what `training` names; AdamW's rate is a tenth of SGD's."""
+    if training == "adamw":
+        return torch.optim.AdamW(model.parameters(), lr=lr / 10, weight_decay=0.01)
+    return torch.optim.SGD(model.parameters(), lr=lr, momentum=0.9, weight_decay=5e-4)
+
+
+class Features:
+    """What the residual blocks of a model give; their streams are as wide as the original's."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.held: list[Tensor] = []
+        blocks = [block for block in model.modules() if hasattr(block, "conv2")]
+        self.hooks = [block.register_forward_hook(self._keep) for block in blocks]
+        self.count = len(blocks)
+
+    def _keep(self, _module: nn.Module, _inputs: tuple[Tensor, ...], given: Tensor) -> None:
+        self.held = [*self.held, given] if len(self.held) < self.count else [given]
+
+    def apart(self, wanted: Features) -> Tensor:
+        """The mean over blocks of the squared difference over the variance."""
+        pairs = zip(self.held, wanted.held, strict=True)
+        return torch.stack([F.mse_loss(now.float(), then.float()) / then.float().var() for now, then in pairs]).mean()
+
+    def detach(self) -> None:
+        for hook in self.hooks:
+            hook.remove()
 
 
 def fast() -> torch.autocast:
@@ -303,19 +356,7 @@ def torch_pruning(
     parts = []
     for group in filters.groups:
         layer = model.get_submodule(group.name)
-        found = graph.get_pruning_group(layer, tp.prune_conv_out_channels, idxs=list(range(group.size)))
+        prune = tp.prune_linear_out_channels if isinstance(layer, nn.Linear) else tp.prune_conv_out_channels
+        found = graph.get_pruning_group(layer, prune, idxs=list(range(group.size)))
         parts.append(importance(found).detach().float().cpu())
     return torch.cat(parts)
-
-
-def load(path: Path, arch: str) -> nn.Module:
-    """The public checkpoint in extcon's own architecture, tensor by tensor."""
-    model: nn.Module = ZOO[arch].build()
-    state = torch.load(path, map_location="cpu", weights_only=False)["state_dict"]
-    held = {name.removeprefix("module."): tensor for name, tensor in state.items()}
-    model.load_state_dict({name: held[name] for name in model.state_dict() if name in held}, strict=False)
-    return model.eval()
-
-
-def normalized(images: Tensor) -> Tensor:
-    return (images.float() / 255 - MEAN) / STD

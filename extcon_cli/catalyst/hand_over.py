@@ -141,6 +141,8 @@ class _Walk:
     def _going(self, reader: StoredMap) -> Tensor:
         """Which columns of the map's matrix, in any group, read channels that go: (columns,)."""
         dim, weight = 1 - reader.output_dim, self.tensors[reader.weight]
+        if reader.depthwise:  # a channel that goes takes its own group with it
+            return torch.zeros(reader.taps, dtype=torch.bool)
         inputs = self.decisions.along(reader.weight, dim, weight.shape[dim])
         inputs = inputs.reshape(reader.groups, -1)[0] if dim == 0 else inputs
         return inputs.repeat_interleave(reader.taps)
@@ -245,7 +247,8 @@ class _Walk:
         equations = self.equations.pop(reader.weight)  # of wide maps they are larger than the weights
         change, shift = equations.solve(self.ridge, centred=own or behind.takes_mean)
         rows = reader.matrix(weight).ne(0).any(2)
-        going = self.decisions.along(reader.weight, reader.output_dim, weight.shape[reader.output_dim]).to(rows.device)
+        dim = 0 if reader.depthwise else reader.output_dim
+        going = self.decisions.along(reader.weight, dim, weight.shape[dim]).to(rows.device)
         rows &= ~going.reshape(1 if going.numel() < rows.numel() else reader.groups, -1)
         reader.add_to(weight, change * rows[..., None])
         if own and bias is not None:

@@ -131,7 +131,7 @@ def _measure(
                 found = StoredMap.of(passing.graph, node) if node.op == "call_function" else None
                 if node.op == "output":
                     leaves = passing.values(node)[0][0]
-                elif found is not None:
+                elif found is not None and not found.depthwise:  # a depthwise filter goes with its channel
                     if found.weight not in readers:
                         readers[found.weight] = _readers(found, tensors[found.weight], channels, filters, owners)
                     if readers[found.weight]:

@@ -31,10 +31,11 @@ class StoredMap:
     input: fx.Node
     groups: int
     output_dim: int  # the weight's dimension of outputs
+    depthwise: bool  # each channel by itself: a group for each, with its own taps as columns
 
     @classmethod
     def of(cls, graph: Graph, node: fx.Node) -> StoredMap | None:
-        """The map that a node calls; None where it is none, filters each channel alone, or computes its weight."""
+        """The map that a node calls; None where it is none, or computes its weight."""
         op = Operator(node)
         if op.name not in ("linear", "addmm", "mm", "matmul", *CONVOLUTIONS) or not holds_tensor(node):
             return None
@@ -47,10 +48,10 @@ class StoredMap:
             if turned.name in ("t", "transpose", "permute", "numpy_T", "mT"):
                 weight, output_dim = turned.input(0), 0
         name = graph.stored.get(weight.name)
-        if name is None or len(shape(weight)) < 2 or found.depthwise or found.input_dim == 0:
+        if name is None or len(shape(weight)) < 2 or found.input_dim == 0:
             return None
         bias = graph.stored.get(found.bias.name) if found.bias is not None else None
-        return cls(op, name, bias, found.input, found.groups, output_dim)
+        return cls(op, name, bias, found.input, found.groups, output_dim, found.depthwise)
 
     @property
     def convolves(self) -> bool:

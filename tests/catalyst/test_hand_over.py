@@ -93,6 +93,70 @@ def test_groups_are_handed_over_each_by_itself() -> None:
     assert remove_zeros(small, (x[:2],)).module[2].weight.shape == (6, 2, 3, 3)
 
 
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+
+
+@pytest.mark.parametrize("kind", CONVOLUTIONS)
+def test_copies_are_replaced_in_one_to_three_dimensions(kind: type[nn.Conv2d]) -> None:
+    torch.manual_seed(0)
+    rank, outputs = int(kind.__name__[-2]), 1 if "Transpose" in kind.__name__ else 0
+    net = nn.Sequential(kind(2, 6, 1), nn.ReLU(), kind(6, 3, 2, stride=2)).double()
+    x = torch.randn(24, 2, *(4,) * rank).double()
+    with torch.no_grad():
+        net[0].weight.copy_(net[0].weight.index_select(outputs, torch.tensor([0, 1, 2, 0, 1, 2])))
+        net[0].bias[3:] = net[0].bias[:3]
+    channels = channel_groups(net, (x[:2],))
+    filters = Filters.of(channels.groups)
+    decided = torch.arange(len(filters)) >= 3
+    small = zeroed(net, filters, decided)
+    hand_over(small, net, channels, filters, decided, [(x,)], ridge=1e-10)
+    torch.testing.assert_close(small(x), net(x), rtol=1e-6, atol=1e-6)
+
+
+DEPTHWISE: dict[str, tuple[nn.Module, ...]] = {
+    "plain": (nn.Conv2d(5, 5, 3, padding=1, groups=5),),
+    "two outputs a channel": (nn.Conv2d(5, 10, 3, groups=5),),
+    "transposed": (nn.ConvTranspose2d(5, 5, 3, stride=2, groups=5),),
+    "a norm behind": (nn.Conv2d(5, 5, 3, groups=5, bias=False), nn.BatchNorm2d(5)),
+}
+
+
+@pytest.mark.parametrize("depthwise", DEPTHWISE.values(), ids=DEPTHWISE)
+def test_a_depthwise_filter_is_fitted_to_its_own_channel(depthwise: tuple[nn.Module, ...]) -> None:
+    """What it reads has half of its size: its taps double; those of a channel that goes stay as they are."""
+    torch.manual_seed(0)
+    wide = depthwise[0].out_channels
+    net = nn.Sequential(nn.Conv2d(2, 5, 1), *copy.deepcopy(depthwise), nn.ReLU(), nn.Conv2d(wide, 2, 1)).double()
+    net.eval().requires_grad_(False)
+    x = torch.randn(40, 2, 6, 6).double()
+    channels = channel_groups(net, (x[:2],))
+    filters = Filters.of([group for group in channels.groups if group.name == "0"])
+    decided = torch.arange(5) == 1
+    small = zeroed(net, filters, decided)
+    small[0].weight *= 0.5
+    small[0].bias *= 0.5
+    gone = small[1].weight[wide // 5 :][: wide // 5].clone()
+    found = hand_over(small, net, channels, filters, decided, [(x,)], ridge=1e-12)
+    assert found.maps[0] == "1.weight"
+    kept = torch.arange(wide) // (wide // 5) != 1
+    torch.testing.assert_close(small[1].weight[kept], 2 * net[1].weight[kept], rtol=1e-6, atol=1e-6)
+    assert torch.equal(small[1].weight[~kept], gone)
+    assert remove_zeros(small, (x[:2],), decided=filters.masks(decided)).certificate.exact
+
+
+def test_what_reads_an_embedding_is_fitted() -> None:
+    torch.manual_seed(0)
+    net, tokens = nn.Sequential(nn.Embedding(10, 6), nn.Linear(6, 4)).double(), torch.randint(10, (16, 7))
+    with torch.no_grad():
+        net[0].weight[:, 3:] = net[0].weight[:, :3]
+    channels = channel_groups(net, (tokens[:2],))
+    filters = Filters.of(channels.groups)
+    decided = torch.arange(len(filters)) >= 3
+    small = zeroed(net, filters, decided)
+    assert hand_over(small, net, channels, filters, decided, [(tokens,)], ridge=1e-10).maps == ("1.weight",)
+    torch.testing.assert_close(small(tokens), net(tokens), rtol=1e-6, atol=1e-6)
+
+
 def test_attention_projections_and_neurons_of_a_transformer() -> None:
     torch.manual_seed(0)
     layer = nn.TransformerEncoderLayer(8, 2, 12, dropout=0.0, batch_first=True).double().eval()
@@ -173,7 +237,7 @@ def test_again_it_finds_little_to_do(net: nn.Module, filters: Filters, inputs: l
     with evaluating(small):
         once = small(*doubles[0])
         hand_over(small, net, channels, filters, decided, doubles, ridge=1e-8)
-        assert float((small(*doubles[0]) - once).norm()) < 1e-2 * float((net(*doubles[0]) - once).norm())
+        assert float((small(*doubles[0]) - once).norm()) < 1e-2 * float((net(*doubles[0]) - once).norm().detach())
 
 
 def test_a_tied_weight_is_left_as_it_is() -> None:
@@ -204,10 +268,15 @@ def test_a_tied_weight_is_left_as_it_is() -> None:
 
 def test_pictures_of_one_colour_blow_up_no_gain() -> None:
     """A batch norm behind an unfitted map keeps its gain where the samples vary far less than those of training."""
+
+    class Computed(nn.Conv2d):
+        def forward(self, x: Tensor) -> Tensor:
+            return nn.functional.conv2d(x, 2 * self.weight, groups=self.groups)
+
     torch.manual_seed(0)
     net = nn.Sequential(
         nn.Conv2d(3, 6, 3, bias=False), nn.BatchNorm2d(6), nn.ReLU(),
-        nn.Conv2d(6, 8, 1, bias=False), nn.ReLU(), nn.Conv2d(8, 8, 3, groups=8, bias=False), nn.BatchNorm2d(8),
+        nn.Conv2d(6, 8, 1, bias=False), nn.ReLU(), Computed(8, 8, 3, groups=8, bias=False), nn.BatchNorm2d(8),
         nn.ReLU(), nn.Conv2d(8, 4, 1),
     ).eval()  # fmt: skip
     x = 0.01 * torch.randn(32, 3, 1, 1).expand(32, 3, 9, 9).contiguous()
@@ -215,6 +284,7 @@ def test_pictures_of_one_colour_blow_up_no_gain() -> None:
     filters = Filters.of(channels.groups)
     decided = torch.arange(len(filters)) < 2
     small = zeroed(net, filters, decided)
-    hand_over(small, net, channels, filters, decided, [(x,)])
+    found = hand_over(small, net, channels, filters, decided, [(x,)])
+    assert found.maps == ("3.weight", "8.weight")
     gain = small[6].weight / (small[6].running_var + small[6].eps).sqrt()
     assert gain.max() < 2  # the original's is 1; by what these pictures vary it would be 30
