@@ -140,7 +140,7 @@ SUBJECTS = {
     "fashion_mobile": FASHION,
     "fashion_vit": replace(FASHION, build=ViT, inner="fc1"),
 }
-TRAINING = {"fashion_mobile": (0.1, 1200), "fashion_vit": (1e-3, 1600)}  # rate, steps of 128
+TRAINING = {"fashion_mobile": (0.1, 1200), "fashion_vit": (1e-3, 800)}  # rate, steps of 128
 
 
 def pixels_and_labels(path: Path, part: str) -> tuple[Tensor, Tensor]:

@@ -16,14 +16,14 @@ Weights of filters that go, and of dead ones, are not touched: what is zero stay
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, fx, nn
 
 from extcon_cli.catalyst.filters import Filters
-from extcon_cli.catalyst.least_squares import NormalEquations
+from extcon_cli.catalyst.least_squares import NormalEquations, moments
 from extcon_cli.channels import Channels, Operator
 from extcon_cli.channels.compare import Inputs
 from extcon_cli.channels.maps import StoredMap, sample_positions
@@ -292,13 +292,3 @@ class _Walk:
 def inverse(gain: Tensor | float) -> Tensor | float:
     """1 / gain, and 0 where there is next to none."""
     return torch.where(gain.abs() > TINY, 1 / gain, 0.0) if isinstance(gain, Tensor) else 1 / gain
-
-
-def moments(values: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """Mean and unbiased variance along dimension 1 of all tensors together, in float64: (channels,) each."""
-    count = sum(value.numel() // value.shape[1] for value in values)
-    over = [dim for dim in range(values[0].dim()) if dim != 1]
-    mean = torch.stack([value.sum(over).double() for value in values]).sum(0) / count
-    shaped = mean.reshape(-1, *(1,) * (len(over) - 1)).to(values[0])
-    squares = [(value - shaped).square().sum(over).double() for value in values]
-    return mean, torch.stack(squares).sum(0) / max(1, count - 1)

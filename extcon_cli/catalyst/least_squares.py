@@ -1,7 +1,8 @@
-"""Ridge regression from its normal equations, centred where a bias can take the mean. Mathematics only."""
+"""Ridge regression from its normal equations, centred where a bias can take the mean; moments. Mathematics only."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -67,3 +68,13 @@ class NormalEquations:
             return mean
         left, right = torch.as_tensor(left), torch.as_tensor(right)
         return mean - (left / self.count)[..., None] * (right / self.count)[:, None]
+
+
+def moments(values: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Mean and unbiased variance along dimension 1 of all tensors together, in float64: (channels,) each."""
+    count = sum(value.numel() // value.shape[1] for value in values)
+    over = [dim for dim in range(values[0].dim()) if dim != 1]
+    mean = torch.stack([value.sum(over).double() for value in values]).sum(0) / count
+    shaped = mean.reshape(-1, *(1,) * (len(over) - 1)).to(values[0])
+    squares = [(value - shaped).square().sum(over).double() for value in values]
+    return mean, torch.stack(squares).sum(0) / max(1, count - 1)
