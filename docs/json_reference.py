@@ -10,15 +10,13 @@ from typing import Any, get_type_hints
 
 from python_reference import meanings
 
-from extcon_cli import report
-from extcon_cli.report import records, results
+from extcon_cli.report import results
 from extcon_cli.report.serialise import json_schema
 
 TYPES: dict[str, type] = {
     name: kind
-    for module in pkgutil.iter_modules(report.__path__)
-    if module.name.endswith(("results", "records"))
-    for name, kind in vars(importlib.import_module(f"{report.__name__}.{module.name}")).items()
+    for module in ("", *(f".{one.name}" for one in pkgutil.iter_modules(results.__path__)))
+    for name, kind in vars(importlib.import_module(f"{results.__name__}{module}")).items()
     if isinstance(kind, type) and is_dataclass(kind)
 }
 """The dataclasses of all results, by name."""
@@ -36,13 +34,12 @@ def json_page(made: str) -> str:
     """A section for each command, then one for each part that documents share."""
     lines = ["# Reference: JSON documents", "", made, INTRODUCTION]
     parts: dict[str, Mapping[str, Any]] = {}
-    for kind in TYPES.values():
-        if issubclass(kind, records.Result) and kind is not records.Result:
-            schema: Any = json_schema(kind)
-            parts.update(schema["$defs"])
-            (title,) = schema["properties"]["command"].get("enum", ["any command, refused"])
-            said = [schema["description"], ""] if title not in results.COMMANDS else []
-            lines += [f"## {title}", "", *said, *table(kind, schema)]
+    for kind in (*results.COMMANDS.values(), results.Refused):
+        schema: Any = json_schema(kind)
+        parts.update(schema["$defs"])
+        (title,) = schema["properties"]["command"].get("enum", ["any command, refused"])
+        said = [schema["description"], ""] if title not in results.COMMANDS else []
+        lines += [f"## {title}", "", *said, *table(kind, schema)]
     for name, schema in sorted(parts.items()):
         lines += [f"## {name}", "", f"{schema.get('description', '')}", "", *table(TYPES[name], schema)]
     return "\n".join(lines).rstrip() + "\n"

@@ -6,7 +6,7 @@ from rich.console import Console
 
 from extcon_cli.cli.tables import rows_table
 from extcon_cli.report.document import exported, files, gaps, takes
-from extcon_cli.report.export_results import ExportResult
+from extcon_cli.report.results.export import ExportResult
 
 
 def draw_export(console: Console, result: ExportResult) -> None:

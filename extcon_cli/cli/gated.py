@@ -9,8 +9,8 @@ from typing import cast
 
 from extcon_cli.cli.results import deliver
 from extcon_cli.errors import GateError
-from extcon_cli.report.records import Gate
 from extcon_cli.report.results import CommandResult, Refused
+from extcon_cli.report.results.records import Gate
 
 
 @contextmanager

@@ -10,8 +10,8 @@ from extcon_cli.cli.results import new_console
 from extcon_cli.cli.tables import new_table
 from extcon_cli.report.document import timing
 from extcon_cli.report.numbers import count, factor
-from extcon_cli.report.records import Size
-from extcon_cli.report.results import DryRunResult, PlanResult
+from extcon_cli.report.results.previews import DryRunResult, PlanResult
+from extcon_cli.report.results.records import Size
 from extcon_cli.report.serialise import to_json
 
 

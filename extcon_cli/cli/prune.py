@@ -17,7 +17,7 @@ from extcon_cli.export.formats import FORMATS
 from extcon_cli.processes import launched
 
 if TYPE_CHECKING:
-    from extcon_cli.report.results import PruneResult, SweepResult
+    from extcon_cli.report.results.prune import PruneResult, SweepResult
 
 
 def prune(

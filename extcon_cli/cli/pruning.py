@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from extcon_cli.pipelines.sweep import Member
     from extcon_cli.recipe.load import Resolved
     from extcon_cli.recipe.schema import Recipe
-    from extcon_cli.report.results import DryRunResult, PruneResult, SweepResult
+    from extcon_cli.report.results.previews import DryRunResult
+    from extcon_cli.report.results.prune import PruneResult, SweepResult
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,6 @@ from extcon_cli.cli.export_table import draw_export
 from extcon_cli.cli.streams import shows
 from extcon_cli.cli.tables import new_table, rows_table
 from extcon_cli.processes import launched
-from extcon_cli.report.bypass_results import BypassResult, Diagnosis
-from extcon_cli.report.compare_results import CompareResult
 from extcon_cli.report.document import (
     candidates,
     caution,
@@ -33,20 +31,17 @@ from extcon_cli.report.document import (
     timing,
     widths,
 )
-from extcon_cli.report.export_results import ExportResult
 from extcon_cli.report.junit import write_junit
 from extcon_cli.report.line import line
 from extcon_cli.report.numbers import count, duration, figure, percent
-from extcon_cli.report.records import LayerWidth, ModelStats
-from extcon_cli.report.results import (
-    CommandResult,
-    EvaluateResult,
-    InspectResult,
-    PruneResult,
-    SweepResult,
-    TrainResult,
-    VerifyResult,
-)
+from extcon_cli.report.results import CommandResult
+from extcon_cli.report.results.bypass import BypassResult, Diagnosis
+from extcon_cli.report.results.compare import CompareResult
+from extcon_cli.report.results.export import ExportResult
+from extcon_cli.report.results.inspect import InspectResult, VerifyResult
+from extcon_cli.report.results.prune import PruneResult, SweepResult
+from extcon_cli.report.results.records import LayerWidth, ModelStats
+from extcon_cli.report.results.train import EvaluateResult, TrainResult
 from extcon_cli.report.serialise import to_json
 from extcon_cli.report.side_by_side import compared, measured_on, sweep_outcome, sweep_rows
 from extcon_cli.report.write import summary, write

@@ -23,8 +23,8 @@ from extcon_cli.pipelines.running.open import Opened, open_model
 from extcon_cli.pipelines.running.output import metadata
 from extcon_cli.recipe.schema import Recipe
 from extcon_cli.report.measure import measure
-from extcon_cli.report.records import ModelStats
-from extcon_cli.report.results import PruneRecord, PruneResult
+from extcon_cli.report.results.prune import PruneRecord, PruneResult
+from extcon_cli.report.results.records import ModelStats
 
 
 def already_zero(

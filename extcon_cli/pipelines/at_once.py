@@ -37,8 +37,8 @@ from extcon_cli.pipelines.running.open import Opened, open_model
 from extcon_cli.pipelines.running.output import metadata
 from extcon_cli.recipe.schema import PruneSpec, Recipe
 from extcon_cli.report.measure import measure
-from extcon_cli.report.records import ModelStats
-from extcon_cli.report.results import PruneRecord, PruneResult
+from extcon_cli.report.results.prune import PruneRecord, PruneResult
+from extcon_cli.report.results.records import ModelStats
 
 WITHOUT_LABELS = ("compensated", "magnitude", "random")
 """Scores that no label is needed for."""

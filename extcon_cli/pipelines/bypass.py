@@ -23,7 +23,8 @@ from extcon_cli.pipelines.running.output import widths
 from extcon_cli.pipelines.running.prepare import Prepared
 from extcon_cli.pipelines.running.run import Run, start_run
 from extcon_cli.recipe.schema import BypassSpec, Recipe
-from extcon_cli.report.bypass_results import (
+from extcon_cli.report.numbers import percent
+from extcon_cli.report.results.bypass import (
     NO_GAIN,
     THETA,
     Branch,
@@ -33,8 +34,7 @@ from extcon_cli.report.bypass_results import (
     BypassResult,
     Diagnosis,
 )
-from extcon_cli.report.numbers import percent
-from extcon_cli.report.records import Gate, PhaseRecord
+from extcon_cli.report.results.records import Gate, PhaseRecord
 from extcon_cli.report.serialise import from_json, to_json
 
 

@@ -27,9 +27,9 @@ from extcon_cli.pipelines.running.inputs import made
 from extcon_cli.pipelines.running.measure import BATCHES
 from extcon_cli.pipelines.running.own_task import find_task
 from extcon_cli.recipe.schema import Recipe
-from extcon_cli.report.compare_results import ComparedFile, CompareResult
 from extcon_cli.report.measure import measure
-from extcon_cli.report.records import Metrics
+from extcon_cli.report.results.compare import ComparedFile, CompareResult
+from extcon_cli.report.results.records import Metrics
 from extcon_cli.tasks import Task
 
 WEIGHTS = (".safetensors", ".bin", ".pt", ".pth")

@@ -12,7 +12,7 @@ from extcon_cli.pipelines.running.gates import accuracy_gate, enforce
 from extcon_cli.pipelines.running.measure import measured
 from extcon_cli.pipelines.running.prepare import prepare
 from extcon_cli.recipe.schema import Recipe
-from extcon_cli.report.results import EvaluateResult
+from extcon_cli.report.results.train import EvaluateResult
 from extcon_cli.training.device import create_accelerator
 from extcon_cli.training.interrupt import graceful
 

@@ -32,8 +32,8 @@ from extcon_cli.pipelines.running.measure import BATCHES, output_difference
 from extcon_cli.pipelines.running.open import Opened
 from extcon_cli.pipelines.running.prepare import Prepared
 from extcon_cli.recipe.schema import Recipe
-from extcon_cli.report.export_results import ExportResult, FileInput, RunnableFile
-from extcon_cli.report.records import Metrics, OutputDifference
+from extcon_cli.report.results.export import ExportResult, FileInput, RunnableFile
+from extcon_cli.report.results.records import Metrics, OutputDifference
 from extcon_cli.tasks import Batch, Task
 from extcon_cli.tasks.base import as_arguments, samples_in
 

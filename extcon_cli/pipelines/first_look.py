@@ -23,7 +23,7 @@ from extcon_cli.errors import RecipeError
 from extcon_cli.events import Emit, Noted, ignore
 from extcon_cli.recipe.document import read as read_yaml
 from extcon_cli.recipe.schema import DataSpec, ModelSpec, Recipe, Task
-from extcon_cli.report.results import InitResult, RecipeKey
+from extcon_cli.report.results.inspect import InitResult, RecipeKey
 
 
 @dataclass(frozen=True)

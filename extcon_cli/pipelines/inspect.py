@@ -12,9 +12,9 @@ from extcon_cli.checkpoint.trust import UNTRUSTED, Trust
 from extcon_cli.events import Emit, ignore
 from extcon_cli.pipelines.running.open import open_model
 from extcon_cli.recipe.schema import Recipe
-from extcon_cli.report.bypass_results import Diagnosis
 from extcon_cli.report.measure import size_and_layers
-from extcon_cli.report.results import GroupSummary, InspectResult
+from extcon_cli.report.results.bypass import Diagnosis
+from extcon_cli.report.results.inspect import GroupSummary, InspectResult
 
 if TYPE_CHECKING:  # imported where there is data: a short command would wait for it
     from extcon_cli.pipelines.running.prepare import Prepared

@@ -25,8 +25,8 @@ from extcon_cli.pipelines.running.measure import timed
 from extcon_cli.pipelines.running.run import start_run
 from extcon_cli.recipe.schema import Recipe
 from extcon_cli.report.measure import measure
-from extcon_cli.report.records import ModelStats
-from extcon_cli.report.results import PlanGroup, PlanResult
+from extcon_cli.report.results.previews import PlanGroup, PlanResult
+from extcon_cli.report.results.records import ModelStats
 
 
 def plan(

@@ -28,7 +28,7 @@ from extcon_cli.pipelines.running.measure import timed
 from extcon_cli.pipelines.running.output import data_metadata, frozen, widths
 from extcon_cli.pipelines.running.run import start_run
 from extcon_cli.recipe.schema import Recipe
-from extcon_cli.report.results import PruneHistory, PruneRecord, PruneResult
+from extcon_cli.report.results.prune import PruneHistory, PruneRecord, PruneResult
 
 AGAIN = "repeat with --resume and another limit to accept it, or fine-tune longer"
 

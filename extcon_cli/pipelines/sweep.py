@@ -22,8 +22,8 @@ from extcon_cli.pipelines.pruning.scoring import score
 from extcon_cli.pipelines.pruning.sweep_state import SweepState
 from extcon_cli.pipelines.running.gates import NO_LIMITS, Limits
 from extcon_cli.recipe.schema import Recipe
-from extcon_cli.report.records import Gate
-from extcon_cli.report.results import PruneResult, SweepPoint, SweepResult
+from extcon_cli.report.results.prune import PruneResult, SweepPoint, SweepResult
+from extcon_cli.report.results.records import Gate
 from extcon_cli.report.side_by_side import cost, worth
 
 

@@ -16,7 +16,7 @@ from extcon_cli.events import Emit, Noted, ignore
 from extcon_cli.pipelines.running.phase import Outcome, run_phase
 from extcon_cli.pipelines.running.run import Run, start_run
 from extcon_cli.recipe.schema import Recipe
-from extcon_cli.report.results import TrainHistory, TrainRecord, TrainResult
+from extcon_cli.report.results.train import TrainHistory, TrainRecord, TrainResult
 from extcon_cli.training.loop import Trainer
 from extcon_cli.training.objective import objective
 

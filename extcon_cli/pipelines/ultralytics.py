@@ -43,8 +43,8 @@ from extcon_cli.recipe.load import to_dict
 from extcon_cli.recipe.schema import Recipe
 from extcon_cli.report.measure import measure
 from extcon_cli.report.numbers import percent
-from extcon_cli.report.records import Metrics, ModelStats, RunFacts
-from extcon_cli.report.results import FolderFigures, PruneRecord, PruneResult, SizeChange
+from extcon_cli.report.results.prune import FolderFigures, PruneRecord, PruneResult, SizeChange
+from extcon_cli.report.results.records import Metrics, ModelStats, RunFacts
 from extcon_cli.report.serialise import to_json
 from extcon_cli.tasks import Task
 from extcon_cli.training.device import create_accelerator

@@ -18,7 +18,7 @@ from extcon_cli.pipelines.running.measure import output_difference
 from extcon_cli.pipelines.running.open import open_model
 from extcon_cli.pipelines.running.prepare import prepare
 from extcon_cli.recipe.schema import Recipe
-from extcon_cli.report.results import THESE_WEIGHTS, TRAINED_ON, VerifyResult
+from extcon_cli.report.results.inspect import THESE_WEIGHTS, TRAINED_ON, VerifyResult
 from extcon_cli.training.device import create_accelerator
 
 

@@ -7,11 +7,11 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from extcon_cli.report.compare_results import ComparedFile, CompareResult
 from extcon_cli.report.drawing import ALIVE, DEAD, GREY, legend, new_figure, png
 from extcon_cli.report.numbers import SHARES, count, duration, figure, judge
-from extcon_cli.report.records import ModelStats
-from extcon_cli.report.results import SweepResult
+from extcon_cli.report.results.compare import ComparedFile, CompareResult
+from extcon_cli.report.results.prune import SweepResult
+from extcon_cli.report.results.records import ModelStats
 from extcon_cli.report.side_by_side import cost
 
 Bars = tuple[str, list[float | None], list[str]]

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from extcon_cli.report.bypass_results import NO_GAIN, BranchCertificate, BypassResult, Diagnosis
-from extcon_cli.report.compare_results import CompareResult
-from extcon_cli.report.export_results import ExportResult
 from extcon_cli.report.numbers import change, count, duration, factor, figure, judge, percent
-from extcon_cli.report.records import (
+from extcon_cli.report.results import CommandResult, Refused
+from extcon_cli.report.results.bypass import NO_GAIN, BranchCertificate, BypassResult, Diagnosis
+from extcon_cli.report.results.compare import CompareResult
+from extcon_cli.report.results.export import ExportResult
+from extcon_cli.report.results.inspect import THESE_WEIGHTS, GroupSummary, InspectResult, VerifyResult
+from extcon_cli.report.results.prune import FrozenGroup, PruneResult, SweepResult
+from extcon_cli.report.results.records import (
     CertificateRecord,
     LatencyFigures,
     Layer,
@@ -19,19 +22,7 @@ from extcon_cli.report.records import (
     OutputDifference,
     RunFacts,
 )
-from extcon_cli.report.results import (
-    THESE_WEIGHTS,
-    CommandResult,
-    EvaluateResult,
-    FrozenGroup,
-    GroupSummary,
-    InspectResult,
-    PruneResult,
-    Refused,
-    SweepResult,
-    TrainResult,
-    VerifyResult,
-)
+from extcon_cli.report.results.train import EvaluateResult, TrainResult
 from extcon_cli.report.side_by_side import Row, compared, sweep_outcome, sweep_rows
 
 

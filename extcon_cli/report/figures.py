@@ -9,8 +9,8 @@ from matplotlib.ticker import NullFormatter
 
 from extcon_cli.report.drawing import ALIVE, DEAD, GREY, legend, new_figure, svg
 from extcon_cli.report.numbers import SHARES, judge
-from extcon_cli.report.records import PhaseRecord
-from extcon_cli.report.results import BifurcationTrace
+from extcon_cli.report.results.prune import BifurcationTrace
+from extcon_cli.report.results.records import PhaseRecord
 
 LINES, MOMENTS = 60, 40
 """Filters of each colour drawn in the bifurcation, and points of each; more make the file large, not clearer."""

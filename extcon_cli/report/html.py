@@ -9,21 +9,15 @@ from jinja2 import Environment, PackageLoader
 from markupsafe import Markup
 
 from extcon_cli.report import charts, figures
-from extcon_cli.report.bypass_results import BypassResult
-from extcon_cli.report.compare_results import CompareResult
 from extcon_cli.report.document import caution, gate_rows, run_facts, sections, subject
 from extcon_cli.report.drawing import svg
 from extcon_cli.report.numbers import count, duration, judge, percent
-from extcon_cli.report.records import PhaseRecord, RunFacts
-from extcon_cli.report.results import (
-    BifurcationTrace,
-    CommandResult,
-    EvaluateResult,
-    PruneHistory,
-    PruneResult,
-    SweepResult,
-    TrainResult,
-)
+from extcon_cli.report.results import CommandResult
+from extcon_cli.report.results.bypass import BypassResult
+from extcon_cli.report.results.compare import CompareResult
+from extcon_cli.report.results.prune import BifurcationTrace, PruneHistory, PruneResult, SweepResult
+from extcon_cli.report.results.records import PhaseRecord, RunFacts
+from extcon_cli.report.results.train import EvaluateResult, TrainResult
 from extcon_cli.report.side_by_side import measured_on
 
 Entry = tuple[str, str, str | None]

@@ -7,7 +7,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from extcon_cli.errors import UsageError
-from extcon_cli.report.records import Gate, Result
+from extcon_cli.report.results.records import Gate, Result
 
 
 def junit(result: Result, gates: Sequence[Gate]) -> str:

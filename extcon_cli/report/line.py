@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-from extcon_cli.report.bypass_results import BypassResult
-from extcon_cli.report.compare_results import ComparedFile, CompareResult
 from extcon_cli.report.document import exported, outcome
-from extcon_cli.report.export_results import ExportResult
 from extcon_cli.report.numbers import change, count, duration, factor, figure, judge
-from extcon_cli.report.records import Metrics
-from extcon_cli.report.results import (
-    CommandResult,
-    EvaluateResult,
-    InspectResult,
-    PruneResult,
-    Refused,
-    SweepResult,
-    TrainResult,
-    VerifyResult,
-)
+from extcon_cli.report.results import CommandResult, Refused
+from extcon_cli.report.results.bypass import BypassResult
+from extcon_cli.report.results.compare import ComparedFile, CompareResult
+from extcon_cli.report.results.export import ExportResult
+from extcon_cli.report.results.inspect import InspectResult, VerifyResult
+from extcon_cli.report.results.prune import PruneResult, SweepResult
+from extcon_cli.report.results.records import Metrics
+from extcon_cli.report.results.train import EvaluateResult, TrainResult
 from extcon_cli.report.side_by_side import sweep_outcome
 
 

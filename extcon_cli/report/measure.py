@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from extcon_cli.channels.compare import Inputs, at_batch
 from extcon_cli.report.flops import flops
-from extcon_cli.report.records import Layer, Size
+from extcon_cli.report.results.records import Layer, Size
 
 
 def measure(model: nn.Module, example: Inputs, stored: Mapping[str, torch.dtype] = MappingProxyType({})) -> Size:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from extcon_cli.report.document import comparison
 from extcon_cli.report.markdown import table
 from extcon_cli.report.numbers import percent
-from extcon_cli.report.results import FolderFigures, PruneRecord
+from extcon_cli.report.results.prune import FolderFigures, PruneRecord
 
 
 def model_card(name: str, record: PruneRecord, folder: FolderFigures) -> str:

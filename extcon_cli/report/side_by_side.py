@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from extcon_cli.report.compare_results import CompareResult
 from extcon_cli.report.numbers import FALLING, count, duration, figure, judge
-from extcon_cli.report.records import ModelStats
-from extcon_cli.report.results import SweepResult
+from extcon_cli.report.results.compare import CompareResult
+from extcon_cli.report.results.prune import SweepResult
+from extcon_cli.report.results.records import ModelStats
 
 Row = tuple[str, ...]
 

@@ -7,9 +7,10 @@ import os
 from pathlib import Path
 
 from extcon_cli.errors import UsageError
-from extcon_cli.report.compare_results import CompareResult
 from extcon_cli.report.markdown import markdown
-from extcon_cli.report.results import CommandResult, SweepResult
+from extcon_cli.report.results import CommandResult
+from extcon_cli.report.results.compare import CompareResult
+from extcon_cli.report.results.prune import SweepResult
 from extcon_cli.report.serialise import to_json
 
 __all__ = ["summary", "write"]

@@ -24,7 +24,7 @@ from extcon_cli.pipelines.bypassing.stalled import Stalled, stalled_model
 from extcon_cli.pipelines.running.prepare import prepare
 from extcon_cli.pipelines.train import train
 from extcon_cli.recipe.load import from_dict
-from extcon_cli.report.bypass_results import Branch, Diagnosis
+from extcon_cli.report.results.bypass import Branch, Diagnosis
 from extcon_cli.report.serialise import to_json
 from extcon_cli.training.device import create_accelerator
 from extcon_cli.training.loop import Trainer

@@ -19,7 +19,7 @@ from extcon_cli.export.program import program
 from extcon_cli.pipelines.compare import compare
 from extcon_cli.recipe.load import from_dict
 from extcon_cli.report.charts import compared as chart
-from extcon_cli.report.compare_results import CompareResult
+from extcon_cli.report.results.compare import CompareResult
 from extcon_cli.report.serialise import json_schema, to_json
 
 MODEL = {"arch": "zoo:convnet", "kwargs": {"widths": [4], "channels": 1}, "input_shape": [1, 8, 8]}

@@ -8,7 +8,7 @@ import torch
 from extcon_cli.errors import UsageError
 from extcon_cli.pipelines.bypassing.diagnosis import Refusal, Trial, conclude
 from extcon_cli.pipelines.bypassing.verdict import MEANINGS
-from extcon_cli.report.bypass_results import DeadUnits, Depth, Diagnosis, GradientNorm
+from extcon_cli.report.results.bypass import DeadUnits, Depth, Diagnosis, GradientNorm
 
 NOISE = torch.randn(400, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 

@@ -14,7 +14,7 @@ from extcon_cli.events import Event, Noted
 from extcon_cli.export.formats import FORMATS
 from extcon_cli.pipelines.export import export
 from extcon_cli.recipe.load import from_dict
-from extcon_cli.report.export_results import ExportResult
+from extcon_cli.report.results.export import ExportResult
 
 OPENVINO = pytest.mark.skipif(not find_spec("openvino"), reason="needs pip install 'extcon[openvino]'")
 RECIPE = {

@@ -16,7 +16,7 @@ from extcon_cli.pipelines.running.gates import Limits
 from extcon_cli.recipe.load import from_dict
 from extcon_cli.recipe.schema import LatencySpec
 from extcon_cli.report.document import timing
-from extcon_cli.report.records import ModelStats, Size
+from extcon_cli.report.results.records import ModelStats, Size
 from extcon_cli.tasks import Regression
 
 

@@ -23,7 +23,7 @@ from extcon_cli.pipelines.pruning.plan_file import planned
 from extcon_cli.pipelines.pruning.prune_run import PruneState
 from extcon_cli.recipe.load import from_dict
 from extcon_cli.recipe.schema import Recipe
-from extcon_cli.report.results import PlanResult
+from extcon_cli.report.results.previews import PlanResult
 
 MODEL: dict[str, Any] = {"arch": "zoo:digits_resnet", "kwargs": {"widths": [6, 8], "blocks": 1}}
 

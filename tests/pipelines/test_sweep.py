@@ -24,7 +24,7 @@ from extcon_cli.pipelines.running.gates import Limits
 from extcon_cli.pipelines.sweep import Member, sweep
 from extcon_cli.recipe.load import from_dict
 from extcon_cli.recipe.schema import Recipe
-from extcon_cli.report.results import SweepResult
+from extcon_cli.report.results.prune import SweepResult
 from extcon_cli.report.serialise import json_schema
 
 MODEL = {"arch": "zoo:convnet", "kwargs": {"widths": [8, 8], "channels": 1}, "input_shape": [1, 8, 8]}

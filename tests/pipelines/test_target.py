@@ -22,8 +22,8 @@ from extcon_cli.pipelines.pruning.budget import Budget, keep_to
 from extcon_cli.recipe.load import from_dict
 from extcon_cli.recipe.schema import Recipe
 from extcon_cli.report.measure import measure
-from extcon_cli.report.records import Size
-from extcon_cli.report.results import PruneResult
+from extcon_cli.report.results.prune import PruneResult
+from extcon_cli.report.results.records import Size
 
 MODEL: dict[str, Any] = {"arch": "zoo:digits_resnet", "kwargs": {"widths": [6, 8], "blocks": 1}}
 SHAPE = (1, 8, 8)

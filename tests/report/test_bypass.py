@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from extcon_cli.report.bypass_results import NO_GAIN, BypassResult
+from extcon_cli.report.results.bypass import NO_GAIN, BypassResult
 from extcon_cli.report.serialise import from_json
 from extcon_cli.report.write import write
 

@@ -18,8 +18,11 @@ from extcon_cli.errors import UsageError
 from extcon_cli.report.document import comparison, widths
 from extcon_cli.report.measure import measure, size_and_layers
 from extcon_cli.report.numbers import count, duration, factor, percent
-from extcon_cli.report.records import OutputDifference
-from extcon_cli.report.results import CommandResult, EvaluateResult, PruneResult, VerifyResult
+from extcon_cli.report.results import CommandResult
+from extcon_cli.report.results.inspect import VerifyResult
+from extcon_cli.report.results.prune import PruneResult
+from extcon_cli.report.results.records import OutputDifference
+from extcon_cli.report.results.train import EvaluateResult
 from extcon_cli.report.serialise import from_json
 from extcon_cli.report.write import summary, write
 

@@ -9,7 +9,7 @@ from typing import Literal
 
 import pytest
 
-from extcon_cli.report.records import ModelStats, PhaseRecord, Size, ValidationCurve
+from extcon_cli.report.results.records import ModelStats, PhaseRecord, Size, ValidationCurve
 from extcon_cli.report.serialise import INLINE, OPTIONAL, from_json, json_schema, key, to_json
 
 

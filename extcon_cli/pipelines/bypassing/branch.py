@@ -16,8 +16,8 @@ from extcon_cli.events import Noted
 from extcon_cli.pipelines.bypassing.phased import phased_training
 from extcon_cli.pipelines.bypassing.stalled import Stalled, Weights
 from extcon_cli.pipelines.running.phase import run_phase
-from extcon_cli.report.bypass_results import Branch, BranchCertificate, BranchRecord
-from extcon_cli.report.records import PhaseRecord
+from extcon_cli.report.results.bypass import Branch, BranchCertificate, BranchRecord
+from extcon_cli.report.results.records import PhaseRecord
 from extcon_cli.report.serialise import from_json
 from extcon_cli.training.loop import Step
 from extcon_cli.training.run_directory import RunDirectory

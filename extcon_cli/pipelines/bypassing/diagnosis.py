@@ -29,7 +29,7 @@ from extcon_cli.pipelines.bypassing.remedies import kind, remedies
 from extcon_cli.pipelines.bypassing.stalled import Stalled
 from extcon_cli.pipelines.bypassing.verdict import counts, sentence, signs
 from extcon_cli.pipelines.running.phase import PROGRESS_EVERY
-from extcon_cli.report.bypass_results import DeadUnits, Depth, Diagnosis, GradientNorm, LossSlope, ProbeGain
+from extcon_cli.report.results.bypass import DeadUnits, Depth, Diagnosis, GradientNorm, LossSlope, ProbeGain
 from extcon_cli.training.objective import own_batches, per_sample_loss
 
 STALLED_T, STALLED_SLOPE = 2.0, 0.05

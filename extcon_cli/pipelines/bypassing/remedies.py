@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from extcon_cli.bypass.strategies import BASELINE, CONTROLS
-from extcon_cli.report.bypass_results import Diagnosis, PlateauKind, ProbeGain
+from extcon_cli.report.results.bypass import Diagnosis, PlateauKind, ProbeGain
 
 MOST = 3
 """Strategies that a run follows at most, beside going on and the controls, unless the recipe names them."""

@@ -30,8 +30,8 @@ from extcon_cli.pipelines.running.phase import interruptible
 from extcon_cli.pipelines.running.prepare import Prepared
 from extcon_cli.processes import ALONE, Processes
 from extcon_cli.recipe.schema import BypassSpec, OptimizerSpec, ScheduleSpec, TrainSpec
-from extcon_cli.report.bypass_results import CalibratedLoss
-from extcon_cli.report.records import Metrics
+from extcon_cli.report.results.bypass import CalibratedLoss
+from extcon_cli.report.results.records import Metrics
 from extcon_cli.tasks import Batch, Task
 from extcon_cli.training.calibration import calibrate
 from extcon_cli.training.device import Accelerator

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 from extcon_cli.bypass.strategies import BASELINE, CONTROLS
 from extcon_cli.pipelines.bypassing.remedies import TOO_SURE
-from extcon_cli.report.bypass_results import DeadUnits, Diagnosis, PlateauKind, ProbeGain, Sign
 from extcon_cli.report.numbers import percent
+from extcon_cli.report.results.bypass import DeadUnits, Diagnosis, PlateauKind, ProbeGain, Sign
 
 
 def signs(found: Diagnosis, *, falling: bool) -> tuple[Sign, ...]:

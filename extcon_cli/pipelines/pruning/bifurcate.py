@@ -22,8 +22,8 @@ from extcon_cli.events import Emit, Noted
 from extcon_cli.pipelines.pruning.prune_run import PruneRun
 from extcon_cli.pipelines.running.phase import run_phase
 from extcon_cli.recipe.schema import CompensateSpec
-from extcon_cli.report.records import PhaseRecord
-from extcon_cli.report.results import BifurcationTrace
+from extcon_cli.report.results.prune import BifurcationTrace
+from extcon_cli.report.results.records import PhaseRecord
 from extcon_cli.training.loop import Step
 from extcon_cli.training.optim import total_steps
 

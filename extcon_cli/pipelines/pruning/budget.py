@@ -30,8 +30,8 @@ from extcon_cli.errors import GateError
 from extcon_cli.pipelines.pruning.latency_target import latency_figures
 from extcon_cli.recipe.schema import PruneSpec, TargetSpec
 from extcon_cli.recipe.sizes import bytes_of
-from extcon_cli.report.records import Size
-from extcon_cli.report.results import TargetFigures
+from extcon_cli.report.results.prune import TargetFigures
+from extcon_cli.report.results.records import Size
 
 NAMES = {"macs": "MACs", "params": "parameters", "size": "bytes"}
 ATTEMPTS = 4

@@ -20,7 +20,7 @@ from extcon_cli.errors import GateError
 from extcon_cli.events import Emit, Noted
 from extcon_cli.report.model_card import model_card
 from extcon_cli.report.numbers import percent
-from extcon_cli.report.results import FolderFigures, PruneRecord, SizeChange
+from extcon_cli.report.results.prune import FolderFigures, PruneRecord, SizeChange
 
 
 @dataclass(frozen=True)

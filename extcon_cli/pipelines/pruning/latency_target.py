@@ -28,8 +28,8 @@ from extcon_cli.latency.table import Table
 from extcon_cli.pipelines.running.measure import latency, setting
 from extcon_cli.recipe.durations import seconds_of
 from extcon_cli.recipe.schema import LatencySpec
-from extcon_cli.report.records import LatencyFigures
-from extcon_cli.report.results import TargetFigures
+from extcon_cli.report.results.prune import TargetFigures
+from extcon_cli.report.results.records import LatencyFigures
 
 ROUNDS = 6
 """Decisions at most."""

@@ -19,7 +19,7 @@ from extcon_cli.catalyst.alike import Tie
 from extcon_cli.catalyst.filters import Filters
 from extcon_cli.channels import ChannelGroup, Channels
 from extcon_cli.errors import DataError, UsageError
-from extcon_cli.report.results import PlanResult
+from extcon_cli.report.results.previews import PlanResult
 from extcon_cli.report.serialise import Json, to_json
 from extcon_cli.training.whole import write_whole
 

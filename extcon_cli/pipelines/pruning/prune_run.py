@@ -20,8 +20,8 @@ from extcon_cli.pipelines.running.phase import interruptible
 from extcon_cli.pipelines.running.run import Run
 from extcon_cli.processes import WHOLE, Share
 from extcon_cli.recipe.schema import BifurcateSpec, FinetuneSpec, PruneSpec
-from extcon_cli.report.records import CertificateRecord, ModelStats, PhaseRecord
-from extcon_cli.report.results import BifurcationTrace, RemovalFigures
+from extcon_cli.report.results.prune import BifurcationTrace, RemovalFigures
+from extcon_cli.report.results.records import CertificateRecord, ModelStats, PhaseRecord
 from extcon_cli.report.serialise import from_json
 from extcon_cli.tasks import Batch
 from extcon_cli.training.loop import Trainer

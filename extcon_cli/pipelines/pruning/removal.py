@@ -14,8 +14,8 @@ from extcon_cli.pipelines.pruning.prune_run import PruneRun, RemovalRecord
 from extcon_cli.pipelines.running.measure import measured_beside
 from extcon_cli.pipelines.running.phase import interruptible
 from extcon_cli.report.measure import measure
-from extcon_cli.report.records import CertificateRecord, Metrics, ModelStats
-from extcon_cli.report.results import RemovalFigures, TargetFigures
+from extcon_cli.report.results.prune import RemovalFigures, TargetFigures
+from extcon_cli.report.results.records import CertificateRecord, Metrics, ModelStats
 from extcon_cli.report.serialise import from_json
 
 

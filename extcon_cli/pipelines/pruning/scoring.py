@@ -30,7 +30,7 @@ from extcon_cli.pipelines.pruning.prune_run import PruneRun
 from extcon_cli.pipelines.running.phase import run_phase
 from extcon_cli.recipe.schema import BifurcateSpec, DecideSpec, PruneSpec
 from extcon_cli.report.measure import measure
-from extcon_cli.report.records import Size
+from extcon_cli.report.results.records import Size
 from extcon_cli.tasks import Batch
 from extcon_cli.tasks.base import prediction
 from extcon_cli.training.global_batch_norm import global_batch_norm

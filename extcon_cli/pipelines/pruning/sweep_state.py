@@ -17,7 +17,7 @@ from torch import Tensor
 from extcon_cli.data.identity import identity
 from extcon_cli.errors import CheckpointError, UsageError
 from extcon_cli.recipe.schema import Recipe
-from extcon_cli.report.results import PruneResult
+from extcon_cli.report.results.prune import PruneResult
 from extcon_cli.report.serialise import from_json, to_json
 from extcon_cli.training.run_lock import RunLock
 from extcon_cli.training.whole import digest, remove_temporaries, write_whole

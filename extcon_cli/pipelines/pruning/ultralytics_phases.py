@@ -27,7 +27,7 @@ from extcon_cli.pipelines.pruning.bifurcate import FEWEST, NUMBERS
 from extcon_cli.pipelines.pruning.scoring import choose
 from extcon_cli.pipelines.pruning.ultralytics import Session
 from extcon_cli.recipe.schema import Recipe
-from extcon_cli.report.records import Size
+from extcon_cli.report.results.records import Size
 from extcon_cli.training.optim import total_steps
 
 SCORES = ("energy", "taylor", "magnitude", "random")

@@ -16,8 +16,8 @@ from extcon_cli.pipelines.running.measure import timed
 from extcon_cli.pipelines.running.open import Opened
 from extcon_cli.pipelines.running.output import frozen, widths
 from extcon_cli.recipe.load import to_dict
-from extcon_cli.report.records import RunFacts
-from extcon_cli.report.results import FolderFigures, PruneRecord, PruneResult
+from extcon_cli.report.results.prune import FolderFigures, PruneRecord, PruneResult
+from extcon_cli.report.results.records import RunFacts
 
 
 def untrained_result(

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from extcon_cli.errors import GateError, UsageError
 from extcon_cli.recipe.durations import seconds_of, share_of
-from extcon_cli.report.records import Gate, ModelStats
 from extcon_cli.report.results import CommandResult
+from extcon_cli.report.results.records import Gate, ModelStats
 from extcon_cli.tasks import Task
 
 

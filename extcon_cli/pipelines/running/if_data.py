@@ -15,7 +15,7 @@ from extcon_cli.events import Emit, Noted
 from extcon_cli.pipelines.running.open import Opened, open_model
 from extcon_cli.pipelines.running.prepare import Prepared, prepare
 from extcon_cli.recipe.schema import Recipe
-from extcon_cli.report.records import Metrics
+from extcon_cli.report.results.records import Metrics
 from extcon_cli.tasks import Batch, Task
 from extcon_cli.tasks.base import first_samples, samples_in
 from extcon_cli.training.objective import evaluate

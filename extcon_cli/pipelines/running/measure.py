@@ -19,7 +19,7 @@ from extcon_cli.pipelines.running.phase import interruptible
 from extcon_cli.pipelines.running.prepare import Prepared
 from extcon_cli.processes import ALONE, Processes
 from extcon_cli.recipe.schema import LatencySpec
-from extcon_cli.report.records import LatencyFigures, Metrics, ModelStats, OutputDifference, Spread
+from extcon_cli.report.results.records import LatencyFigures, Metrics, ModelStats, OutputDifference, Spread
 from extcon_cli.training.device import Accelerator
 from extcon_cli.training.interrupt import Stop
 from extcon_cli.training.objective import evaluate, evaluate_beside, own_part

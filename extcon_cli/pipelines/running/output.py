@@ -18,8 +18,8 @@ from extcon_cli.pipelines.running.prepare import Prepared
 from extcon_cli.recipe.load import to_dict
 from extcon_cli.recipe.schema import NormalizeSpec, Recipe
 from extcon_cli.report.measure import layers
-from extcon_cli.report.records import LayerWidth, Record
-from extcon_cli.report.results import FrozenGroup
+from extcon_cli.report.results.prune import FrozenGroup
+from extcon_cli.report.results.records import LayerWidth, Record
 from extcon_cli.report.serialise import to_json
 from extcon_cli.training.whole import write_whole
 

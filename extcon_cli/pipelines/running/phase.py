@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from extcon_cli.averaging import BATCHES, WeightAverage
 from extcon_cli.events import Emit, Event, Noted, PhaseEnded, PhaseStarted, Progress
-from extcon_cli.report.records import Metrics, PhaseRecord, ValidationCurve
+from extcon_cli.report.results.records import Metrics, PhaseRecord, ValidationCurve
 from extcon_cli.tasks import Task
 from extcon_cli.training.interrupt import Stop
 from extcon_cli.training.loop import Step, Trainer

@@ -27,9 +27,11 @@ from extcon_cli.events import Emit, Event, RunStarted, Saved
 from extcon_cli.pipelines.running.prepare import Prepared, prepare
 from extcon_cli.recipe.base import Duration
 from extcon_cli.recipe.schema import Recipe
-from extcon_cli.report.bypass_results import BypassResult
-from extcon_cli.report.records import Size
-from extcon_cli.report.results import DryRunResult, PruneResult, TrainResult
+from extcon_cli.report.results.bypass import BypassResult
+from extcon_cli.report.results.previews import DryRunResult
+from extcon_cli.report.results.prune import PruneResult
+from extcon_cli.report.results.records import Size
+from extcon_cli.report.results.train import TrainResult
 from extcon_cli.training.optim import total_steps
 
 READING = 10.0

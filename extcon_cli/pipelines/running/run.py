@@ -27,7 +27,7 @@ from extcon_cli.processes import ALONE, Processes, launched
 from extcon_cli.recipe.load import to_dict
 from extcon_cli.recipe.schema import Recipe
 from extcon_cli.report.measure import measure
-from extcon_cli.report.records import Metrics, ModelStats, Record, RunFacts
+from extcon_cli.report.results.records import Metrics, ModelStats, Record, RunFacts
 from extcon_cli.tasks.base import first_samples, samples_in
 from extcon_cli.training.determinism import deterministic, wanted
 from extcon_cli.training.device import Accelerator, create_accelerator, join

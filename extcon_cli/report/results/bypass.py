@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from extcon_cli.report.records import LayerWidth, ModelStats, PhaseRecord, Record, Result, RunFacts
+from extcon_cli.report.results.records import LayerWidth, ModelStats, PhaseRecord, Record, Result, RunFacts
 from extcon_cli.report.serialise import INLINE, OPTIONAL, key
 
 NO_GAIN = "no gain expected"

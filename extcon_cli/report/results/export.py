@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from extcon_cli.report.records import Metrics, OutputDifference, Result
+from extcon_cli.report.results.records import Metrics, OutputDifference, Result
 from extcon_cli.report.serialise import OPTIONAL
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from extcon_cli.report.records import Metrics, Result
+from extcon_cli.report.results.records import Metrics, Result
 
 
 @dataclass(frozen=True)
