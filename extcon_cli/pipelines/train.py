@@ -13,6 +13,7 @@ from extcon_cli.checkpoint.precision import round_to
 from extcon_cli.checkpoint.trust import UNTRUSTED, Trust
 from extcon_cli.errors import RecipeError
 from extcon_cli.events import Emit, Noted, ignore
+from extcon_cli.pipelines.guided import fit_guided
 from extcon_cli.pipelines.running.phase import Outcome, run_phase
 from extcon_cli.pipelines.running.run import Run, start_run
 from extcon_cli.recipe.schema import Recipe
@@ -51,7 +52,7 @@ def train(
     ) as run:  # fmt: skip
         if recipe.data and recipe.data.normalize is None and (used := run.prepared.data.normalize):
             run.emit(Noted(f"inputs normalised by mean {list(used.mean)}, std {list(used.std)}"))
-        outcome = _fit(run)
+        guides, outcome = fit_guided(run) if run.recipe.train.guides else ([], _fit(run))
         round_to(run.prepared.module, run.prepared.precision)
         with run.phase("evaluate", "Measuring", reported=False) as closing:
             validation = run.metrics(run.prepared.module, "validation")
@@ -68,7 +69,7 @@ def train(
         params=record.params,
         best_step=outcome.best_step,
         kept=outcome.kept,
-        history=TrainHistory((outcome.record,)),
+        history=TrainHistory((*guides, outcome.record)),
         run=run.facts(),
     )
 

@@ -199,3 +199,16 @@ class TrainingSpec(TrainSpec):
     grow: Literal["depth"] | None = None
     """`depth`: the hidden square layers of a deep plain stack come in one by one over the first half of the steps, each
     as the identity, which changes no output. From new weights only. null: all layers are there from the start."""
+
+    guides: SharesInside = ()
+    """Simpler forms of the model that are trained first, each guided by the one before, then guide the model: rising
+    shares of its channels and of its repeated blocks, such as [0.25, 0.5]. Each takes as many steps as the model. From
+    new weights, in one process. []: none."""
+
+    @model_validator(mode="after")
+    def _guides_rise(self) -> TrainingSpec:
+        if list(self.guides) != sorted(set(self.guides)):
+            raise ValueError(f"`guides` should rise, not be {list(self.guides)}")
+        if self.guides and (self.grow or self.distill):
+            raise ValueError("`guides` go with neither `grow` nor `distill`: a model has one way to begin")
+        return self

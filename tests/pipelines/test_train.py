@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import signal
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,12 +16,15 @@ from safetensors import safe_open
 import extcon_cli
 from extcon_cli.errors import DataError, GateError, Interrupted, RecipeError, UsageError
 from extcon_cli.events import Event, Noted, PhaseEnded, PhaseStarted, Progress, Saved
+from extcon_cli.pipelines import train as pipeline
 from extcon_cli.pipelines.evaluate import evaluate
+from extcon_cli.pipelines.guided import fit_guided
 from extcon_cli.pipelines.running import phase
 from extcon_cli.pipelines.train import train
 from extcon_cli.recipe.load import from_dict
 from extcon_cli.recipe.schema import Recipe
 from extcon_cli.report.serialise import to_json
+from extcon_cli.tasks import Task
 from extcon_cli.training import run_directory
 
 
@@ -156,6 +161,58 @@ def test_a_deep_net_grows_and_a_stop_between_two_insertions_changes_no_byte(tmp_
     run(tmp_path / "net.safetensors", deep)
     with pytest.raises(RecipeError, match="begins at new weights"):
         run(tmp_path / "on.safetensors", deep, checkpoint=tmp_path / "net.safetensors")
+
+
+def test_guides_come_first_and_a_stop_in_any_phase_changes_no_byte(tmp_path, monkeypatch):
+    monkeypatch.setattr(run_directory, "SAVE_EVERY", 0.0)
+    monkeypatch.setattr(phase, "PROGRESS_EVERY", 0.0)
+    kwargs = {"in_features": 64, "widths": [8, 8], "num_classes": 10}
+    guided = recipe(
+        model={"arch": "zoo:mlp", "kwargs": kwargs},
+        train={"guides": [0.25, 0.5], "epochs": None, "steps": 8, "average": 0.5, "optimizer": {"name": "adam"}},
+    )
+    events: list[Event] = []
+    document = run(tmp_path / "whole.pt", guided, emit=events.append)
+    names = ["guide 0.25", "guide 0.5", "train"]
+    assert [item["phase"] for item in document["history"]["phases"]] == names
+    assert set(names) < set(document["seconds"])
+    shown = [event.metrics.get("guidance") for event in events if isinstance(event, Progress) and event.metrics]
+    assert shown == [None] * 8 + 2 * [0.75, 0.5, 0.25, 0.0, 0.0, 0.0, 0.0, 0.0]
+
+    for number, (at, done) in enumerate([("guide 0.25", 3), ("guide 0.5", 2), ("guide 0.5", 8), ("train", 5)]):
+        seen = []
+
+        def listen(event: Event, at: str = at, done: int = done, seen: list[str] = seen) -> None:
+            if isinstance(event, PhaseStarted):
+                seen.append(event.phase)
+            if isinstance(event, Progress) and event.phase == at and event.done == done and event.metrics:
+                raise Killed
+
+        with pytest.raises(Killed):
+            run(tmp_path / "parts.pt", guided, emit=listen, resume=number > 0)
+    resumed = run(tmp_path / "parts.pt", guided, resume=True)
+    assert resumed["history"] == document["history"]
+    assert (tmp_path / "parts.pt").read_bytes() == (tmp_path / "whole.pt").read_bytes()
+
+
+def test_guides_are_for_new_weights_in_one_process_and_for_tasks_that_can_be_taught(tmp_path, monkeypatch):
+    guided = recipe(train={"guides": [0.5], "epochs": None, "steps": 1})
+    run(tmp_path / "net.safetensors", recipe(train={"epochs": None, "steps": 1}))
+    with pytest.raises(RecipeError, match="begins at new weights"):
+        run(tmp_path / "on.safetensors", guided, checkpoint=tmp_path / "net.safetensors")
+    with monkeypatch.context() as changed:
+        several = SimpleNamespace(several=True)
+        changed.setattr(pipeline, "fit_guided", lambda run: fit_guided(replace(run, processes=several)))
+        with pytest.raises(RecipeError, match="in one process"):
+            run(tmp_path / "other.safetensors", guided)
+    with monkeypatch.context() as changed:
+        changed.setattr(Task, "teachable", False)
+        with pytest.raises(RecipeError, match="does not learn from another's outputs"):
+            run(tmp_path / "other.safetensors", guided)
+    with pytest.raises(RecipeError, match="should rise"):
+        recipe(train={"guides": [0.5, 0.25]})
+    with pytest.raises(RecipeError, match="a model has one way to begin"):
+        recipe(train={"guides": [0.5], "grow": "depth"})
 
 
 def test_a_mean_of_one_state_is_the_last_with_statistics_of_its_own(tmp_path):

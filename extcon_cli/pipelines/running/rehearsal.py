@@ -130,10 +130,15 @@ def planned_steps(command: str, recipe: Recipe, steps_per_epoch: int) -> dict[st
     phases: Mapping[str, Mapping[str, Duration | None]] = {
         "prune": {"bifurcate": shrink, "finetune": prune.finetune},
         "bypass": {"opt_1": bypass.opt_1, "opt_2": bypass.opt_2, "train_3": bypass.train_3},
-        "train": {"train": recipe.train},
+        "train": dict.fromkeys([*map(guide_name, recipe.train.guides), "train"], recipe.train),
     }
     lengths = phases[command].items()
     return {name: 0 if length is None else total_steps(length, steps_per_epoch) for name, length in lengths}
+
+
+def guide_name(share: float) -> str:
+    """The phase of a guide of this share (`train.guides`)."""
+    return f"guide {share:g}"
 
 
 def _split(data: Data, name: str) -> Split:
