@@ -1,21 +1,23 @@
-"""Which filters go x how their work is handed over x how they reach zero, on one image classifier at equal steps.
+"""Which filters go x how their work is handed over x how they reach zero, on an image classifier at equal steps.
 
     python benchmarks/selection.py resnet20.th cifar10.npz --results runs.jsonl
     python benchmarks/selection.py resnet20.th cifar10.npz --results runs.jsonl --budgets 0.7 --steps 0 128 --seeds 0 \\
         --methods compensated/sequential/once tp_norm/none/once
 
-Without --methods it runs its own list, stage by stage, what tells most first. A method is score/hand-over/schedule.
-Scores: energy, norm (||F||), taylor, compensated, random, and Torch-Pruning's own importances from its package
-(`tp_norm`: GroupNorm, `tp_taylor`: GroupTaylor). `compensated:uniform` and `compensated:measured` keep the order within
-groups and share the budget out in another way (`Bench.allocated`). Hand-overs: none, local, sequential. Schedules:
-`once` sets the filters to zero at once and spends all steps on fine-tuning; `flow` spends half of them on the flow,
-zero at its half. A budget is a share of the inner filters that goes (0.7) or what is left of the MACs (macs/2.5).
+Without --methods it runs its own list, stage by stage, what tells most first. A method is score/hand-over/schedule, and
+/training where that is not sgd. Scores: energy, norm (||F||), taylor, compensated, random, and Torch-Pruning's own
+importances from its package (`tp_norm`: GroupNorm, `tp_taylor`: GroupTaylor). `compensated:uniform` and others keep the
+order within groups and share the budget out in another way (`Bench.allocated`). Hand-overs: none, local, sequential.
+Schedules: `once` sets the filters to zero at once and spends all steps on fine-tuning; `flow` spends half of them on
+the flow, zero at its half. Trainings: sgd, adamw, average (of the weights of the second half of the steps), features
+(what residual blocks give is matched with the original's, too). A budget is a share of the inner filters that goes (0.7) or
+what is left of the MACs (macs/2.5).
 
 All choose among the same filters, the inner channels of the residual blocks, and fine-tune alike: batches of 64, SGD
 with momentum 0.9, weight decay 5e-4, a cosine, half of the loss from the original (temperature 4), bfloat16 where that
 is fast. The rate is the one of RATES by which the method had the most of 2,000 held-out training images right at 70 %,
-seed 0, at the nearest number of steps that was tuned; --lr sets it. Steps are optimizer steps; scoring (100 batches for
-gradients, 512 images for the saliency) and hand-over (512 images) come on top, alike.
+seed 0, after as many steps; --lr sets it. Steps are optimizer steps; scoring (100 batches for gradients, 512 images for
+the saliency) and hand-over (512 images) come on top, alike. --arch names the network: `selection_nets.py` trains two.
 
 Results are appended to --results, one JSON line a run; what is there is not run again. Prints a table.
 """
@@ -43,7 +45,7 @@ LEADING = (
     "compensated/sequential/flow", "tp_taylor/sequential/once",
 )  # fmt: skip
 PLAIN = tuple(f"{score}/{over}/once" for score, over in itertools.product(SCORES, ("none", "sequential")))
-ALLOCATIONS = tuple(f"compensated:{name}/sequential/once" for name in ("uniform", "measured"))
+ALLOCATIONS = tuple(f"compensated:{name}/sequential/once" for name in ("uniform", "shares", "mixed", "measured"))
 STAGES: tuple[tuple[Sequence[str], Sequence[int], Sequence[str], Sequence[int]], ...] = (
     # budgets, steps, methods, seeds
     (BUDGETS[:1], (0,), PLAIN, SEEDS),
@@ -71,7 +73,7 @@ def main() -> None:
     parser.add_argument("data", type=Path, help=".npz with x_train, y_train, x_test, y_test, images as uint8")
     parser.add_argument("--arch", default="cifar_resnet20", choices=SUBJECTS)
     parser.add_argument("--results", type=Path, required=True)
-    parser.add_argument("--methods", nargs="+", help="score/hand-over/schedule")
+    parser.add_argument("--methods", nargs="+", help="score/hand-over/schedule, or with /training behind")
     parser.add_argument("--budgets", nargs="+", default=["0.7"])
     parser.add_argument("--steps", nargs="+", type=int, default=[0])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
@@ -131,22 +133,36 @@ def tuned(job: Job, store: Store, bench: Bench) -> float:
 
 
 def table(runs: list[dict[str, Any]]) -> str:
-    """Mean and deviation over seeds, right after removal -> at the end; a column for each budget and length."""
+    """Mean and deviation over seeds, right after removal -> at the end; a column for each budget and length.
+
+    Of several rates the one with the most held-out images right.
+    """
     columns = sorted({(run["budget"], run["steps"]) for run in runs})
-    kinds = sorted({(run["schedule"], run["choice"], run["hand_over"]) for run in runs})
+    kinds = sorted({kind(run) for run in runs})
     rows = [
-        ["schedule", "choice", "hand-over", *(f"{budget}, {steps} steps" for budget, steps in columns)],
-        ["---"] * 3 + ["---:"] * len(columns),
+        ["schedule", "choice", "hand-over", "training", *(f"{budget}, {steps} steps" for budget, steps in columns)],
+        ["---"] * 4 + ["---:"] * len(columns),
     ]
-    for kind in kinds:
+    for one in kinds:
         cells = []
         for column in columns:
-            found = [run for run in runs if (run["schedule"], run["choice"], run["hand_over"]) == kind
-                     and (run["budget"], run["steps"]) == column]  # fmt: skip
+            found = best_rate([run for run in runs if kind(run) == one and (run["budget"], run["steps"]) == column])
             shown = spread(found, "removal") + (f" -> {spread(found, 'after')}" if column[1] else "")
             cells.append(f"{shown} ({mean(run['macs'] for run in found):.2f})" if found else "-")
-        rows.append([*kind, *cells])
+        rows.append([*one, *cells])
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+
+
+def kind(run: dict[str, Any]) -> tuple[str, str, str, str]:
+    """The row that a run is in."""
+    return run["schedule"], run["choice"], run["hand_over"], run.get("training", "sgd")
+
+
+def best_rate(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Those with the rate that had the most held-out images right."""
+    rates = {run["lr"] for run in runs}
+    judged = {rate: mean(run.get("held_out", 0) for run in runs if run["lr"] == rate) for rate in rates}
+    return [run for run in runs if run["lr"] == max(judged, key=lambda rate: judged[rate])]
 
 
 def spread(runs: list[dict[str, Any]], key: str) -> str:
