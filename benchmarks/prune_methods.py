@@ -25,9 +25,12 @@ from extcon_cli.recipe.load import resolve
 from extcon_cli.recipe.schema import Recipe
 from extcon_cli.training.optim import total_steps
 
+SEQUENTIAL = "prune.compensate.hand_over=sequential"
 ONE_SHOT, TRAINED = ("prune.bifurcate.method=none",), 100
 METHODS: dict[str, tuple[str, ...]] = {
-    "catalyst": ("prune.score.method=energy", "prune.bifurcate.method=flow", "prune.compensate.enabled=true"),
+    "compensated, sequential, one-shot": ("prune.score.method=compensated", SEQUENTIAL, *ONE_SHOT),
+    "BN magnitude, sequential, one-shot": ("prune.score.method=magnitude", SEQUENTIAL, *ONE_SHOT),
+    "catalyst": ("prune.score.method=energy", "prune.bifurcate.method=flow", "prune.compensate.hand_over=local"),
     "catalyst, no handover": (
         "prune.score.method=energy",
         "prune.bifurcate.method=flow",

@@ -10,8 +10,8 @@ importances from its package (`tp_norm`: GroupNorm, `tp_taylor`: GroupTaylor). `
 order within groups and share the budget out in another way (`Bench.allocated`). Hand-overs: none, local, sequential.
 Schedules: `once` sets the filters to zero at once and spends all steps on fine-tuning; `flow` spends half of them on
 the flow, zero at its half. Trainings: sgd, adamw, average (of the weights of the second half of the steps), features
-(what residual blocks give is matched with the original's, too). A budget is a share of the inner filters that goes (0.7) or
-what is left of the MACs (macs/2.5).
+(what residual blocks give is matched with the original's, too). A budget is a share of the inner filters that goes
+(0.7), or what is left of the MACs (macs/2.5).
 
 All choose among the same filters, the inner channels of the residual blocks, and fine-tune alike: batches of 64, SGD
 with momentum 0.9, weight decay 5e-4, a cosine, half of the loss from the original (temperature 4), bfloat16 where that
