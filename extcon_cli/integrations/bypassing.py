@@ -6,14 +6,17 @@ is that of the extended module; then it is its own again, with what was learnt.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Literal
+from dataclasses import KW_ONLY, dataclass
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
 from extcon_cli.bypass.attach import Bypass
+from extcon_cli.bypass.strategies.revive import NothingDead
 from extcon_cli.catalyst.carry_over import carry_over
 from extcon_cli.channels import Difference
 from extcon_cli.channels.compare import Inputs
@@ -23,8 +26,9 @@ Way = Literal["radius", "proximal", "mirror", "widen", "revive"]
 Data = Callable[[], Iterable[Inputs]]
 
 
-class Bypassing:
-    """A way out of a plateau while a training goes on.
+@dataclass(eq=False)
+class BypassingCallback:
+    """What the callbacks that bypass a plateau are made with; each adds what its trainer asks for.
 
     Args:
         method: `radius` and `proximal` give activations a diagonal D and bring it back; `mirror`, `widen` and `revive`
@@ -35,36 +39,51 @@ class Bypassing:
         data: all training inputs (revive). None: what the trainer loads.
     """
 
-    def __init__(
-        self,
-        method: Way = "radius",
-        *,
-        start: int = 0,
-        opt_1: int = 200,
-        opt_2: int = 200,
-        layers: tuple[str, ...] = ("*",),
-        share: float = 0.5,
-        data: Data | None = None,
-        seed: int = 0,
-    ) -> None:
-        if method not in ("radius", "proximal", "mirror", "widen", "revive"):
-            raise UsageError(f"method {method!r}: a callback offers radius, proximal, mirror, widen and revive")
-        self.method, self.start, self.opt_1, self.opt_2 = method, start, opt_1, opt_2
-        self.layers, self.share, self.data, self.seed = layers, share, data, seed
+    method: Way = "radius"
+    _: KW_ONLY
+    start: int = 0
+    opt_1: int = 200
+    opt_2: int = 200
+    layers: tuple[str, ...] = ("*",)
+    share: float = 0.5
+    data: Data | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        self.bypassing = Bypassing(self)
+
+    @property
+    def report(self) -> Difference | None:
+        """How far the outputs moved when the model went back to its own space; None until then."""
+        return self.bypassing.report
+
+
+class Bypassing:
+    """A way out of a plateau while a training goes on. UsageError: a callback does not offer the method."""
+
+    def __init__(self, settings: BypassingCallback) -> None:
+        if settings.method not in get_args(Way):
+            raise UsageError(
+                f"method {settings.method!r}: a callback offers radius, proximal, mirror, widen and revive"
+            )
+        self.settings = settings
         self.bypass: Bypass | None = None
         self.report: Difference | None = None
+        self.left_alone = False
+        """Whether nothing was found to be done."""
         self.steps = 0
 
     def check(self, total: float) -> None:
         """UsageError where it does not fit into a training of so many steps."""
-        if self.start + self.opt_1 + self.opt_2 >= total and self.method != "revive":
-            text = f"{self.opt_1} of opt_1 and {self.opt_2} of opt_2 from step {self.start} on do not fit in"
+        asked = self.settings
+        if asked.start + asked.opt_1 + asked.opt_2 >= total and asked.method != "revive":
+            text = f"{asked.opt_1} of opt_1 and {asked.opt_2} of opt_2 from step {asked.start} on do not fit in"
             raise UsageError(f"the training takes {total:g} steps; {text}")
 
     @property
     def wanted(self) -> bool:
         """Whether it is time to begin."""
-        return self.bypass is None and self.report is None and self.steps >= self.start
+        return self.bypass is None and not self.left_alone and self.steps >= self.settings.start
 
     def begin(
         self,
@@ -77,15 +96,23 @@ class Bypassing:
     ) -> None:
         """Extend the model; its forward pass is the larger one's from now on.
 
+        Where no unit is dead, that is said in a warning, and the training goes on as it was.
+
         Args:
             data: all training inputs, where the user gave none.
             view: within, the model is as it is traced and compared.
         """
-        with view(model):
-            self.bypass = Bypass(
-                model, example, opt_1=self.opt_1, opt_2=self.opt_2, method=self.method, layers=self.layers,
-                share=self.share, data=self.data or data, seed=self.seed,
-            )  # fmt: skip
+        asked = self.settings
+        try:
+            with view(model):
+                self.bypass = Bypass(
+                    model, example, opt_1=asked.opt_1, opt_2=asked.opt_2, method=asked.method, layers=asked.layers,
+                    share=asked.share, data=asked.data or data, seed=asked.seed,
+                )  # fmt: skip
+        except NothingDead as found:
+            self.left_alone = True
+            warnings.warn(f"{found}; the training goes on as it was", UserWarning, stacklevel=2)
+            return
         self.model, self.view = model, view
         self._direct()
         _exchange(optimizer, dict(model.named_parameters()), self._trained())
@@ -129,7 +156,7 @@ class Bypassing:
 
     def check_over(self) -> None:
         """UsageError where the training has ended before the contraction."""
-        if self.report is None:
+        if self.report is None and not self.left_alone:
             raise UsageError("the training ended before the model was back in its own space: give fewer steps to opt_2")
 
     def _trained(self) -> dict[str, nn.Parameter]:

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
-from extcon_cli.catalyst.attach import ContractionReport
-from extcon_cli.channels import Difference
 from extcon_cli.channels.compare import Inputs
 from extcon_cli.errors import UsageError
-from extcon_cli.integrations.bypassing import Bypassing, Data, Way
-from extcon_cli.integrations.pruning import FirstInputs, Pruning
+from extcon_cli.integrations.bypassing import BypassingCallback
+from extcon_cli.integrations.pruning import FirstInputs, PruningCallback
 
 
-class LightningCatalyst(Callback):
+@dataclass(eq=False)
+class LightningCatalyst(PruningCallback, Callback):
     """Prunes the network that a `LightningModule` trains: the decided filters reach zero, go, and training goes on.
 
         >>> import lightning
@@ -32,27 +32,9 @@ class LightningCatalyst(Callback):
         ratio, score_steps, shrink_steps, chi, floor, keep: as in `CatalystCallback`.
     """
 
-    def __init__(
-        self,
-        ratio: float = 0.5,
-        *,
-        network: str = "",
-        score_steps: int | None = None,
-        shrink_steps: int | None = None,
-        chi: float = 1.25,
-        floor: float = 0.1,
-        keep: Sequence[str] = (),
-    ) -> None:
-        self.network = network
-        self.pruning = Pruning(
-            ratio, score_steps=score_steps, shrink_steps=shrink_steps, chi=chi, floor=floor, keep=keep
-        )
-        self._first: FirstInputs | None = None
-
-    @property
-    def report(self) -> ContractionReport | None:
-        """What went, with its certificate; None until it is gone."""
-        return self.pruning.report
+    _: KW_ONLY
+    network: str = ""
+    _first: FirstInputs | None = field(default=None, init=False)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin to listen. UsageError: the training is too short, is resumed or distributed."""
@@ -78,7 +60,8 @@ class LightningCatalyst(Callback):
         self.pruning.check_over()
 
 
-class LightningBypass(Callback):
+@dataclass(eq=False)
+class LightningBypass(BypassingCallback, Callback):
     """Takes the network of a `LightningModule` out of a plateau: extended, trained and brought back, in one training.
 
         >>> import lightning
@@ -96,29 +79,14 @@ class LightningBypass(Callback):
         data: all training inputs (revive). None: the first part of each batch that the trainer loads.
     """
 
-    def __init__(
-        self,
-        method: Way = "radius",
-        *,
-        network: str = "",
-        start: int = 1,
-        opt_1: int = 200,
-        opt_2: int = 200,
-        layers: tuple[str, ...] = ("*",),
-        share: float = 0.5,
-        data: Data | None = None,
-        seed: int = 0,
-    ) -> None:
-        self.network = network
-        self.bypassing = Bypassing(
-            method, start=max(1, start), opt_1=opt_1, opt_2=opt_2, layers=layers, share=share, data=data, seed=seed
-        )
-        self._first: FirstInputs | None = None
+    _: KW_ONLY
+    start: int = 1
+    network: str = ""
+    _first: FirstInputs | None = field(default=None, init=False)
 
-    @property
-    def report(self) -> Difference | None:
-        """How far the outputs moved when the network went back to its own space; None until then."""
-        return self.bypassing.report
+    def __post_init__(self) -> None:
+        self.start = max(1, self.start)
+        super().__post_init__()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin to listen. UsageError: the training is too short, is resumed or distributed."""

@@ -6,6 +6,7 @@ A trainer tells when it begins, after each optimizer step, and when its model ma
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import KW_ONLY, dataclass
 from inspect import signature
 from typing import Any
 
@@ -21,8 +22,9 @@ from extcon_cli.channels.compare import Inputs
 from extcon_cli.errors import UsageError
 
 
-class Pruning:
-    """Scores, takes to zero and removes while a training goes on; the optimizer keeps the states of what is left.
+@dataclass(eq=False)
+class PruningCallback:
+    """What the callbacks that prune are made with; each adds what its trainer asks for.
 
     Args:
         ratio: share of the prunable filters that goes.
@@ -31,25 +33,36 @@ class Pruning:
         chi, floor, keep: as in `Catalyst`.
     """
 
-    def __init__(
-        self,
-        ratio: float = 0.5,
-        *,
-        score_steps: int | None = None,
-        shrink_steps: int | None = None,
-        chi: float = 1.25,
-        floor: float = 0.1,
-        keep: Sequence[str] = (),
-    ) -> None:
-        self.ratio, self.score_steps, self.shrink_steps = ratio, score_steps, shrink_steps
-        self.chi, self.floor, self.keep = chi, floor, keep
+    ratio: float = 0.5
+    _: KW_ONLY
+    score_steps: int | None = None
+    shrink_steps: int | None = None
+    chi: float = 1.25
+    floor: float = 0.1
+    keep: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        self.pruning = Pruning(self)
+
+    @property
+    def report(self) -> ContractionReport | None:
+        """What went, with its certificate; None until it is gone."""
+        return self.pruning.report
+
+
+class Pruning:
+    """Scores, takes to zero and removes while a training goes on; the optimizer keeps the states of what is left."""
+
+    def __init__(self, settings: PruningCallback) -> None:
+        self.settings = settings
         self.catalyst: Catalyst | None = None
         self.report: ContractionReport | None = None
 
     def steps(self, total: float) -> tuple[int, int]:
         """Steps to score and to shrink, of a training of `total`. UsageError: they do not fit in."""
-        score = self.score_steps if self.score_steps is not None else max(1, int(total // 10))
-        shrink = self.shrink_steps if self.shrink_steps is not None else max(1, int(4 * total // 10))
+        score, shrink = self.settings.score_steps, self.settings.shrink_steps
+        score = max(1, int(total // 10)) if score is None else score
+        shrink = max(1, int(4 * total // 10)) if shrink is None else shrink
         if score + shrink > total:
             raise UsageError(
                 f"the training takes {total:g} steps; {score} to score and {shrink} to shrink do not fit in"
@@ -72,9 +85,10 @@ class Pruning:
             channels, ties: as in `Catalyst`.
         """
         score, shrink = self.steps(total)
+        asked = self.settings
         self.catalyst = Catalyst(
-            model, example, self.ratio, score_steps=score, shrink_steps=max(1, shrink), chi=self.chi, floor=self.floor,
-            keep=self.keep, channels=channels, ties=ties,
+            model, example, asked.ratio, score_steps=score, shrink_steps=max(1, shrink), chi=asked.chi,
+            floor=asked.floor, keep=asked.keep, channels=channels, ties=ties,
         )  # fmt: skip
         self.at_once = shrink == 0
 

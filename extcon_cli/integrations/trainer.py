@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Any, Literal
 
 import torch
@@ -10,17 +11,17 @@ from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from extcon_cli.catalyst.alike import Tie
-from extcon_cli.catalyst.attach import ContractionReport
-from extcon_cli.channels import Difference, channel_groups
+from extcon_cli.channels import channel_groups
 from extcon_cli.checkpoint.huggingface.config import assign
 from extcon_cli.checkpoint.huggingface.examples import example_inputs, without_cache
 from extcon_cli.checkpoint.huggingface.uniform import Role, roles, solved, uniform
 from extcon_cli.errors import UsageError
-from extcon_cli.integrations.bypassing import Bypassing, Data, Way
-from extcon_cli.integrations.pruning import Pruning
+from extcon_cli.integrations.bypassing import BypassingCallback
+from extcon_cli.integrations.pruning import PruningCallback
 
 
-class CatalystCallback(TrainerCallback):
+@dataclass(eq=False)
+class CatalystCallback(PruningCallback, TrainerCallback):
     """Prunes the model that a `Trainer` trains: the decided filters reach zero, go, and training goes on.
 
         >>> from transformers import Trainer
@@ -41,28 +42,10 @@ class CatalystCallback(TrainerCallback):
         chi, floor, keep: as in `Catalyst`.
     """
 
-    def __init__(
-        self,
-        ratio: float = 0.5,
-        *,
-        score_steps: int | None = None,
-        shrink_steps: int | None = None,
-        widths: Literal["uniform", "free"] = "uniform",
-        example: Mapping[str, torch.Tensor] | None = None,
-        chi: float = 1.25,
-        floor: float = 0.1,
-        keep: Sequence[str] = (),
-    ) -> None:
-        self.widths, self.example = widths, example
-        self.pruning = Pruning(
-            ratio, score_steps=score_steps, shrink_steps=shrink_steps, chi=chi, floor=floor, keep=keep
-        )
-        self._roles: tuple[Role, ...] = ()
-
-    @property
-    def report(self) -> ContractionReport | None:
-        """What went, with its certificate; None until it is gone."""
-        return self.pruning.report
+    _: KW_ONLY
+    widths: Literal["uniform", "free"] = "uniform"
+    example: Mapping[str, torch.Tensor] | None = None
+    _roles: tuple[Role, ...] = field(default=(), init=False)
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -99,7 +82,8 @@ class CatalystCallback(TrainerCallback):
                 assign(config, solved(model, self._roles, report.plan, _example(model, self.example)))
 
 
-class BypassCallback(TrainerCallback):
+@dataclass(eq=False)
+class BypassCallback(BypassingCallback, TrainerCallback):
     """Takes the model that a `Trainer` trains out of a plateau: extended, trained, and brought back, in one training.
 
         >>> from transformers import Trainer
@@ -117,28 +101,8 @@ class BypassCallback(TrainerCallback):
         data: all training inputs (revive). None: what the trainer loads.
     """
 
-    def __init__(
-        self,
-        method: Way = "radius",
-        *,
-        start: int = 0,
-        opt_1: int = 200,
-        opt_2: int = 200,
-        layers: tuple[str, ...] = ("*",),
-        share: float = 0.5,
-        example: Mapping[str, torch.Tensor] | None = None,
-        data: Data | None = None,
-        seed: int = 0,
-    ) -> None:
-        self.example = example
-        self.bypassing = Bypassing(
-            method, start=start, opt_1=opt_1, opt_2=opt_2, layers=layers, share=share, data=data, seed=seed
-        )
-
-    @property
-    def report(self) -> Difference | None:
-        """How far the outputs moved when the model went back to its own space; None until then."""
-        return self.bypassing.report
+    _: KW_ONLY
+    example: Mapping[str, torch.Tensor] | None = None
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

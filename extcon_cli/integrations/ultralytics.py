@@ -3,26 +3,26 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Any, Literal, TypeVar
 
 from torch import Tensor, nn
 
 from extcon_cli.catalyst.alike import Tie
-from extcon_cli.catalyst.attach import ContractionReport
-from extcon_cli.channels import Difference
 from extcon_cli.channels.compare import Inputs
 from extcon_cli.checkpoint.ultralytics.outputs import plain_outputs, raw_outputs
 from extcon_cli.checkpoint.ultralytics.widths import Widths
 from extcon_cli.errors import UsageError
-from extcon_cli.integrations.bypassing import Bypassing, Way
-from extcon_cli.integrations.pruning import FirstInputs, Pruning
+from extcon_cli.integrations.bypassing import BypassingCallback
+from extcon_cli.integrations.pruning import FirstInputs, PruningCallback
 
 Listener = TypeVar("Listener", "UltralyticsCatalyst", "UltralyticsBypass")
 
 
-class UltralyticsCatalyst:
+@dataclass(eq=False)
+class UltralyticsCatalyst(PruningCallback):
     """Prunes the model that Ultralytics trains: the decided filters reach zero, go, and training goes on.
 
         >>> from ultralytics import YOLO
@@ -40,28 +40,10 @@ class UltralyticsCatalyst:
         widths: `uniform`: the YAML says them, and Ultralytics trains the result. `free`: any width.
     """
 
-    def __init__(
-        self,
-        ratio: float = 0.5,
-        *,
-        score_steps: int | None = None,
-        shrink_steps: int | None = None,
-        widths: Literal["uniform", "free"] = "uniform",
-        chi: float = 1.25,
-        floor: float = 0.1,
-        keep: Sequence[str] = (),
-    ) -> None:
-        self.widths = widths
-        self.pruning = Pruning(
-            ratio, score_steps=score_steps, shrink_steps=shrink_steps, chi=chi, floor=floor, keep=keep
-        )
-        self._first: FirstInputs | None = None
-        self._says: Widths | None = None
-
-    @property
-    def report(self) -> ContractionReport | None:
-        """What went, with its certificate; None until it is gone."""
-        return self.pruning.report
+    _: KW_ONLY
+    widths: Literal["uniform", "free"] = "uniform"
+    _first: FirstInputs | None = field(default=None, init=False)
+    _says: Widths | None = field(default=None, init=False)
 
     def attach(self, model: Any) -> UltralyticsCatalyst:
         """Listen to the training of a `YOLO`, or of one of its trainers."""
@@ -96,7 +78,8 @@ class UltralyticsCatalyst:
         self.pruning.check_over()
 
 
-class UltralyticsBypass:
+@dataclass(eq=False)
+class UltralyticsBypass(BypassingCallback):
     """Takes the model that Ultralytics trains out of a plateau: extended, trained and brought back, in one training.
 
         >>> from ultralytics import YOLO
@@ -112,26 +95,13 @@ class UltralyticsBypass:
         layers, share, seed: as in `Bypass`.
     """
 
-    def __init__(
-        self,
-        method: Way = "radius",
-        *,
-        start: int = 1,
-        opt_1: int = 200,
-        opt_2: int = 200,
-        layers: tuple[str, ...] = ("*",),
-        share: float = 0.5,
-        seed: int = 0,
-    ) -> None:
-        self.bypassing = Bypassing(
-            method, start=max(1, start), opt_1=opt_1, opt_2=opt_2, layers=layers, share=share, seed=seed
-        )
-        self._first: FirstInputs | None = None
+    _: KW_ONLY
+    start: int = 1
+    _first: FirstInputs | None = field(default=None, init=False)
 
-    @property
-    def report(self) -> Difference | None:
-        """How far the outputs moved when the model went back to its own space; None until then."""
-        return self.bypassing.report
+    def __post_init__(self) -> None:
+        self.start = max(1, self.start)
+        super().__post_init__()
 
     def attach(self, model: Any) -> UltralyticsBypass:
         """Listen to the training of a `YOLO`, or of one of its trainers."""
@@ -155,8 +125,8 @@ class UltralyticsBypass:
 
             example = _pictures(self._first)
             self.bypassing.begin(trainer.model, example, trainer.optimizer, data=inputs, view=_raw_outputs)
-            assert self.bypassing.bypass is not None
-            plain_outputs(self.bypassing.bypass.model)
+            if self.bypassing.bypass is not None:
+                plain_outputs(self.bypassing.bypass.model)
         elif self.bypassing.due:
             self.bypassing.contract(trainer.optimizer)
             _start_again(trainer)

@@ -9,6 +9,7 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
+from extcon_cli.bypass.attach import Bypass
 from extcon_cli.bypass.strategies.narrowed import Narrowing
 from extcon_cli.bypass.strategies.revive import constants_on, revive
 from extcon_cli.bypass.strategies.widen import widen
@@ -104,6 +105,36 @@ def test_a_layer_norm_counts_its_units_and_is_not_widened() -> None:
     model = nn.Sequential(nn.Linear(4, 6), nn.LayerNorm(6), nn.Linear(6, 3))
     with pytest.raises(UsageError, match="no layer can be widened"):
         widen(model, channel_groups(model, (torch.randn(2, 4),)), 0.5)
+
+
+class Attention(nn.Module):
+    """Four heads of three channels over tokens of eight."""
+
+    def __init__(self, heads: int) -> None:
+        super().__init__()
+        self.read = nn.ModuleList([nn.Linear(8, 12) for _ in range(3)])
+        self.write, self.heads = nn.Linear(12, 8), heads
+
+    def forward(self, x: Tensor) -> Tensor:  # (N, T, 8) -> (N, T, 8)
+        q, k, v = (part(x).view(*x.shape[:2], self.heads, 3).transpose(1, 2) for part in self.read)
+        mixed = nn.functional.scaled_dot_product_attention(q, k, v)
+        return self.write(mixed.transpose(1, 2).flatten(2))
+
+
+def test_heads_are_added_and_go_again_where_the_forward_pass_counts_them_itself() -> None:
+    torch.manual_seed(0)
+    model, x = Attention(-1), torch.randn(3, 5, 8)
+    bypass = Bypass(model, (x,), opt_1=2, opt_2=6, method="widen")
+    assert bypass.model.write.in_features == 18, "half as many heads more"
+    assert torch.allclose(bypass.model(x), model(x), atol=1e-6)
+    optimizer = torch.optim.SGD(bypass.model.parameters(), lr=0.1)
+    while not bypass.done:
+        bypass.model(x).square().mean().backward()
+        optimizer.step()
+        bypass.step()
+        optimizer.zero_grad()
+    assert bypass.contract().relative <= 1e-5
+    assert model.write.in_features == 12
 
 
 @pytest.mark.parametrize("activation", [nn.ReLU, nn.Sigmoid])

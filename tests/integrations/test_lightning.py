@@ -63,7 +63,7 @@ def fit(*callbacks: Any, steps: int = STEPS, module: Any = None) -> Any:
     data = torch.utils.data.TensorDataset(torch.randn(64, 6), torch.randint(3, (64,)))
     module = module or module_class()()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+        warnings.filterwarnings("ignore", module="lightning")
         trainer = lightning.Trainer(
             max_steps=steps, callbacks=[*callbacks], logger=False, accelerator="cpu", enable_checkpointing=False,
             enable_progress_bar=False, enable_model_summary=False,
@@ -125,6 +125,24 @@ def test_a_network_is_bypassed_while_it_is_trained(method: Any) -> None:
     assert (max(moved) > 0) == (method in ("radius", "proximal", "mirror")), "D moved"
     assert (module.net.first.bias[0] > -50) == (method in ("mirror", "revive", "widen")), "the dead unit gave way"
     assert trained[-1] == before
+    check_optimizer(trainer)
+
+
+def test_a_network_without_dead_units_is_trained_as_if_nothing_had_been_asked(recwarn: pytest.WarningsRecorder) -> None:
+    from extcon_cli.integrations import LightningBypass
+
+    alive, plain = module_class()(), module_class()()
+    for module in (alive, plain):
+        nn.init.constant_(module.net.first.bias, 2.0)
+        nn.init.constant_(module.net.second.bias, 20.0)  # every unit fires
+    callback = LightningBypass("revive", start=2)
+    trainer = fit(callback, module=alive)
+    fit(module=plain)
+    said = [str(warning.message) for warning in recwarn if "no unit is dead" in str(warning.message)]
+    assert len(said) == 1, "once"
+    assert "the training goes on as it was" in said[0]
+    assert callback.report is None
+    assert all(map(torch.equal, alive.net.parameters(), plain.net.parameters()))
     check_optimizer(trainer)
 
 

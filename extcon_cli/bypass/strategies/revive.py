@@ -136,6 +136,10 @@ class ReviveReport(ContractionReport):
         return {"revived": by_name(self.revived), "embed_difference": self.embedding}
 
 
+class NothingDead(UsageError):
+    """No unit is dead on the training data."""
+
+
 class Revived(Strategy):
     """Units that give one constant on all training data get new weights; there is nothing to contract."""
 
@@ -149,7 +153,7 @@ class Revived(Strategy):
         found = units(self.module, context.channels())
         self.revived = revive(self.module, found, constants_on(self.module, found, context.data()), seed=context.seed)
         if not self.revived:
-            raise UsageError("no unit is dead on the training data: there is nothing to revive")
+            raise NothingDead("no unit is dead on the training data: there is nothing to revive")
         self.embedding = difference(before, self.module, context.data()).relative
 
     def contract(self) -> ReviveReport:

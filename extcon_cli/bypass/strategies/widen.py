@@ -11,9 +11,9 @@ from torch import nn
 
 from extcon_cli.bypass.strategies.base import StrategyContext, check_exact
 from extcon_cli.bypass.strategies.narrowed import Narrowed, Narrowing
-from extcon_cli.bypass.units import append, contractible, covers, draw, neutral, taken, units
-from extcon_cli.channels import ChannelGroup, Channels, sync_attributes
-from extcon_cli.errors import UsageError
+from extcon_cli.bypass.units import append, by_name, contractible, covers, draw, neutral, taken, units
+from extcon_cli.channels import ChannelGroup, Channels, Slice, sync_attributes
+from extcon_cli.errors import UsageError, first_line
 
 
 def widen(
@@ -31,12 +31,13 @@ def widen(
             continue
         number = max(1, round(share * group.group.size))
         for part, tensor in taken(wide, group.writers):
-            append(wide, part.parameter, part.dim, draw(tensor, part.dim, number, generator))
+            append(wide, part.parameter, part.dim, draw(tensor, part.dim, number * _each(part), generator))
         for part, tensor in taken(wide, group.readers):
-            read = torch.zeros_like(tensor.narrow(part.dim, 0, 1))
-            append(wide, part.parameter, part.dim, read, number * part.index.shape[1])
+            append(
+                wide, part.parameter, part.dim, torch.zeros_like(tensor.narrow(part.dim, 0, 1)), number * _each(part)
+            )
         for part, tensor in taken(wide, group.others):
-            append(wide, part.parameter, 0, torch.full_like(tensor[:1], neutral(part.parameter)), number)
+            append(wide, part.parameter, 0, torch.full_like(tensor[:1], neutral(part.parameter)), number * _each(part))
         added[group.group] = number
     if not added:
         raise UsageError(
@@ -45,6 +46,11 @@ def widen(
         )
     sync_attributes(wide)
     return wide, added
+
+
+def _each(part: Slice) -> int:
+    """Positions of a slice that one unit takes: of a head as many as it is wide."""
+    return int(part.index.shape[1])
 
 
 class Widened(Narrowed):
@@ -58,7 +64,14 @@ class Widened(Narrowed):
         self.module, self.added = widen(
             original, context.channels(), settings.share, layers=settings.widened, seed=context.seed
         )
-        self.embedding = check_exact(original, self.module, context.example, "widening changes the outputs by")
+        try:
+            self.embedding = check_exact(original, self.module, context.example, "widening changes the outputs by")
+        except RuntimeError as error:  # a forward pass with sizes of its own
+            wider = ", ".join(by_name(self.added))
+            raise UsageError(
+                f"the model does not run with more units ({first_line(error)}): leave some of {wider} out by the name "
+                "patterns of the layers"
+            ) from error
         self.narrowing = self.start_narrowing()  # what cannot be contracted is refused before it is trained
 
     def enter_opt_2(self) -> Narrowing:
