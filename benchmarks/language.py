@@ -9,6 +9,7 @@ bytes. Every choice sees the same blocks of the calibration text, drawn by the s
 
   ours          the compensated saliency and the sequential hand-over, over MLPs, heads and the stream: each layer its
                 own width. `ours, uniform`: widths that config.json can say. `ours, no refit`: without the hand-over.
+                `ours, shares`: layers compared by shares of what each is worth, not by losses.
   magnitude     ||F||_2 of a neuron's or head's weights; the same share of every layer
   random        chance; the same share of every layer
   wanda         sum_i |W_ij| ||X_j||_2 over the weights that read a neuron or head (Sun et al. 2023, of whole channels)
@@ -47,7 +48,7 @@ from extcon_cli.catalyst.alike import Tie
 from extcon_cli.catalyst.filters import Filters, scale
 from extcon_cli.catalyst.hand_over import hand_over
 from extcon_cli.catalyst.limits import Limits
-from extcon_cli.catalyst.saliency import compensated, drawn_labels
+from extcon_cli.catalyst.saliency import Compare, compensated, drawn_labels
 from extcon_cli.catalyst.target import decide_within
 from extcon_cli.channels import ChannelGroup, Channels, channel_groups, params_cost, remove_zeros
 from extcon_cli.channels.modules import named_tensors
@@ -56,7 +57,7 @@ from extcon_cli.checkpoint.huggingface.uniform import roles
 TOKENS, SCORED, FITTED, MEASURED, BATCH = 128, 128, 256, 128, 16
 HELD_OUT = 0.02
 """Share of the files of the corpus that nothing is trained on."""
-CHOICES = ("ours", "ours, uniform", "ours, no refit", "wanda", "magnitude", "random", "slicegpt")
+CHOICES = ("ours", "ours, uniform", "ours, no refit", "ours, shares", "wanda", "magnitude", "random", "slicegpt")
 
 
 def main() -> None:
@@ -171,7 +172,7 @@ class Bench:
         self.params = sum(parameter.numel() for parameter in self.original.parameters())
         self.before = perplexity(self.original, self.test)
         found = roles(self.original, self.channels, example) if "ours, uniform" in args.choices else ()
-        self.worth: dict[tuple[int, bool], Tensor] = {}
+        self.worth: dict[tuple[int, bool, Compare], Tensor] = {}
         self.ties = [Tie(role.groups, role.steps, role.allowed) for role in found]
 
     def run(self, seed: int, ratio: float, choice: str) -> dict[str, Any]:
@@ -183,7 +184,10 @@ class Bench:
         if choice == "slicegpt":
             small = sliced(self.original, [part for (part,) in seen.batches], budget)
         elif choice.startswith("ours"):
-            small = self.ours(seen, budget, uniform="uniform" in choice, refit="no refit" not in choice)
+            compare: Compare = "shares" if "shares" in choice else "losses"
+            small = self.ours(
+                seen, budget, uniform="uniform" in choice, refit="no refit" not in choice, compare=compare
+            )
         else:
             small = self.even(seen, budget, {"wanda": wanda, "magnitude": magnitude, "random": chance}[choice])
         params = sum(parameter.numel() for parameter in small.parameters())
@@ -194,7 +198,7 @@ class Bench:
             run["after"] = perplexity(small, self.test)
         return run
 
-    def ours(self, seen: Calibration, budget: float, *, uniform: bool, refit: bool) -> nn.Module:
+    def ours(self, seen: Calibration, budget: float, *, uniform: bool, refit: bool, compare: Compare) -> nn.Module:
         """The way of `extcon prune` without training."""
         held = {id(group) for tie in self.ties for group in tie.groups}
         stays = [replace(group, reason="-") if uniform and id(group) not in held else group
@@ -206,9 +210,9 @@ class Bench:
         def loss(leaves: Sequence[Tensor]) -> Tensor:
             return drawn_labels(leaves[0], generator, dim=-1)
 
-        if (seen.seed, uniform) not in self.worth:  # the same for every ratio
-            self.worth[seen.seed, uniform] = compensated(self.original, channels, filters, seen.batches, loss)
-        worth = self.worth[seen.seed, uniform]
+        if (key := (seen.seed, uniform, compare)) not in self.worth:  # the same for every ratio
+            self.worth[key] = compensated(self.original, channels, filters, seen.batches, loss, compare=compare)
+        worth = self.worth[key]
         cost = params_cost(self.original, channels).anchored(self.params)
         mask = decide_within(worth, filters, cost, budget, Limits(), self.ties if uniform else ())
         return self.cut(channels, filters, mask, seen if refit else None, others=not uniform)

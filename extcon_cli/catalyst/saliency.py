@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -33,6 +34,8 @@ from extcon_cli.channels.replay import SideBySide
 WIDEST = 1152  # columns of one covariance; more are treated as independent blocks
 POSITIONS = 1 << 13  # of one map and one batch
 DAMPING = 1e-3  # of each entry of C's diagonal, added to it: no unit counts
+
+Compare = Literal["shares", "losses"]
 
 
 @dataclass
@@ -63,25 +66,28 @@ def compensated(
     batches: Iterable[Inputs],
     loss: Callable[[Sequence[Tensor]], Tensor],
     *,
+    compare: Compare = "shares",
     after_group: Callable[[], None] = lambda: None,
 ) -> Tensor:
     """The marginal costs of every filter: (n,), float64. Removing them smallest first follows each group's order.
 
-    The curve of a group is (e(k) / e(all))^2, which compares groups by shares; the marginal costs are the slopes of
-    its lower convex hull. A group that no linear map reads, or no gradient reaches, goes by ||F|| along a straight
-    line.
+    The curve of a group is (e(k) / e(all))^2, which compares groups by shares, or e(k) itself; the marginal costs are
+    the slopes of its lower convex hull. A group that no linear map reads, or no gradient reaches, goes by ||F|| along a
+    straight line, to the same end as the others' mean.
 
     Args:
         module: in any mode; not changed. It runs in eval mode.
         batches: arguments of forward passes, some hundred samples in all, of which one at a time is in memory.
         loss: of all tensors that the model gives, a sum over samples; `drawn_labels` of those that are logits.
+        compare: what tells groups apart: `shares` where much of many groups goes; `losses` where little is lost, and
+            groups differ by orders of magnitude in what that is.
         after_group: called when the order of a group is known, which takes seconds where it is wide.
 
     Raises:
         TraceError: the forward pass cannot be traced on these inputs.
     """
     readers = _measure(module, channels, filters, batches, loss)
-    scores = torch.zeros(len(filters), dtype=torch.float64)
+    curves: list[tuple[Tensor, Tensor]] = []  # the order of each group, and e(1) .. e(m); all 0: nothing is known
     sizes = norms(module, filters).cpu()
     for span in filters.spans():
         blocks = [(reader, block) for reader in readers for block in reader.blocks if _within(block, span)]
@@ -89,13 +95,11 @@ def compensated(
             prepare(block, reader.matrix, torch.as_tensor(reader.fisher))
         members = range(span.start, span.stop)
         order, costs = eliminate([block for _, block in blocks], members)
-        if costs[-1] == 0:
-            order, costs = _by_size(sizes[span], members)
-        scores[order] = marginal_costs(costs)
+        curves.append((order if costs[-1] > 0 else sizes[span].argsort(stable=True) + span.start, costs))
         for _, block in blocks:
             block.weight = block.inverse = None
         after_group()
-    return scores
+    return _compared(curves, len(filters), compare)
 
 
 def drawn_labels(logits: Tensor, generator: torch.Generator, *, dim: int = 1, temperature: float = 4.0) -> Tensor:
@@ -196,9 +200,15 @@ def _within(block: Block, span: slice) -> bool:
     return bool(span.start <= int(block.filters[0]) < span.stop)
 
 
-def _by_size(sizes: Tensor, members: range) -> tuple[Tensor, Tensor]:
-    """The order of the norms, and a straight curve."""
-    return sizes.argsort(stable=True) + members.start, torch.arange(1, len(members) + 1, dtype=torch.float64)
+def _compared(curves: Sequence[tuple[Tensor, Tensor]], count: int, compare: Compare) -> Tensor:
+    """The marginal costs of all groups: (count,)."""
+    ends = [float(costs[-1]) for _, costs in curves if costs[-1] > 0]
+    usual = sum(ends) / len(ends) if ends else 1.0
+    scores = torch.zeros(count, dtype=torch.float64)
+    for order, costs in curves:
+        spent = costs if costs[-1] > 0 else usual * torch.arange(1, len(costs) + 1, dtype=torch.float64) / len(costs)
+        scores[order] = marginal_costs((spent / spent[-1]).square() if compare == "shares" else spent)
+    return scores
 
 
 def _slope(curve: list[float], start: int, end: int) -> float:
@@ -227,15 +237,15 @@ def eliminate(blocks: list[Block], members: range) -> tuple[Tensor, Tensor]:
     return torch.tensor(order), torch.tensor(spent, dtype=torch.float64)
 
 
-def marginal_costs(spent: Tensor) -> Tensor:
-    """Slopes of the lower convex hull of (e(k) / e(m))^2, one a step, never falling; a hair apart: (m,)."""
-    curve = [0.0, *((spent / spent[-1]).square() if spent[-1] > 0 else torch.zeros_like(spent)).tolist()]
+def marginal_costs(curve: Tensor) -> Tensor:
+    """Slopes of the lower convex hull of a curve c(1) .. c(m) that begins at 0; never falling, a hair apart: (m,)."""
+    heights = [0.0, *curve.tolist()]
     hull = [0]
-    for step in range(1, len(curve)):
-        while len(hull) > 1 and _slope(curve, hull[-2], hull[-1]) >= _slope(curve, hull[-1], step):
+    for step in range(1, len(heights)):
+        while len(hull) > 1 and _slope(heights, hull[-2], hull[-1]) >= _slope(heights, hull[-1], step):
             hull.pop()
         hull.append(step)
-    slopes = [_slope(curve, a, b) for a, b in pairwise(hull) for _ in range(b - a)]
+    slopes = [_slope(heights, a, b) for a, b in pairwise(hull) for _ in range(b - a)]
     return torch.tensor(slopes, dtype=torch.float64) * (1 + 1e-9 * torch.arange(len(slopes), dtype=torch.float64))
 
 

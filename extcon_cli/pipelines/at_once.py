@@ -31,7 +31,7 @@ from extcon_cli.pipelines.pruning.folders import folder_widths, write_pruned
 from extcon_cli.pipelines.pruning.keep import check_patterns
 from extcon_cli.pipelines.pruning.made_inputs import made_inputs, samples
 from extcon_cli.pipelines.pruning.removal import certificate_record, figures
-from extcon_cli.pipelines.pruning.scoring import choose, drawn_loss
+from extcon_cli.pipelines.pruning.scoring import choose, compared_by, drawn_loss
 from extcon_cli.pipelines.pruning.untrained import untrained_result
 from extcon_cli.pipelines.running.open import Opened, open_model
 from extcon_cli.pipelines.running.output import metadata
@@ -148,7 +148,8 @@ def _worth(
         try:
             generator = torch.Generator().manual_seed(opened.recipe.seed)
             loss = drawn_loss(module, samples(made, 2), opened.recipe.task, generator)
-            return spec, compensated(module, channels, filters, made, loss)
+            compare = compared_by(spec.score, opened.recipe.task)
+            return spec, compensated(module, channels, filters, made, loss, compare=compare)
         except TraceError as error:
             emit(Noted(f"{error}; filters are chosen by their magnitude instead", warning=True))
             spec = spec.model_copy(update={"score": spec.score.model_copy(update={"method": "magnitude"})})

@@ -40,6 +40,10 @@ class ScoreSpec(Section):
     images: PositiveInt = 512
     """Training samples that it is measured on, weights frozen (compensated)."""
 
+    compare: Literal["shares", "losses"] | None = None
+    """What tells layers apart (compensated): `losses`: what is left of the loss. `shares`: the square of its share in
+    what all of the layer costs. null: losses for language models (causal_lm, masked_lm), else shares."""
+
     batch_size: PositiveInt | None = None
     """Samples in such a batch. null: `data.batch_size`."""
 

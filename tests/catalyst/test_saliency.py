@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from extcon_cli.catalyst.filters import Filters
-from extcon_cli.catalyst.saliency import compensated, drawn_labels, drawn_noise, marginal_costs
+from extcon_cli.catalyst.saliency import Compare, compensated, drawn_labels, drawn_noise, marginal_costs
 from extcon_cli.catalyst.target import decide
 from extcon_cli.channels import channel_groups
 from extcon_cli.channels.compare import Inputs
@@ -90,12 +90,40 @@ def test_groups_with_many_readers_or_none_the_model_as_before(
     assert unread.isfinite().all()
 
 
+class Branches(nn.Module):
+    """Two hidden layers side by side, of which one counts a thousandth of the other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = (nn.Sequential(nn.Linear(5, 6), nn.Tanh(), nn.Linear(6, 3)) for _ in range(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.first(x) + 1e-3 * self.second(x)
+
+
+def test_losses_tell_a_layer_that_matters_from_one_that_hardly_does() -> None:
+    torch.manual_seed(0)
+    net, x = Branches().double(), torch.randn(64, 5, dtype=torch.float64)
+    channels = channel_groups(net, (x,))
+    filters = Filters.of(channels.groups)
+
+    def of(compare: Compare) -> list[Tensor]:
+        found = compensated(net, channels, filters, [(x,)], lambda z: (z[0] ** 2).sum() / 2, compare=compare)
+        return [found[span] for span in filters.spans()]
+
+    shares, losses = of("shares"), of("losses")
+    assert [float(part.sum()) for part in shares] == pytest.approx([1.0, 1.0])
+    counted, hardly = sorted((float(part.sum()) for part in losses), reverse=True)
+    assert hardly < 1e-4 * counted
+    assert all(torch.equal(one.argsort(), other.argsort()) for one, other in zip(shares, losses, strict=True))
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_marginal_costs_are_the_slopes_of_the_hull(seed: int) -> None:
     spent = torch.rand(9, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).cumsum(0)
-    slopes = marginal_costs(spent)
+    slopes = marginal_costs(spent / spent[-1])
     assert all(b > a for a, b in itertools.pairwise(slopes.tolist()))
-    curve = torch.cat([torch.zeros(1), (spent / spent[-1]).square()])
+    curve = torch.cat([torch.zeros(1), spent / spent[-1]])
     under = torch.cat([torch.zeros(1), slopes.cumsum(0)])
     assert (under <= curve + 1e-7).all()
     assert float(under[-1]) == pytest.approx(1.0)

@@ -15,7 +15,7 @@ from extcon_cli.catalyst.alike import Tie
 from extcon_cli.catalyst.filters import Filters, by_group
 from extcon_cli.catalyst.limits import LayerRule, Limits
 from extcon_cli.catalyst.regulariser import Race, group_lasso
-from extcon_cli.catalyst.saliency import compensated, drawn_labels, drawn_noise
+from extcon_cli.catalyst.saliency import Compare, compensated, drawn_labels, drawn_noise
 from extcon_cli.catalyst.scores import normalised
 from extcon_cli.catalyst.target import decide
 from extcon_cli.channels import Channels, Masks
@@ -28,7 +28,7 @@ from extcon_cli.pipelines.pruning.budget import Budget, keep_to, without
 from extcon_cli.pipelines.pruning.latency_target import candidates, finer, timing, within_latency
 from extcon_cli.pipelines.pruning.prune_run import PruneRun
 from extcon_cli.pipelines.running.phase import run_phase
-from extcon_cli.recipe.schema import BifurcateSpec, DecideSpec, PruneSpec
+from extcon_cli.recipe.schema import BifurcateSpec, DecideSpec, PruneSpec, ScoreSpec
 from extcon_cli.report.measure import measure
 from extcon_cli.report.results.records import Size
 from extcon_cli.tasks import Batch
@@ -169,7 +169,15 @@ def _compensated(pruning: PruneRun) -> Tensor:
             step()
 
     with run.phase("score", f"Scoring filters on {count} batches, {groups} groups", count + groups, "step"):
-        return compensated(pruning.module, pruning.channels, pruning.filters, shown(), drawn, after_group=step)
+        return compensated(
+            pruning.module, pruning.channels, pruning.filters, shown(), drawn,
+            compare=compared_by(spec, run.prepared.task.name), after_group=step,
+        )  # fmt: skip
+
+
+def compared_by(spec: ScoreSpec, task: str) -> Compare:
+    """What tells layers apart: of a language model, which is cut by little and may not be trained, the losses."""
+    return spec.compare or ("losses" if task in ("causal_lm", "masked_lm") else "shares")
 
 
 def drawn_loss(
