@@ -46,11 +46,11 @@ class WeightAverage:
             self.averaged = self.averaged or AveragedModel(module)
             self.averaged.update_parameters(module)
 
-    def result(self, batches: Iterable[Inputs]) -> nn.Module:
-        """A module of its own with the mean, in eval mode; `batches` as in `measure_statistics`."""
+    def result(self, batches: Iterable[Inputs], *, least: int = 2) -> nn.Module:
+        """A module of its own with the mean, in eval mode; `batches`, `least` as in `measure_statistics`."""
         assert self.averaged is not None, "no step was noted"
         module: nn.Module = copy.deepcopy(self.averaged.module)
-        measure_statistics(module, batches)
+        measure_statistics(module, batches, least=least)
         return module.eval()
 
     def state_dict(self) -> Mapping[str, Any]:
@@ -66,13 +66,14 @@ class WeightAverage:
 
 
 @torch.no_grad()
-def measure_statistics(module: nn.Module, batches: Iterable[Inputs]) -> None:
+def measure_statistics(module: nn.Module, batches: Iterable[Inputs], *, least: int = 2) -> None:
     """Give every batch norm the mean and variance of its inputs on these batches, weighed by their size.
 
-    All else runs as in eval mode. Batches of one sample are left out: they may have no variance.
+    All else runs as in eval mode.
 
     Args:
         batches: training inputs, shuffled: sorted by class, the variance within a batch would be too small.
+        least: samples of a batch that counts. One may have no variance, unless it is part of a larger batch.
     """
     norms = [child for child in module.modules() if isinstance(child, BatchNorm) and child.track_running_stats]
     if not norms:
@@ -83,7 +84,7 @@ def measure_statistics(module: nn.Module, batches: Iterable[Inputs]) -> None:
             norm.training = True
         for batch in batches:
             size = next(len(leaf) for leaf in tree_leaves(batch) if isinstance(leaf, torch.Tensor))
-            if size < 2:
+            if size < least:
                 continue
             seen += size
             for norm in norms:

@@ -84,17 +84,10 @@ def main() -> None:
     streams.prepare()
     if launched().place:  # of several processes the first one prints
         streams.to_nowhere(1)
-    gc.set_threshold(
-        50_000, 10, 10
-    )  # looking for garbage among all that torch imports takes a fifth of a short command
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    _sleep_while_waiting()
     debugging = bool(os.environ.get("EXTCON_DEBUG"))
-    if not debugging:
-        warnings.simplefilter("ignore")  # of the libraries; extcon says what users should know through events
-        logging.getLogger("torch").setLevel(logging.ERROR)
-        logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
     try:
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        _prepare(debugging)
         code = app(standalone_mode=False)
         if code == 130:  # the parser makes this of Ctrl-C
             raise KeyboardInterrupt
@@ -108,6 +101,17 @@ def main() -> None:
     if launched().number > 1:
         leave(code)
     sys.exit(code)
+
+
+def _prepare(debugging: bool) -> None:
+    """Set what is the process's own, before torch is imported."""
+    # looking for garbage among all that torch imports takes a fifth of a short command
+    gc.set_threshold(50_000, 10, 10)
+    _sleep_while_waiting()
+    if not debugging:
+        warnings.simplefilter("ignore")  # of the libraries; extcon says what users should know through events
+        logging.getLogger("torch").setLevel(logging.ERROR)
+        logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
 
 
 def _sleep_while_waiting() -> None:

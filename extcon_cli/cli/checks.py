@@ -53,7 +53,7 @@ def _written_by(run: Path, path: Path) -> bool:
     try:
         told = json.loads((run / "output.json").read_text(encoding="utf-8"))["sha256"]
         return bool(told == sha256(path))
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return False
 
 

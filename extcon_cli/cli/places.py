@@ -67,5 +67,5 @@ def _written(output: Path) -> dict[str, str]:
     try:
         done = json.loads(Path(f"{output}.run", "sweep.json").read_text(encoding="utf-8"))["done"]
         return {str(row["output"]): str(row["digest"]) for row in done.values()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return {}

@@ -133,7 +133,7 @@ def _read(path: Path) -> dict[LayerShape, float]:
         if document["format"] != FORMAT:
             return {}
         return dict(_entries(document["layers"]))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return {}
 
 

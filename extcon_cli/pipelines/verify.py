@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from extcon_cli import channels
@@ -73,7 +73,6 @@ def verify(
 def _certified(metadata: Metadata | None, weights: str) -> str | None:
     """What the second checkpoint's own certificate says of its weights; None where it carries none."""
     certificates = [done["certificate"] for done in (metadata.history if metadata else ()) if "certificate" in done]
-    if not certificates:
+    if not certificates or not isinstance(last := certificates[-1], Mapping):  # a file may say anything
         return None
-    last = certificates[-1]
     return THESE_WEIGHTS if last.get("after") == weights else TRAINED_ON

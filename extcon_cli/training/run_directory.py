@@ -146,7 +146,7 @@ class RunDirectory:
         try:
             kept = json.loads((self.path / "threads.json").read_text())
             return int(kept["threads"]) if kept["identity"] == self.identity else None
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             return None
 
     def log(self, event: Event) -> None:

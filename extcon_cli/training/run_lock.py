@@ -34,9 +34,10 @@ class RunLock:
             self._made = not folder.exists()
             folder.mkdir(parents=True, exist_ok=True)
             descriptor = self._locked()
+            self._release = weakref.finalize(self, os.close, descriptor)
+            self._sign(descriptor)
         except OSError as error:
             raise UsageError(f"{folder}: cannot be written: {error.strerror or error}") from error
-        self._release = weakref.finalize(self, os.close, descriptor)
 
     def withdraw(self) -> None:
         """Nothing was begun: leave no trace, as far as this lock made it."""
@@ -60,6 +61,15 @@ class RunLock:
         """What keeps no state leaves no trace."""
         self.withdraw()
 
+    def _sign(self, descriptor: int) -> None:
+        """Say in the file who holds it. OSError where it cannot be written: then nothing is left."""
+        try:
+            os.ftruncate(descriptor, 0)
+            os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}".encode())
+        except OSError:
+            self.withdraw()
+            raise
+
     def _locked(self) -> int:
         while True:
             descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o666)
@@ -67,8 +77,6 @@ class RunLock:
                 if lockf is not None:
                     lockf(descriptor, LOCK_EX | LOCK_NB)
                 if os.path.exists(self._path) and os.path.samestat(os.fstat(descriptor), os.stat(self._path)):
-                    os.ftruncate(descriptor, 0)
-                    os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}".encode())
                     return descriptor
             except (BlockingIOError, PermissionError) as error:
                 holder = os.read(descriptor, 300).decode(errors="replace").strip() or "another process"

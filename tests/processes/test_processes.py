@@ -65,6 +65,19 @@ def test_all_have_the_same_bits_and_go_on_with_them(found: list[dict[str, Any]],
             assert torch.equal(each["resumed"][net][name], tensor)
 
 
+@pytest.mark.parametrize(
+    ("way", "bound"), [("streamed", 1e-5), ("taught", 1e-5), ("averaged", 1e-5), ("half precision", 2e-2)]
+)
+def test_other_trainings_end_with_the_parameters_of_one(found: list[dict[str, Any]], way: str, bound: float) -> None:
+    """bfloat16 keeps 8 bits: what is rounded once more or less differs by that much."""
+    wanted, begun = found[0]["otherwise alone"][way], found[0]["otherwise"][way]
+    for each in found:
+        for name, tensor in wanted.items():
+            largest = float(tensor.double().abs().max())
+            torch.testing.assert_close(each["otherwise"][way][name], tensor, rtol=0, atol=bound * largest)
+            assert torch.equal(each["otherwise"][way][name], begun[name])
+
+
 @pytest.mark.parametrize("task", ["classes", "numbers", "tokens", "tasks' own"])
 def test_figures_over_uneven_batches_are_those_of_one(found: list[dict[str, Any]], task: str) -> None:
     for each in found:

@@ -12,18 +12,23 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.utils.data import Dataset
 
 from extcon_cli.data.loader import InMemoryLoader
+from extcon_cli.data.splits import Stream
+from extcon_cli.data.streaming import StreamingLoader
 from extcon_cli.errors import ExtconError, UsageError
+from extcon_cli.events import ignore
+from extcon_cli.pipelines.running.phase import run_phase
 from extcon_cli.processes import ALONE, Processes, Share, leave
-from extcon_cli.recipe.schema import TrainSpec
+from extcon_cli.recipe.schema import DistillSpec, TrainSpec
 from extcon_cli.tasks import Task
 from extcon_cli.tasks.labels import Classification
 from extcon_cli.tasks.language import MaskedLM
 from extcon_cli.tasks.regression import Regression
 from extcon_cli.training.device import create_accelerator, join
 from extcon_cli.training.loop import Trainer
-from extcon_cli.training.objective import evaluate, objective, own_batches, own_part, per_sample_loss
+from extcon_cli.training.objective import Batches, evaluate, objective, own_batches, own_part, per_sample_loss
 
 SAMPLES, BATCH, STEPS = 23, 7, 6
 
@@ -49,13 +54,48 @@ def classes() -> torch.Tensor:
     return torch.arange(SAMPLES) % 3
 
 
-def trainer(net: nn.Module, processes: Processes) -> Trainer:
+def trainer(net: nn.Module, processes: Processes, data: Batches | None = None, **others: Any) -> Trainer:
     torch.manual_seed(11)
-    spec = TrainSpec(epochs=None, steps=STEPS, clip_grad=1.0)
+    spec = TrainSpec(epochs=None, steps=STEPS, clip_grad=1.0, mixed_precision=others.pop("precision", "no"))
+    teaching = DistillSpec(weight=0.7, temperature=2) if "teacher" in others else None
     return Trainer(
-        net, loader(processes.share, classes()), spec, objective=objective(Classification()),
-        accelerator=create_accelerator("cpu", processes=processes.share), processes=processes,
+        net, data or loader(processes.share, classes()), spec, objective=objective(Classification(), distill=teaching),
+        accelerator=create_accelerator("cpu", spec.mixed_precision, processes=processes.share), processes=processes,
+        **others,
     )  # fmt: skip
+
+
+def otherwise(processes: Processes) -> dict[str, dict[str, torch.Tensor]]:
+    """The net with batch norms: streamed, taught, averaged, and in half precision."""
+    net = nets()["batch norm"]
+    return {
+        "streamed": ends(trainer(copy.deepcopy(net), processes, streamed(processes.share))),
+        "taught": ends(trainer(copy.deepcopy(net), processes, teacher=nets()["plain"])),
+        "averaged": ends(trainer(copy.deepcopy(net), processes), average=0.7),
+        "half precision": ends(trainer(copy.deepcopy(net), processes, precision="bf16")),
+    }
+
+
+def ends(running: Trainer, **others: Any) -> dict[str, torch.Tensor]:
+    """What a phase leaves."""
+    run_phase("train", "Training", running, emit=ignore, **others)
+    return running.model.state_dict()
+
+
+class Numbered(Dataset[tuple[torch.Tensor, int]]):
+    """The samples of `loader`, one at a time, each with random numbers of its own."""
+
+    def __len__(self) -> int:
+        return SAMPLES
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+        x = torch.randn(SAMPLES, 1, 4, 4, generator=torch.Generator().manual_seed(1))[index]
+        return x + 0.1 * torch.randn(1, 4, 4), int(classes()[index])
+
+
+def streamed(share: Share) -> StreamingLoader:
+    split = Stream(Numbered(), torch.arange(SAMPLES))
+    return StreamingLoader(split, BATCH, seed=5, shuffle=True, share=share)
 
 
 def trained(net: nn.Module, processes: Processes) -> tuple[dict[str, torch.Tensor], list[float]]:
@@ -159,6 +199,8 @@ def main(folder: Path) -> None:
         "losses": per_sample_loss(
             plain, own_batches(loader(Share(), classes(), train=False), processes), Classification(), processes
         ),
+        "otherwise": otherwise(processes),
+        "otherwise alone": otherwise(ALONE) if not place else None,
         "alone": {name: trained(net, ALONE) for name, net in nets().items()} if not place else None,
         "figures alone": figures(plain, ALONE),
         "losses alone": per_sample_loss(plain, loader(Share(), classes(), train=False), Classification()),

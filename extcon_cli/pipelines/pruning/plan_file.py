@@ -54,7 +54,7 @@ def read_plan(path: Path) -> Mapping[str, Json]:
         document = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from error
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{path} is no plan: {error}") from error
     if not isinstance(document, dict) or document.get("command") != "plan":
         raise DataError(f'{path} is no plan: make one with `extcon plan` (it says "command": "plan")')

@@ -107,7 +107,7 @@ class SweepState:
         try:
             kept = json.loads(path.read_text(encoding="utf-8"))
             known, done = kept["identity"], dict(kept["done"])
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise CheckpointError(f"{path}: is damaged; start anew without --resume") from error
         if known != self._identity:
             raise UsageError(

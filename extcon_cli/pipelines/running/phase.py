@@ -18,6 +18,7 @@ from extcon_cli.averaging import BATCHES, WeightAverage
 from extcon_cli.events import Emit, Event, Noted, PhaseEnded, PhaseStarted, Progress
 from extcon_cli.report.results.records import Metrics, PhaseRecord, ValidationCurve
 from extcon_cli.tasks import Task
+from extcon_cli.training.global_batch_norm import global_batch_norm
 from extcon_cli.training.interrupt import Stop
 from extcon_cli.training.loop import Step, Trainer
 from extcon_cli.training.run_directory import RunDirectory
@@ -172,9 +173,10 @@ def _settle(
     kept = history.best or (history.validated[-1] if history.validated else None)
     if mean is not None:
         batches = (trainer.loader.batch(step) for step in range(min(BATCHES, len(trainer.loader))))
-        averaged = mean.result(trainer.objective.task.arguments(inputs) for inputs, _ in batches)
+        inputs = (trainer.objective.task.arguments(inputs) for inputs, _ in batches)
+        with global_batch_norm(trainer.processes):  # each has its part of every batch
+            averaged = mean.result(inputs, least=1 if trainer.processes.several else 2)
         trainer.model.load_state_dict(averaged.state_dict())
-        trainer.processes.align(trainer.model)  # each has measured batch norms on its own part
         found = Validated(trainer.done, validation.measure()) if validation is not None else None
         best = history.best
         if best is None or found is None or trainer.objective.task.better(found.metrics, best.metrics):
