@@ -64,13 +64,13 @@ def verify(
         max_diff=max_diff,
         verdict=found.relative <= max_diff,
         differences={name: None if gap is None else output_difference(gap) for name, gap in gaps.items()},
-        certificate=_certified(two.checkpoint.metadata, weights_hash(two.module.cpu())),
+        certificate=certified(two.checkpoint.metadata, weights_hash(two.module.cpu())),
         task=recipes[0].task,
         gates=(gate("max-diff", found.relative, max_diff, said),),
     )
 
 
-def _certified(metadata: Metadata | None, weights: str) -> str | None:
+def certified(metadata: Metadata | None, weights: str) -> str | None:
     """What the second checkpoint's own certificate says of its weights; None where it carries none."""
     certificates = [done["certificate"] for done in (metadata.history if metadata else ()) if "certificate" in done]
     if not certificates or not isinstance(last := certificates[-1], Mapping):  # a file may say anything

@@ -255,7 +255,7 @@ def test_many_damaged_files_are_refused(name: str) -> None:
         lambda path: time.sleep(9),
         lambda path: torch.empty(2**40),
         lambda path: pickle.loads(pickle.dumps(Path)),
-        lambda path: Path("somewhere").open("w"),
+        lambda path: Path("somewhere").write_text("x"),
         lambda path: socket.create_connection(("127.0.0.1", 1)),
     ],
     ids=["fails", "hangs", "takes memory", "unpickles", "writes", "fetches"],

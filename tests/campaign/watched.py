@@ -1,4 +1,4 @@
-"""What a reader does with a damaged file, beside refusing it: takes too long, too much memory, or does what it should not.
+"""What a reader does with a damaged file beside refusing it: takes too long, or too much memory, or acts.
 
 One watch is one campaign. Limits and signals are those of this process while it lasts.
 """

@@ -117,6 +117,26 @@ def test_a_signal_before_training_begins(start: Start, tmp_path: Path) -> None:
     assert not (tmp_path / "o.safetensors.run").exists()
 
 
+def test_a_signal_while_the_process_gets_ready(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    """It comes before any command begins; as to all others, one line answers."""
+    from extcon_cli.cli import app
+
+    def signalled(debugging: bool) -> None:
+        signal.raise_signal(signal.SIGTERM)
+
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    monkeypatch.setattr(app.streams, "prepare", lambda: None)
+    monkeypatch.setattr(app, "_prepare", signalled)
+    try:
+        with pytest.raises(SystemExit) as end:
+            app.main()
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    assert end.value.code == 130
+    assert capsys.readouterr().err == "extcon: error: interrupted\n"
+
+
 @pytest.mark.parametrize("device", ["meta", "hpu", "privateuseone", "nonsense"])
 def test_devices_that_do_not_compute(device: str) -> None:
     from extcon_cli.errors import UsageError

@@ -19,7 +19,7 @@ from extcon_cli.checkpoint.architectures import build
 from extcon_cli.errors import DataError, UsageError
 from extcon_cli.pipelines.plan import plan
 from extcon_cli.pipelines.prune import prune
-from extcon_cli.pipelines.pruning.plan_file import planned
+from extcon_cli.pipelines.pruning.plan_file import planned, read_plan
 from extcon_cli.pipelines.pruning.prune_run import PruneState
 from extcon_cli.recipe.load import from_dict
 from extcon_cli.recipe.schema import Recipe
@@ -166,3 +166,10 @@ def test_a_run_goes_on_with_its_own_plan_only() -> None:
     state.check(None)
     with pytest.raises(UsageError, match="other filters than --plan"):
         state.check(~mask)
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "9" * 5000, "\udcff"], ids=["nested", "a number", "no text"])
+def test_a_file_that_is_no_plan(tmp_path: Path, text: str) -> None:
+    (tmp_path / "plan.json").write_text(text, errors="surrogateescape")
+    with pytest.raises(DataError, match=r"plan\.json is no plan"):
+        read_plan(tmp_path / "plan.json")

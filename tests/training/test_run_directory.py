@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from contextlib import nullcontext
 from hashlib import sha256
 
 import pytest
@@ -177,6 +178,25 @@ def test_a_second_process_is_refused_and_told_of_the_first(tmp_path):
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     RunLock(folder)  # its process has ended, and its lock with it
+
+
+def test_a_lock_that_cannot_be_written_leaves_nothing(tmp_path, monkeypatch):
+    def full(descriptor, data):
+        raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
+
+    monkeypatch.setattr(os, "write", full)
+    with pytest.raises(UsageError, match=r"out\.run: cannot be written: File too large"):
+        RunLock(tmp_path / "out.run")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["threads.json", "state.pt"])
+def test_what_is_nested_too_deeply_is_damaged(tmp_path, name):
+    first = run(tmp_path)
+    first.begin(resume=False)
+    (first.path / name).write_text("[" * 100_000)
+    with pytest.raises(CheckpointError, match="is damaged") if name == "state.pt" else nullcontext():
+        run(tmp_path).begin(resume=True)
 
 
 def test_events_are_lines_even_after_a_kill(tmp_path):
