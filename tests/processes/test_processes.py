@@ -19,7 +19,7 @@ Start = Callable[[Sequence[str], int, Path], list["subprocess.Popen[str]"]]
 def found(tmp_path_factory: pytest.TempPathFactory, start: Start) -> list[dict[str, Any]]:
     folder = tmp_path_factory.mktemp("several")
     running = start([str(WORKER), str(folder)], NUMBER, folder)
-    ends = [process.communicate(timeout=120) for process in running]
+    ends = [process.communicate(timeout=300) for process in running]
     assert [process.returncode for process in running] == [0] * NUMBER, ends
     return [torch.load(folder / f"found.{place}.pt") for place in range(NUMBER)]
 
