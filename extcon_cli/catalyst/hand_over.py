@@ -60,9 +60,9 @@ def hand_over(
 ) -> HandOver:
     """Fit the linear maps of `model` behind its decided channels, and its batch norms, front to back.
 
-    The cost is two forward passes over the batches and as much again for the fits, twice that where maps share a
-    weight: 512 samples cost about as much as 10 training steps of 64. The activations of all batches are in memory
-    together.
+    The cost is two forward passes over the batches, one of each fitted map again, and as much for the fits; twice that
+    where maps share a weight. docs/results/selection.md has it in training steps. The activations of all batches are in
+    memory together.
 
     Args:
         model: with the decided filters at zero, or on their way there; its other weights change in place.
