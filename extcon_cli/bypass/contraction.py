@@ -68,8 +68,8 @@ class ContractionSchedule:
 
     Args:
         steps: T of `radius`; the cap of the others.
-        example: inputs on which `jump` is measured: by how much projecting moved an output, as a share of the
-            largest. None: it is not measured.
+        example: inputs on which `jump` is measured: by how much projecting the sites of one step moved an output, as a
+            share of the largest. None: it is not measured.
     """
 
     def __init__(
@@ -106,18 +106,23 @@ class ContractionSchedule:
             self.weight += raised[1] if raised is not None and self.done > raised[0] else self.gamma
         if method != "penalty":
             self._shrink(lr)
-        for index in list(self.open):
-            site = self.extended.sites[index]
-            delta = self.extended.psi(site).delta
-            # radius knows when it ends; to ask the tensor would make a GPU wait at every step
-            exact = self.done >= self.steps if method == "radius" else not bool(delta.any())
-            if exact or (method == "penalty" and float(comeback(self.extended, site)) < self.settings.epsilon):
-                before = self._outputs()
-                project(self.extended, site)
-                self.open.remove(index)
-                for old, new in zip(before, self._outputs(), strict=True):
-                    scale = float(old.abs().max().clamp_min(torch.finfo(old.dtype).tiny))
-                    self.jump = max(self.jump, float((old - new).abs().max()) / scale)
+        if met := [index for index in self.open if self._is_met(index)]:
+            before = self._outputs()
+            for index in met:
+                project(self.extended, self.extended.sites[index])
+            self.open = [index for index in self.open if index not in met]
+            for old, new in zip(before, self._outputs(), strict=True):
+                scale = float(old.abs().max().clamp_min(torch.finfo(old.dtype).tiny))
+                self.jump = max(self.jump, float((old - new).abs().max()) / scale)
+
+    def _is_met(self, index: int) -> bool:
+        """Whether a site is back: at zero, or below epsilon."""
+        site = self.extended.sites[index]
+        # radius knows when it ends; to ask the tensor would make a GPU wait at every step
+        at_end = self.done >= self.steps
+        if at_end if self.settings.method == "radius" else not bool(self.extended.psi(site).delta.any()):
+            return True
+        return self.settings.method == "penalty" and float(comeback(self.extended, site)) < self.settings.epsilon
 
     def _outputs(self) -> list[Tensor]:
         if self.example is None:

@@ -115,23 +115,23 @@ class Bypassing:
             return
         self.model, self.view = model, view
         self._direct()
-        _exchange(optimizer, dict(model.named_parameters()), self._trained())
+        self._look()
+        _exchange(optimizer, dict(model.named_parameters()), self.trained)
 
     def after_step(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
         """One step of opt_1 or opt_2; after the optimizer's, before the gradients go."""
         self.steps += 1
         if self.bypass is None or self.report is not None:
             return
-        before = self._trained()
         vars(self.model).pop("forward", None)  # strategies copy the model, and its copies have a forward pass of theirs
         exchanged = self.bypass.step(lr=float(optimizer.param_groups[0]["lr"]))
         self._direct()
         if exchanged:
-            _exchange(optimizer, before, self._trained())
-        own = {id(parameter) for parameter in self.model.parameters()}
-        for parameter in self._trained().values():
-            if id(parameter) not in own:
-                parameter.grad = None  # trainers clear those of the model that they know
+            before = self.trained
+            self._look()
+            _exchange(optimizer, before, self.trained)
+        for parameter in self.others:
+            parameter.grad = None  # trainers clear those of the model that they know
 
     @property
     def due(self) -> bool:
@@ -141,7 +141,7 @@ class Bypassing:
     def contract(self, optimizer: torch.optim.Optimizer) -> Difference:
         """Go on with the model itself, which gives what the extended one gives. Raises: GateError (it does not)."""
         assert self.bypass is not None
-        before = self._trained()
+        before = self.trained
         vars(self.model).pop("forward", None)
         alike = type(self.bypass.model) is type(self.model)  # else it stands around the model
         view = self.view if alike else nullcontext
@@ -159,13 +159,16 @@ class Bypassing:
         if self.report is None and not self.left_alone:
             raise UsageError("the training ended before the model was back in its own space: give fewer steps to opt_2")
 
-    def _trained(self) -> dict[str, nn.Parameter]:
-        """The parameters that are trained now, those that are the model's own under its names."""
+    def _look(self) -> None:
+        """What is trained now: parameters, those that are the model's own under its names; and which are not its own.
+
+        Of a large model this takes longer than all else that a step does here.
+        """
         assert self.bypass is not None
-        if self.bypass.model is self.model:
-            return dict(self.model.named_parameters())
         own = {id(parameter): name for name, parameter in self.model.named_parameters()}
-        return {own.get(id(one), name): one for name, one in self.bypass.model.named_parameters()}
+        found = self.bypass.model.named_parameters()
+        self.trained = {own.get(id(one), name): one for name, one in found}
+        self.others = [one for one in self.trained.values() if id(one) not in own]
 
     def _direct(self) -> None:
         """Let the model's forward pass be that of the module that is trained now."""
