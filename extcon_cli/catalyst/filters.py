@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -92,9 +93,8 @@ class Filters:
 
 
 def parameters(module: nn.Module, filters: Filters) -> list[Tensor]:
-    """The parameter of each part."""
-    named = dict(module.named_parameters(remove_duplicate=False))
-    return [named[part.parameter] for part in filters.parts]
+    """The parameter of each part: each is asked for by its name, as a walk through a large module takes long."""
+    return [attrgetter(part.parameter)(module) for part in filters.parts]
 
 
 def sum_rows(tensors: Sequence[Tensor], parts: Sequence[Part]) -> list[Tensor]:
