@@ -133,7 +133,8 @@ def _silenced(
     module: nn.Module, channels: Channels, groups: Sequence[ChannelGroup], parts: dict[int, Index], examples: Examples
 ) -> _Trial:
     """Silence these groups' parts in a copy, and see which channels could go."""
-    trial = duplicate(module)
+    silenced = {id(named_tensor(module, part.parameter)) for group in groups for part in group.zeroing_slices}
+    trial = duplicate(module, [held for held in module.parameters() if id(held) not in silenced])
     for group in groups:
         zero_channels(trial, group, parts[id(group)])
     names = {id(group) for group in groups}

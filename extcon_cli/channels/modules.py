@@ -15,12 +15,14 @@ from torch.utils._pytree import tree_map
 def evaluating(module: nn.Module) -> Iterator[nn.Module]:
     """The module in eval mode, every submodule's own mode restored afterwards."""
     modes = [(child, child.training) for child in module.modules()]
-    module.eval()
+    if any(training for _, training in modes):
+        module.eval()
     try:
         yield module
     finally:
         for child, training in modes:
-            child.training = training
+            if child.training is not training:
+                child.training = training
 
 
 def named_tensor(module: nn.Module, name: str) -> Tensor:
@@ -32,9 +34,14 @@ def named_tensor(module: nn.Module, name: str) -> Tensor:
 
 def named_tensors(module: nn.Module) -> dict[str, Tensor]:
     """All parameters and buffers by name, tied ones under each of their names."""
-    tensors: dict[str, Tensor] = dict(module.named_parameters(remove_duplicate=False))
-    tensors.update(module.named_buffers(remove_duplicate=False))
-    return tensors
+    places = [(f"{path}.".removeprefix("."), child) for path, child in module.named_modules(remove_duplicate=False)]
+    return {
+        f"{path}{key}": tensor
+        for store in ("_parameters", "_buffers")
+        for path, child in places
+        for key, tensor in getattr(child, store).items()
+        if tensor is not None
+    }
 
 
 def open_dataclasses(output: Any) -> Any:

@@ -49,7 +49,8 @@ def preserving(module: nn.Module) -> Iterator[None]:
         random.setstate(python)
         np.random.set_state(numpy)
         for held, content in containers:
-            _restore(held, content)
+            if held or content:
+                _restore(held, content)
         with torch.no_grad():
             for buffer, value in buffers:
                 if not torch.equal(buffer, value):  # batch norm does not count up the version
@@ -62,6 +63,8 @@ def duplicate(module: nn.Module, shared: Iterable[Tensor] = ()) -> nn.Module:
     """
     memo: dict[int, Any] = {id(tensor): tensor for tensor in shared}
     for held in _reachable(module):
+        if not held and type(held) in EMPTY_OFTEN:
+            memo[id(held)] = type(held)()  # what a deep copy gives, sooner
         for value in _values(held):
             if isinstance(value, Tensor) and not value.is_leaf:
                 memo[id(value)] = value.detach().clone()

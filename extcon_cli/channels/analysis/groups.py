@@ -206,23 +206,26 @@ def _zeroing_slices(analysis: Analysis, channel_ids: Index, number: Index) -> Pl
         channels = number[channel_ids[consumer.axis.positions]]
         for zero_source, rows in consumer.axis.sources:
             known = (channels >= 0) & (rows >= 0)
-            for part in zero_source.parts if known.any() else ():
-                seen.setdefault(part, []).append(np.stack([channels[known], rows[known]]))
+            if known.any():
+                pairs = np.stack([channels[known], rows[known]])
+                for part in zero_source.parts:
+                    seen.setdefault(part, []).append(pairs)
     found: Places = {}
     for slot in sorted(seen):
-        channels, rows = np.concatenate(seen[slot], axis=1)
-        width = rows.max() + 1
-        pairs = np.unique(channels * width + rows)
-        found[slot] = pairs // width, pairs % width
+        channels, rows = np.concatenate(seen[slot], axis=1) if len(seen[slot]) > 1 else seen[slot][0]
+        if len(seen[slot]) > 1 or (channels[1:] <= channels[:-1]).any():
+            width = rows.max() + 1
+            both = np.unique(channels * width + rows)
+            channels, rows = both // width, both % width
+        found[slot] = channels, rows
     return found
 
 
 def _refine(kinds: Index, places: Iterable[tuple[Index, Index]]) -> Index:
     """Channels are of one kind where they were before and have as many positions in every place."""
     following = int(kinds.max(initial=0)) + 1
-    for channels, _ in places:
-        starts = _starts(channels)
-        touched, counts = channels[starts], np.diff(starts, append=len(channels))
+    for channels in {channels.tobytes(): channels for channels, _ in places}.values():
+        touched, counts = _counted(channels)
         keys = kinds[touched] * (counts.max() + 1) + counts
         if (keys == keys[0]).all():
             kinds[touched], following = following, following + 1
@@ -232,9 +235,13 @@ def _refine(kinds: Index, places: Iterable[tuple[Index, Index]]) -> Index:
     return kinds
 
 
-def _starts(channels: Index) -> Index:
-    """Where each number begins among numbers that ascend."""
-    return np.flatnonzero(np.concatenate([[True], channels[1:] != channels[:-1]]))
+def _counted(channels: Index) -> tuple[Index, Index]:
+    """The numbers among numbers that ascend, and how often each is there."""
+    begins = channels[1:] != channels[:-1]
+    if begins.all():
+        return channels, np.ones(len(channels), dtype=np.int64)
+    starts = np.flatnonzero(np.concatenate([[True], begins]))
+    return channels[starts], np.diff(starts, append=len(channels))
 
 
 def _slices(places: Places, kinds: Index) -> dict[int, list[Slice]]:
@@ -242,10 +249,11 @@ def _slices(places: Places, kinds: Index) -> dict[int, list[Slice]]:
     found: dict[int, list[Slice]] = {}
     for (parameter, dim), (channels, positions) in places.items():
         there = kinds[channels]
-        for kind in [int(there[0])] if (there == there[0]).all() else np.unique(there).tolist():
-            members = there == kind
-            index = positions[members].reshape(len(_starts(channels[members])), -1)
-            found.setdefault(kind, []).append(Slice(parameter, dim, index))
+        alike = bool((there == there[0]).all())
+        for kind in [int(there[0])] if alike else np.unique(there).tolist():
+            members = slice(None) if alike else there == kind
+            count = np.count_nonzero(np.diff(channels[members])) + 1
+            found.setdefault(kind, []).append(Slice(parameter, dim, positions[members].reshape(count, -1)))
     return found
 
 

@@ -19,6 +19,9 @@ def unknown(rank: int) -> Tensor:
 
 def per_channel(value: Tensor, dim: int, size: int) -> Tensor:
     """One known constant a channel, NaN where it is infinite or differs along the other dimensions: (size,)."""
+    if value.shape[dim] == size == value.numel():
+        value = value.reshape(size)
+        return torch.where(value.isfinite(), value, torch.nan)
     if value.shape[dim] == 1 and size > 1:
         value = value.expand(*value.shape[:dim], size, *value.shape[dim + 1 :])
     rows = value.movedim(dim, 0).reshape(value.shape[dim], -1)

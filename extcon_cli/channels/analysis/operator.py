@@ -62,18 +62,23 @@ def _declared(target: object) -> Mapping[Argument, _Declared]:
     return found
 
 
+@cache
+def _name_of(target: object) -> str:
+    """An operator's name without overload, and without the underscore of its in-place form."""
+    name = str(getattr(target, "_opname", getattr(target, "__name__", target)))
+    return name[:-1] if name.endswith("_") and not name.endswith("__") else name
+
+
 @dataclass(frozen=True, eq=False)
 class Operator:
     """One call of an operator."""
 
     node: fx.Node
 
-    @cached_property
+    @property
     def name(self) -> str:
         """Its name without overload, and without the underscore of its in-place form: 'relu', 'add'."""
-        target = self.node.target
-        name = str(getattr(target, "_opname", getattr(target, "__name__", target)))
-        return name[:-1] if name.endswith("_") and not name.endswith("__") else name
+        return _name_of(self.node.target)
 
     @property
     def shape(self) -> tuple[int, ...]:

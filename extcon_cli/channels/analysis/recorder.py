@@ -11,14 +11,10 @@ This rests on torch's internals: the mode stack of the PreDispatch key. A test p
 # mypy: disable-error-code="no-untyped-call"
 from __future__ import annotations
 
-import linecache
 import operator
-import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
@@ -28,12 +24,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from extcon_cli.channels.analysis import shapes
+from extcon_cli.channels.analysis.callers import Callers, line
 from extcon_cli.channels.deferred import Deferred
 from extcon_cli.channels.modules import named_tensors, open_dataclasses
 from extcon_cli.channels.preserving import preserving
 
-TORCH = str(Path(torch.__file__).parent) + "/"
-LAYERS = f"{TORCH}nn/"
 PLAIN = (Tensor, nn.Parameter, nn.Buffer)
 HELD = (*PLAIN, Deferred)
 NOT_TENSORS = (int, float, complex, str, bytes, bool, type(None), torch.dtype, torch.device, torch.Size)
@@ -67,7 +62,7 @@ def record(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) 
     _check(module)
     recorder = _Recorder(module)
     try:
-        with preserving(module), recorder.calls_watched(), _exporting(), torch.no_grad():
+        with preserving(module), recorder.callers, _exporting(), torch.no_grad():
             recorder.put_meta(module)
             inputs = tree_map(recorder.input, (args, dict(kwargs)))
             with torch._C._EnablePythonDispatcher(), recorder:
@@ -120,8 +115,8 @@ class _Recorder(SchemaCheckMode):
         self.graph = fx.Graph()
         self.stored: dict[str, str] = {}
         self.inputs: list[str] = []
-        self.paths = {id(child): path for path, child in reversed(list(module.named_modules()))}
-        self.calls: list[tuple[str, type]] = []  # the modules whose forward pass is running
+        self.callers = Callers(module)
+        self.first: fx.Node | None = None  # the first operator
         self.seen: dict[int, _Watched] = {}  # by the id of a meta tensor
         self.made: set[int] = set()  # storages that take no values from elsewhere, such as that of torch.zeros
         self.fresh: dict[int, fx.Node] = {}  # of these the newest, by storage: Python gets a shallow copy
@@ -157,7 +152,7 @@ class _Recorder(SchemaCheckMode):
                         store[key] = self.metas[id(held)]  # type: ignore[assignment]
 
     def _store(self, name: str, tensor: Tensor) -> None:
-        meta = torch.empty_like(tensor, device="meta")
+        meta = _meta_of(tensor)
         if isinstance(tensor, nn.Parameter):
             meta = nn.Parameter(meta, requires_grad=tensor.requires_grad)
         vars(meta).update(vars(tensor))
@@ -166,8 +161,7 @@ class _Recorder(SchemaCheckMode):
 
     def _placeholder(self, name: str, real: Tensor, meta: Tensor) -> fx.Node:
         """A placeholder before all operators."""
-        first = next((node for node in self.graph.nodes if node.op != "placeholder"), None)
-        with self.graph.inserting_before(first) if first is not None else self.graph.inserting_after():
+        with nullcontext() if self.first is None else self.graph.inserting_before(self.first):
             node = self.graph.placeholder(name)
         node.meta["val"] = meta
         self.reals.append(real)
@@ -182,7 +176,7 @@ class _Recorder(SchemaCheckMode):
         if type(value) not in PLAIN or value.layout != torch.strided:
             raise NotRecorded(f"an input of type {type(value).__name__}")
         if id(value) not in self.metas:
-            node = self._placeholder(f"input_{len(self.inputs)}", value, torch.empty_like(value, device="meta"))
+            node = self._placeholder(f"input_{len(self.inputs)}", value, _meta_of(value))
             self.inputs.append(node.name)
         return self.metas[id(value)]
 
@@ -195,23 +189,6 @@ class _Recorder(SchemaCheckMode):
             elif not isinstance(leaf, NOT_TENSORS):
                 raise NotRecorded(f"an output of type {type(leaf).__name__}")
         self.graph.output(tuple(nodes))
-
-    @contextmanager
-    def calls_watched(self) -> Iterator[None]:
-        """Note which modules' forward passes are running."""
-
-        def enter(child: nn.Module, args: object) -> None:
-            self.calls.append((self.paths.get(id(child), ""), type(child)))
-
-        def leave(child: nn.Module, args: object, output: object) -> None:
-            self.calls.pop()
-
-        with ExitStack() as hooks:
-            before = nn.modules.module.register_module_forward_pre_hook(enter)
-            hooks.callback(before.remove)
-            after = nn.modules.module.register_module_forward_hook(leave, always_call=True)
-            hooks.callback(after.remove)
-            yield
 
     # during the pass
 
@@ -277,7 +254,7 @@ class _Recorder(SchemaCheckMode):
         if value.device.type == "meta":
             self.seen[id(value)] = _Watched(self.fresh.pop(_storage(value)), value)
             return value
-        meta = torch.empty_like(value, device="meta")
+        meta = _meta_of(value)
         node = self._placeholder(f"constant_{len(self.constants)}", value, meta)
         self.constants[node.name] = value
         if value.numel() <= MOST_VALUES:
@@ -292,7 +269,8 @@ class _Recorder(SchemaCheckMode):
             return self.seen[id(value)].node if isinstance(value, Tensor) else value
 
         node = self.graph.call_function(func, *_mapped((args, kwargs), node_of))
-        node.meta.update(val=result, nn_module_stack=_stack(self.calls), stack_trace=_line())
+        node.meta.update(val=result, nn_module_stack=self.callers.stack, stack_trace=line(__file__))
+        self.first = self.first or node
         self._see(result, node)
         return node
 
@@ -336,27 +314,13 @@ def _tensors(value: Any) -> list[Tensor]:
     return [tensor for part in value for tensor in _tensors(part)] if isinstance(value, (tuple, list)) else []
 
 
-def _stack(calls: list[tuple[str, type]]) -> dict[str, tuple[str, type]]:
-    return {f"{depth}": call for depth, call in enumerate(calls)}
+def _meta_of(tensor: Tensor) -> Tensor:
+    """A tensor without values that is like this one."""
+    if tensor.is_contiguous():  # what empty_like gives, sooner
+        return torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")
+    return torch.empty_like(tensor, device="meta")
 
 
 def _storage(tensor: Tensor) -> int:
     """What two tensors over the same memory have in common, though it holds nothing."""
     return tensor.untyped_storage()._cdata
-
-
-def _line() -> str:
-    """The line of the innermost `forward` outside torch.nn, else the innermost line, as a traceback says it."""
-    frame: FrameType | None = sys._getframe(3)
-    found: list[FrameType] = []
-    while frame is not None and frame.f_code.co_filename != __file__:
-        file = frame.f_code.co_filename
-        if file.startswith(LAYERS) or not file.startswith(TORCH):
-            found.append(frame)
-        frame = frame.f_back
-    forwards = [frame for frame in found if frame.f_code.co_name == "forward"] or found
-    outside = [frame for frame in forwards if not frame.f_code.co_filename.startswith(LAYERS)] or forwards
-    if not outside:
-        return ""
-    file, number = outside[0].f_code.co_filename, outside[0].f_lineno
-    return f'  File "{file}", line {number}, in forward\n    {linecache.getline(file, number).strip()}'

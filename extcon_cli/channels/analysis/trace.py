@@ -223,9 +223,9 @@ def _exported(module: nn.Module, inputs: tuple[Any, ...] | Mapping[str, Any], *,
 
 def _drop_unused(graph: fx.Graph, stored: Collection[str]) -> None:
     """Take out what nothing reads, but for layers: they run all the same, and have to fit what they read."""
-    graph.eliminate_dead_code(
-        lambda node: node.is_impure() or any(read.name in stored for read in node.all_input_nodes)
-    )
+    for node in reversed(graph.nodes):
+        if not node.users and not node.is_impure() and all(read.name not in stored for read in node.all_input_nodes):
+            graph.erase_node(node)
 
 
 @contextmanager

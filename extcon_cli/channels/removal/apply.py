@@ -5,7 +5,7 @@ Nothing here decides; a plan that does not fit the module is refused before anyt
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -54,9 +54,29 @@ def removed_copy(module: nn.Module, plan: RemovalPlan) -> nn.Module:
     Raises:
         CheckpointError: the plan was made for another module.
     """
-    small = duplicate(module, [t for name, t in named_tensors(module).items() if name not in _written(plan)])
+    small = duplicate(module, _without(module, _written(plan)))
     remove(small, plan)
     return small
+
+
+def shrunk(module: nn.Module, plan: RemovalPlan) -> nn.Module:
+    """A smaller copy with tensors of its own; what is cut is never copied as a whole.
+
+    Raises:
+        CheckpointError: the plan was made for another module.
+    """
+    tensors = named_tensors(module)
+    cut = {id(tensors[cut.parameter]) for cut in plan.cuts if cut.parameter in tensors}
+    small = duplicate(module, [tensor for tensor in _without(module, _written(plan)) if id(tensor) in cut])
+    remove(small, plan)
+    return small
+
+
+def _without(module: nn.Module, names: Collection[str]) -> list[Tensor]:
+    """The tensors of a module but for these, whatever else they are called."""
+    tensors = named_tensors(module)
+    out = {id(tensors[name]) for name in names if name in tensors}
+    return [tensor for tensor in tensors.values() if id(tensor) not in out]
 
 
 @torch.no_grad()
@@ -244,8 +264,12 @@ def _renorm(module: nn.Module, norm: Renorm) -> None:
 def _kept(plan: RemovalPlan) -> dict[str, dict[int, Tensor]]:
     """The positions that stay, along each dimension of each tensor that is cut."""
     kept: dict[str, dict[int, Tensor]] = {}
+    alike: dict[tuple[int, int], Tensor] = {}  # cuts of one group are often the same object
     for cut in plan.cuts:
-        kept.setdefault(cut.parameter, {})[cut.dim] = torch.from_numpy(cut.kept())
+        same = cut.size, id(cut.removed)
+        if same not in alike:
+            alike[same] = torch.from_numpy(cut.kept())
+        kept.setdefault(cut.parameter, {})[cut.dim] = alike[same]
     return kept
 
 

@@ -114,10 +114,13 @@ def _can_merge(consumer: Consumer, times_read: Mapping[str, int]) -> bool:
 
 def _whole(tensors: Mapping[str, Tensor]) -> set[str]:
     """The tensors that hold numbers only."""
-    found = {name: tensor.detach() for name, tensor in tensors.items()}
-    return {  # a finite sum has finite terms, and is quicker
-        name for name, held in found.items() if bool(held.sum().isfinite()) or bool(held.isfinite().all())
-    }
+
+    def is_whole(held: Tensor) -> bool:
+        if not (held.is_floating_point() or held.is_complex()):
+            return True
+        return bool(held.sum().isfinite()) or bool(held.isfinite().all())  # a finite sum has finite terms
+
+    return {name for name, tensor in tensors.items() if is_whole(tensor.detach())}
 
 
 def _finite(tensors: Mapping[str, Tensor], whole: set[str], group: ChannelGroup) -> Mask:

@@ -9,13 +9,12 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from extcon_cli.channels.analysis.constants import consumer_inputs
+from extcon_cli.channels.analysis.constants import ConsumerInput, consumer_inputs
 from extcon_cli.channels.analysis.groups import ChannelGroup, Channels, coverage
 from extcon_cli.channels.compare import Difference, Examples, Inputs, each_example, outputs
 from extcon_cli.channels.culprits import Failure, culprits
 from extcon_cli.channels.dry_run import channel_groups
-from extcon_cli.channels.preserving import duplicate
-from extcon_cli.channels.removal.apply import remove, removed_copy
+from extcon_cli.channels.removal.apply import removed_copy, shrunk
 from extcon_cli.channels.removal.certificate import Certificate, certify
 from extcon_cli.channels.removal.classify import GroupStatus, classify, holding_back
 from extcon_cli.channels.removal.plan import plan_removal
@@ -86,14 +85,14 @@ def remove_zeros(
         GateError: nothing can go, a decided channel cannot, or the outputs differ beyond the tolerance.
     """
     channels = channel_groups(model, example_inputs) if channels is None else channels
-    statuses = classify(model, channels)
+    inputs = consumer_inputs(model, channels)
+    statuses = classify(model, channels, inputs)
     if not others:
         statuses = [_limited(status, decided or {}) for status in statuses]
-    statuses, reasons = _sound(model, channels, statuses, example_inputs)
+    statuses, reasons = _sound(model, channels, inputs, statuses, example_inputs)
     _check_decided(channels, statuses, decided, others, reasons)
-    plan = plan_removal(model, channels, statuses=statuses)
-    small = duplicate(model)
-    remove(small, plan)
+    plan = plan_removal(model, channels, inputs, statuses)
+    small = shrunk(model, plan)
     certificate = certify(model, small, plan, example_inputs, evaluation)
     _check_exact(certificate)
     removed = {status.group: status.removable for status in statuses if status.removable.any()}
@@ -116,13 +115,16 @@ def _limited(status: GroupStatus, decided: Masks) -> GroupStatus:
 
 
 def _sound(
-    model: nn.Module, channels: Channels, statuses: list[GroupStatus], examples: Examples
+    model: nn.Module,
+    channels: Channels,
+    inputs: Sequence[ConsumerInput],
+    statuses: list[GroupStatus],
+    examples: Examples,
 ) -> tuple[list[GroupStatus], dict[int, str]]:
     """The statuses with the groups held back whose removal, at the widths that are about to go, changes the graph.
 
     With them the reason of each, by the `id` of its group.
     """
-    inputs = consumer_inputs(model, channels)
 
     def attempt(groups: Sequence[ChannelGroup]) -> Sequence[Failure]:
         tried = {id(group) for group in groups}

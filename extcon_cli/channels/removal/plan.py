@@ -51,13 +51,17 @@ def plan_removal(
             cut[bias, 0] = cut.get((consumer.weight, written), [])
         constants = tuple(read.constants[moved].tolist())
         folds.append(Fold(consumer.weight, bias, consumer.groups, tuple(moved.tolist()), constants, consumer.dim))
-    cuts = tuple(
-        Cut(parameter, dim, sizes[parameter, dim], _ranges(removed, sizes[parameter, dim]))
-        for (parameter, dim), removed in sorted(cut.items())
-        if removed
-    )
+    ranges: dict[tuple[int, bytes], tuple[tuple[int, int], ...]] = {}  # one object for all cuts of a group alike
+    cuts = []
+    for (parameter, dim), removed in sorted(cut.items()):
+        if removed:
+            size = sizes[parameter, dim]
+            same = size, b"".join(some.tobytes() for some in removed)
+            if same not in ranges:
+                ranges[same] = _ranges(removed, size)
+            cuts.append(Cut(parameter, dim, size, ranges[same]))
     resized, norms = _resized(module, channels, gone), _norms(module, channels, gone)
-    return RemovalPlan(cuts, tuple(folds), resized, tuple(merges), norms)
+    return RemovalPlan(tuple(cuts), tuple(folds), resized, tuple(merges), norms)
 
 
 def _merge(read: ConsumerInput, moved: Index, carrier: Index) -> Merge:

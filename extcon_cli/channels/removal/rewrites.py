@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from extcon_cli.channels.analysis.axes import Index
+from extcon_cli.channels.analysis.axes import Index, Mask
 from extcon_cli.channels.attributes import COUNTS, EPSILONS, WIDTHS
 from extcon_cli.errors import CheckpointError
 
@@ -33,13 +33,19 @@ class Cut:
         """How many positions stay."""
         return self.size - sum(stop - start for start, stop in self.removed)
 
-    def kept(self) -> Index:
-        """The positions that stay, in order."""
+    @cached_property
+    def goes(self) -> Mask:
+        """Whether each position goes: (size,)."""
         edges = np.array(self.removed, dtype=np.int64).reshape(-1, 2)
         turns = np.zeros(self.size + 1, dtype=np.int64)
         turns[edges[:, 0]] += 1
         turns[edges[:, 1]] -= 1
-        return np.flatnonzero(np.cumsum(turns[:-1]) == 0)
+        goes: Mask = np.cumsum(turns[:-1]) != 0
+        return goes
+
+    def kept(self) -> Index:
+        """The positions that stay, in order."""
+        return np.flatnonzero(~self.goes)
 
 
 @dataclass(frozen=True)

@@ -251,8 +251,7 @@ def _removed(channels: Channels, plan: RemovalPlan) -> Mask:
     for cut in plan.cuts:
         positions: Index | None = channels.analysis.dims.get((cut.parameter, cut.dim))
         if positions is not None:
-            removed = np.concatenate([np.arange(*run) for run in cut.removed])
-            gone[channels.channel_ids[positions[removed]]] = True
+            gone[channels.channel_ids[positions[cut.goes]]] = True
     return gone
 
 

@@ -247,10 +247,12 @@ def _known_rows(
     """The same for one group, where most rows are not worth the sum: (rows,)."""
     unusable, moved = (~usable).nonzero().flatten(), usable & (inputs != 0)
     few = ~block[:, unusable[:1]].flatten(1).any(1)  # rows that the first input which is not usable does not reach
+    result = torch.full((len(block),), torch.nan, dtype=torch.float64)
+    if not few.any():
+        return result
     rows = block[few]
     sums = rows[:, moved].double().sum(-1) @ inputs[moved].double()
     sums += 0 * rows.flatten(1).sum(1)  # zero times a weight that is no number is none
     reached = (rows.any(-1) & ~usable).any(1)
-    result = torch.full((len(block),), torch.nan, dtype=torch.float64)
     result[few] = torch.where(reached, torch.nan, sums)
     return result

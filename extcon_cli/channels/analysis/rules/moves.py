@@ -30,7 +30,7 @@ def move(op: FlowOperator) -> Value:
         target = next((d for d in range(numbers.dim()) if numbers.shape[d] > 1 and _varies(numbers, d)), None)
         places = np.empty(0, np.int64)
         if target is not None:
-            places = numbers.movedim(target, -1).reshape(-1, numbers.shape[target])[0].numpy()
+            places = numbers[tuple(slice(None) if d == target else 0 for d in range(numbers.dim()))].numpy()
         if op.name in REPEATS and len(places):
             pass  # each position as often as any other, however many there are
         elif op.name == "slice":
@@ -59,6 +59,8 @@ def _moved(op: Operator, read: Tensor) -> Tensor:
 
 
 def _varies(numbers: Tensor, dim: int) -> bool:
+    if numbers.stride(dim) == 0:  # one number repeated
+        return False
     return bool((numbers.narrow(dim, 0, 1) != numbers.narrow(dim, 1, 1)).any())
 
 
