@@ -3,7 +3,8 @@
 A deferred tensor knows what it is made of (a tensor that lies in a file, mapped into memory) and what was done to it
 since: channels set to zero, cut off, scaled, cast. So a forward pass holds the numbers of one layer at a time. The
 price is that they are made anew for every pass. Gradients do not reach what it is made of, and what is written to a
-part of one (`tensor[2:5].zero_()`) is lost: `tensor.index_fill_` is noted.
+part of one (`tensor[2:5].zero_()`) is lost: `tensor.index_fill_` is noted, and so is `tensor.copy_(other)`, whose other
+has to stay as it is.
 """
 
 # mypy: disable-error-code="no-untyped-call"
@@ -79,6 +80,9 @@ class Deferred(Tensor):
             for tensor, factor in zip(*args, strict=True):
                 tensor.mul_(factor)
             return None
+        if func is ATEN.copy_.default and isinstance(args[0], Deferred) and args[1].shape == args[0].shape:
+            args[0].make = partial(_cast, _as_it_is(args[1]), args[0].dtype)
+            return args[0]
         if func._schema.is_mutable and isinstance(args[0], Deferred):
             first, *others = args
             first.make = partial(_written, func, first.make, tree_map(_as_it_is, others), kwargs)
@@ -121,6 +125,10 @@ def _deferred(held: Tensor, dtype: torch.dtype, make: Make | None) -> Tensor:
 
 def _itself(tensor: Tensor) -> Tensor:
     return tensor
+
+
+def _cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    return dense(tensor).to(dtype)
 
 
 def is_deferred(module: nn.Module) -> bool:

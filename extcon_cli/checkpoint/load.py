@@ -116,10 +116,17 @@ def doubt(found: Candidate) -> str:
 
 
 def restore(
-    checkpoint: Checkpoint, arch: str, kwargs: Mapping[str, Any], *, trust_code: bool = False, emit: Emit = ignore
+    checkpoint: Checkpoint,
+    arch: str,
+    kwargs: Mapping[str, Any],
+    *,
+    trust_code: bool = False,
+    in_place: bool = False,
+    emit: Emit = ignore,
 ) -> nn.Module:
     """Build `arch`, replay the checkpoint's removal plan and load its tensors strictly; eval mode, on the CPU.
 
+    With `in_place` large tensors are read from the checkpoint's, which may lie in its file, when they are used.
     UsageError if the architecture cannot be built, CheckpointError if the tensors are not its own.
     """
 
@@ -131,13 +138,19 @@ def restore(
 
     beside, tensors = checkpoint.path.parent, len(checkpoint.state)
     module = build(arch, kwargs, trust_code=trust_code, beside=beside, tensors=tensors, check=check)
-    return _put_in(checkpoint, module, arch, emit)
+    return _put_in(checkpoint, module, arch, emit, in_place=in_place)
 
 
-def _put_in(checkpoint: Checkpoint, module: nn.Module, arch: str, emit: Emit, *, narrow: bool = True) -> nn.Module:
+def _put_in(
+    checkpoint: Checkpoint, module: nn.Module, arch: str, emit: Emit, *, narrow: bool = True, in_place: bool = False
+) -> nn.Module:
     """Shrink the module as the checkpoint says, and fill it; eval mode."""
     for plan in checkpoint.metadata.plans if checkpoint.metadata and narrow else ():
         replay(module, plan, f"{checkpoint.path} does not fit {arch}")
+    if in_place:
+        from extcon_cli.channels.deferred import defer  # imported here: it brings the whole room
+
+        defer(module, torch.float32)
     state = _named(checkpoint, _own(module)[0])
     whole = state is not checkpoint.state
     versions = None if whole else checkpoint.versions

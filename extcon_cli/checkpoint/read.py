@@ -29,6 +29,9 @@ from extcon_cli.checkpoint.ultralytics.library import switch_off
 from extcon_cli.checkpoint.user_code import importable
 from extcon_cli.errors import CheckpointError
 
+LARGE = 2**29
+"""Bytes of a file above which its tensors stay in it, mapped into memory."""
+
 
 @dataclass(frozen=True)
 class Checkpoint:
@@ -93,7 +96,8 @@ def _read_torch(path: Path, trust_pickle: bool) -> Any:
                 stack.enter_context(importable(Path.cwd()))  # its classes are found as by a script
                 stack.enter_context(redirect_stdout(sys.stderr))  # what its libraries print is no result of ours
                 switch_off()
-            return torch.load(path, map_location="cpu", weights_only=not trust_pickle)
+            in_file = not trust_pickle and kind(path) == "zip" and path.stat().st_size > LARGE
+            return torch.load(path, map_location="cpu", weights_only=not trust_pickle, mmap=in_file)
     except Exception as error:  # whatever a hostile pickle makes of torch's reader, it is this file's fault
         message = str(error)
         needed = re.search(r"GLOBAL ([\w.]+)", message)

@@ -69,6 +69,21 @@ def test_what_was_written_stays_whatever_becomes_of_its_source() -> None:
     assert dense(second).tolist() == [0.0, 0.0]
 
 
+@torch.no_grad()
+def test_what_is_copied_in_as_a_whole_is_read_when_it_is_used(pair: tuple[nn.Module, nn.Module]) -> None:
+    deferred, plain = pair
+    state = {name: torch.randn_like(tensor).half() for name, tensor in plain.state_dict().items()}
+    for module in pair:
+        module.load_state_dict(state)
+    weight = deferred.get_parameter("0.weight")
+    assert isinstance(weight, Deferred)
+    assert weight.dtype == torch.float32
+    x = torch.randn(3, 8)
+    assert torch.equal(deferred(x), plain(x))
+    state["0.weight"].zero_()  # it has to stay as it is: the module holds no copy
+    assert not dense(weight).any()
+
+
 def test_tied_tensors_stay_tied_and_half_precision_is_cast() -> None:
     module = Tied().to(torch.bfloat16).eval()
     wanted = copy.deepcopy(module).float()

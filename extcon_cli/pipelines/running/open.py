@@ -20,7 +20,7 @@ from extcon_cli.checkpoint.limits import check_inputs
 from extcon_cli.checkpoint.load import half_precision, recognise, restore
 from extcon_cli.checkpoint.pickled import architecture
 from extcon_cli.checkpoint.precision import Precision
-from extcon_cli.checkpoint.read import Checkpoint, read
+from extcon_cli.checkpoint.read import LARGE, Checkpoint, read
 from extcon_cli.checkpoint.trust import UNTRUSTED, Trust
 from extcon_cli.errors import CheckpointError, RecipeError, UsageError
 from extcon_cli.events import Emit, Noted, ignore
@@ -83,14 +83,16 @@ def open_model(
 
     A factory that the recipe names needs `trust.named_code`, one that the checkpoint names `trust.code`.
     The input's shape: recipe, metadata, `data_shape`, `like` (of a model beside it), the architecture's custom.
-    `sparing` as in `read_folder`, for a caller that trains nothing.
+    `sparing`: large tensors are read when they are used, for a caller that trains nothing; of a folder where its
+    copies would not fit into memory, else where the checkpoint's file is large.
     CheckpointError if it cannot be read or does not fit; UsageError if the recipe's architecture cannot be built;
     RecipeError if nothing tells the input's shape.
     """
     if is_transformers(path):
         return _open_folder(Path(path), recipe, trust, sparing, emit)
     checkpoint = read(path, trust_pickle=trust.pickle)
-    module, arch, kwargs = _module(checkpoint, recipe.model, trust, emit)
+    in_place = sparing and _is_large(checkpoint)
+    module, arch, kwargs = _module(checkpoint, recipe.model, trust, emit, in_place=in_place)
     known = (recipe.model, checkpoint.metadata, like)
     shape, inputs = next(((s.input_shape, s.inputs) for s in known if s and (s.input_shape or s.inputs)), (None, None))
     shape = shape or data_shape
@@ -105,7 +107,7 @@ def open_model(
         TASKS[recipe.task]().ready(module)
     kinds = (InputKind.parse(text).shape for text in (inputs or {}).values())
     check_inputs([*([shape] if shape else []), *recipe.model.examples, *kinds], path)
-    if not _is_double(module):
+    if not _is_double(module) and not is_deferred(module):
         module.float()  # half precision is how numbers are stored; one computes with more
     spec = recipe.model.model_copy(update={"arch": arch, "kwargs": kwargs, "input_shape": shape, "inputs": inputs})
     return Opened(module, checkpoint, spec, recipe.model_copy(update={"model": spec}))
@@ -125,16 +127,24 @@ def _open_folder(path: Path, recipe: Recipe, trust: Trust, sparing: bool, emit: 
     return Opened(module, checkpoint, spec, recipe.model_copy(update={"model": spec}), folder)
 
 
+def _is_large(checkpoint: Checkpoint) -> bool:
+    """Whether its tensors stay in its file; float64 is read as a whole."""
+    tensors = checkpoint.state.values()
+    whole = checkpoint.module is not None or any(tensor.dtype == torch.float64 for tensor in tensors)
+    return not whole and sum(tensor.nbytes for tensor in tensors) > LARGE
+
+
 def _is_double(module: nn.Module) -> bool:
     return any(parameter.dtype == torch.float64 for parameter in module.parameters())
 
 
 def _module(
-    checkpoint: Checkpoint, wanted: ModelSpec, trust: Trust, emit: Emit
+    checkpoint: Checkpoint, wanted: ModelSpec, trust: Trust, emit: Emit, *, in_place: bool = False
 ) -> tuple[nn.Module, str | None, dict[str, Any]]:
     """The module, and the name and arguments that build it."""
     if wanted.arch is not None:
-        module = restore(checkpoint, wanted.arch, wanted.kwargs, trust_code=trust.named_code, emit=emit)
+        code = trust.named_code
+        module = restore(checkpoint, wanted.arch, wanted.kwargs, trust_code=code, in_place=in_place, emit=emit)
         return module, wanted.arch, wanted.kwargs
     if checkpoint.module is not None:
         known = architecture(checkpoint.module, checkpoint.state, checkpoint.path.parent)
@@ -150,6 +160,7 @@ def _module(
     told = recognise(checkpoint, emit) if metadata is None else metadata
     arch, kwargs = str(told.arch), {**told.kwargs, **wanted.kwargs}
     try:
-        return restore(checkpoint, arch, kwargs, trust_code=trust.code, emit=emit), arch, kwargs
+        module = restore(checkpoint, arch, kwargs, trust_code=trust.code, in_place=in_place, emit=emit)
     except UsageError as error:
         raise CheckpointError(f"{checkpoint.path}: {error}") from error
+    return module, arch, kwargs
