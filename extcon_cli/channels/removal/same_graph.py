@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
-from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -19,15 +18,12 @@ from torch import Tensor, fx
 
 from extcon_cli.channels.analysis.axes import Axis, Index, Mask
 from extcon_cli.channels.analysis.groups import Channels
-from extcon_cli.channels.analysis.operator import Operator, dtype, shape
-from extcon_cli.channels.analysis.rules.inline_norms import CASTS
+from extcon_cli.channels.analysis.operator import Operator, shape
 from extcon_cli.channels.analysis.rules.joins import CUTS
 from extcon_cli.channels.analysis.rules.linear import CONVOLUTIONS
 from extcon_cli.channels.analysis.trace import Graph
+from extcon_cli.channels.removal.graph_units import LAYOUTS, Call, first_node, shapes_of, unit_name, units, value_of
 from extcon_cli.channels.removal.rewrites import RemovalPlan
-
-LAYOUTS = ("view", "_unsafe_view", "reshape")
-"""Operators that give another shape: torch takes one or another of them by how the numbers lie in memory."""
 
 SIZES = {
     **dict.fromkeys((*LAYOUTS, "expand", "unflatten"), ("size", "shape", "sizes")),
@@ -44,10 +40,6 @@ PICKS = {
 }
 """Operators that pick positions of one dimension by number: which they pick is checked, not how they say it."""
 
-PASSING = ("contiguous", "clone", "_assert_tensor_metadata")
-"""Operators that change no value: torch leaves the first two out where memory is in order, tracers put the last in.
-CASTS change none where the type is the same."""
-
 
 @dataclass(frozen=True)
 class GraphDifference:
@@ -59,28 +51,6 @@ class GraphDifference:
 
     def __str__(self) -> str:
         return f"{self.what} in {self.line}"
-
-
-@dataclass(frozen=True)
-class _Call:
-    """The operators of one call of a module that a removal exchanged: compared from outside only."""
-
-    path: str
-    nodes: tuple[fx.Node, ...]
-
-    @property
-    def reads(self) -> list[fx.Node]:
-        """The values that come in, parameters aside."""
-        inside = set(self.nodes)
-        found = dict.fromkeys(_value(read) for node in self.nodes for read in node.all_input_nodes)
-        return [read for read in found if read not in inside and read.op != "placeholder"]
-
-    @property
-    def gives(self) -> list[fx.Node]:
-        """The values that others read."""
-        inside = set(self.nodes)
-        found = dict.fromkeys(_value(node) for node in self.nodes if any(user not in inside for user in node.users))
-        return [node for node in found if node in inside]
 
 
 def graph_differences(
@@ -127,20 +97,20 @@ class _Comparison:
 
     def run(self, exchanged: Collection[str]) -> list[GraphDifference]:
         self._placeholders()
-        firsts, seconds = list(_units(self.before, exchanged)), list(_units(self.after, exchanged))
+        firsts, seconds = list(units(self.before, exchanged)), list(units(self.after, exchanged))
         for first, second in zip(firsts, seconds, strict=False):
-            if _what(first) != _what(second):
-                self._note(_node(first), f"{_what(first)} becomes {_what(second)}")
+            if unit_name(first) != unit_name(second):
+                self._note(first_node(first), f"{unit_name(first)} becomes {unit_name(second)}")
                 return self.found
-            if isinstance(first, _Call):
-                assert isinstance(second, _Call)
+            if isinstance(first, Call):
+                assert isinstance(second, Call)
                 self._calls(first, second)
             else:
                 assert isinstance(second, fx.Node)
                 self._nodes(first, second)
         if len(firsts) != len(seconds):
             longer = max(firsts, seconds, key=len)[min(len(firsts), len(seconds))]
-            self._note(_node(longer), f"{len(firsts)} operators become {len(seconds)}")
+            self._note(first_node(longer), f"{len(firsts)} operators become {len(seconds)}")
         return self.found
 
     def _note(self, node: fx.Node, what: str) -> None:
@@ -160,16 +130,16 @@ class _Comparison:
             if (first is None) != (second is None) or (first is not None and not _equal(first, second)):
                 self._note(next(iter(node.users), node), "a constant takes another value")
 
-    def _calls(self, first: _Call, second: _Call) -> None:
+    def _calls(self, first: Call, second: Call) -> None:
         node = first.nodes[-1]
         if {self.same.get(read) for read in first.reads} != set(second.reads):
             self._note(node, f"{first.path} reads other values")
         rest = list(second.gives)
         for given in first.gives:
             sizes = self._sizes(given)
-            fitting = next((other for other in rest if _shapes(other) == sizes), None)
+            fitting = next((other for other in rest if shapes_of(other) == sizes), None)
             if fitting is None:
-                self._note(given, f"{first.path} gives {_shapes(given)}, and no longer {sizes} of it")
+                self._note(given, f"{first.path} gives {shapes_of(given)}, and no longer {sizes} of it")
             else:
                 rest.remove(fitting)
                 self.same[given] = fitting
@@ -177,16 +147,16 @@ class _Comparison:
     def _nodes(self, first: fx.Node, second: fx.Node) -> None:
         self.same[first] = second
         for name, old, new in _arguments(first, second):
-            mapped = fx.map_arg(old, lambda node: self.same.get(_value(node), node))
-            if not _alike(mapped, fx.map_arg(new, _value)) and not self._accounted(first, second, name, old, new):
+            mapped = fx.map_arg(old, lambda node: self.same.get(value_of(node), node))
+            if not _alike(mapped, fx.map_arg(new, value_of)) and not self._accounted(first, second, name, old, new):
                 self._note(first, f"{Operator(first).name} takes {_said(new)} for {_said(old)}")
         if Operator(first).name in PICKS and first.op == "call_function":
             self._picks(first, second)
-        if first.op == "call_function" and (sizes := self._sizes(first)) != _shapes(second):
+        if first.op == "call_function" and (sizes := self._sizes(first)) != shapes_of(second):
             self.resized.add(first)
-        if first in self.resized and self.resized.isdisjoint(map(_value, first.all_input_nodes)):  # here it begins
+        if first in self.resized and self.resized.isdisjoint(map(value_of, first.all_input_nodes)):  # here it begins
             self._note(
-                first, f"{Operator(first).name} gives {_shapes(second)} where {sizes} are left of {_shapes(first)}"
+                first, f"{Operator(first).name} gives {shapes_of(second)} where {sizes} are left of {shapes_of(first)}"
             )
 
     def _accounted(self, first: fx.Node, second: fx.Node, name: str, old: object, new: object) -> bool:
@@ -225,7 +195,7 @@ class _Comparison:
 
     def _sizes(self, node: fx.Node) -> list[tuple[int, ...]]:
         """The shapes of a node's tensors with what is removed taken off."""
-        shapes, value = _shapes(node), self.channels.analysis.values.get(node, ())
+        shapes, value = shapes_of(node), self.channels.analysis.values.get(node, ())
         values = list(value) if isinstance(value, list) else [value]
         values += [()] * (len(shapes) - len(values))
         return [
@@ -255,43 +225,6 @@ def _removed(channels: Channels, plan: RemovalPlan) -> Mask:
     return gone
 
 
-def _units(graph: Graph, exchanged: Collection[str]) -> Iterator[fx.Node | _Call]:
-    """Operators and the output in order, those of a call of an exchanged module together."""
-
-    def inside(node: fx.Node) -> str | None:
-        stack = (node.meta.get("nn_module_stack") or {}).values()
-        return next((path for path, _ in stack if path in exchanged), None) if node.op != "output" else None
-
-    for path, run in groupby((node for node in graph.nodes if node.op != "placeholder"), inside):
-        if path is None:
-            yield from (node for node in run if not _passes(node))
-        else:
-            yield _Call(path, tuple(run))
-
-
-def _value(node: fx.Node) -> fx.Node:
-    """The node that a value comes from, past what changes nothing."""
-    while _passes(node):
-        node = node.all_input_nodes[0]
-    return node
-
-
-def _passes(node: fx.Node) -> bool:
-    """Whether it changes no value."""
-    name = Operator(node).name if node.op == "call_function" else ""
-    return name in PASSING or (name in CASTS and dtype(node) == dtype(Operator(node).input(0)))
-
-
-def _node(unit: fx.Node | _Call) -> fx.Node:
-    return unit.nodes[0] if isinstance(unit, _Call) else unit
-
-
-def _what(unit: fx.Node | _Call) -> str:
-    if isinstance(unit, _Call):
-        return unit.path
-    return "view" if Operator(unit).name in LAYOUTS else str(unit.target)
-
-
 def _arguments(first: fx.Node, second: fx.Node) -> Iterator[tuple[str, Any, Any]]:
     """The arguments of two nodes of one operator beside each other, by name."""
     schema = getattr(first.target, "_schema", None)
@@ -317,13 +250,6 @@ def _equal(first: Tensor, second: Tensor | None) -> bool:
     if second is None or first.dtype != second.dtype or first.shape != second.shape:
         return False
     return bool(((first == second) | (first.isnan() & second.isnan())).all())
-
-
-def _shapes(node: fx.Node) -> list[tuple[int, ...]]:
-    """The shapes of the tensors that a node holds: one, several, or none."""
-    value = node.meta.get("val")
-    parts = value if isinstance(value, (list, tuple)) else [value]
-    return [tuple(int(size) for size in part.shape) for part in parts if isinstance(part, Tensor)]
 
 
 def _picked(node: fx.Node, dim: int) -> Index:
