@@ -225,6 +225,17 @@ def _told(error: BaseException) -> ExtconError:
 
 
 @contextmanager
+def hearing() -> Iterator[None]:
+    """Within, torch itself lets the processes meet: ProcessLost where one of them is gone."""
+    try:
+        yield
+    except RuntimeError as error:
+        if any(word in str(error) for word in ("gloo", "NCCL", "Connection", "process group")):
+            raise ProcessLost("another process of the run has ended") from error
+        raise
+
+
+@contextmanager
 def _lost() -> Iterator[None]:
     """What torch says where another process is gone, or the way to it."""
     try:

@@ -78,14 +78,12 @@ def _fit(run: Run) -> Outcome:
     """The training phase; the module ends with the kept state."""
     spec = run.recipe.train
     module = run.prepared.module.to(run.device)
-    trainer = Trainer(
+    trainer = run.trainer(
         module,
         run.prepared.data.train_loader(device=run.device, seed=run.recipe.seed, share=run.processes.share),
         spec,
         objective=objective(run.prepared.task, label_smoothing=spec.label_smoothing, distill=spec.distill),
-        accelerator=run.accelerator,
         teacher=_teacher(run),
-        processes=run.processes,
     )
     growth = _growth(run, module, trainer)
     outcome = run_phase(
@@ -96,10 +94,12 @@ def _fit(run: Run) -> Outcome:
         stop=run.stop,
         run=run.directory,
         resume_state=run.resume_state.payload if run.resume_state is not None else None,
-        validation=run.validation(module, every=spec.evaluate_every, keep=spec.keep),
+        validation=run.validation(trainer.model, every=spec.evaluate_every, keep=spec.keep, sharded=run.shards(spec)),
         after_step=(lambda step: {"layers": growth.after_step(step.index, trainer.optimizer)}) if growth else None,
         average=spec.average,
     )
+    trainer.give_back(module)
+    module.to(run.device)
     run.seconds["train"] = outcome.seconds
     return outcome
 

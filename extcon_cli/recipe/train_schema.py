@@ -192,6 +192,16 @@ class TrainSpec(Duration):
     distill: DistillSpec | None = None
     """Learn from the original model as well. null: no."""
 
+    shard: bool = False
+    """Several processes: each keeps a part of weights, gradients and optimizer on its device, for models that fit one
+    only while they are not trained. Not with `average` or fp16."""
+
+    @model_validator(mode="after")
+    def _shards_what_can_be(self) -> TrainSpec:
+        if self.shard and (self.average is not None or self.mixed_precision == "fp16"):
+            raise ValueError("`shard` goes with neither `average` nor `mixed_precision: fp16`")
+        return self
+
 
 class TrainingSpec(TrainSpec):
     """What `extcon train` does."""
@@ -211,4 +221,6 @@ class TrainingSpec(TrainSpec):
             raise ValueError(f"`guides` should rise, not be {list(self.guides)}")
         if self.guides and (self.grow or self.distill):
             raise ValueError("`guides` go with neither `grow` nor `distill`: a model has one way to begin")
+        if self.shard and self.grow:
+            raise ValueError("`shard` does not go with `grow`")
         return self

@@ -73,8 +73,8 @@ def _of_each(device: str | None) -> str:
     for way in SHARDED:
         if os.environ.get(f"ACCELERATE_USE_{way}", "false").lower() not in ("", "0", "false"):
             raise UsageError(
-                f"accelerate launch with {way}: extcon keeps the whole model on every device; "
-                "choose MULTI_GPU or MULTI_CPU in its configuration, or start it by torchrun"
+                f"accelerate launch with {way}: choose MULTI_GPU or MULTI_CPU in its configuration, or start extcon by "
+                "torchrun; the recipe's key `shard` spreads a model over the processes"
             )
     kind = device or next((name for name in ("cuda", "xpu") if getattr(torch, name).is_available()), "cpu")
     if ":" in kind:

@@ -114,10 +114,25 @@ class Trainer:
         self._infinite: Tensor | None = None  # () bool on the device, None: none was checked yet
 
     def __iter__(self) -> Iterator[Step]:
-        self.processes.align(self.model)
+        self.align()
         self.model.train()
         while self.done < self.total:
             yield self._step()
+
+    def align(self) -> None:
+        """Begin with the weights of the first process in all of them."""
+        self.processes.align(self.model)
+
+    def weights(self) -> dict[str, Tensor]:
+        """A copy of the model's state, as `load_weights` takes it."""
+        return {name: tensor.detach().clone() for name, tensor in self.model.state_dict().items()}
+
+    def load_weights(self, state: Mapping[str, Any]) -> None:
+        """Give the model this state."""
+        self.model.load_state_dict(state)
+
+    def give_back(self, module: nn.Module) -> None:
+        """Let the module for which the loop was made have what was trained."""
 
     def switch(self, spec: OptimizerSpec, model: nn.Module) -> None:
         """Go on with another optimizer, and perhaps another model; one of the same kind carries the moments."""
@@ -146,9 +161,9 @@ class Trainer:
         if self.penalty is not None and (added := self.penalty()) is not None:
             loss = loss + added
         if self.processes.several:
-            weight = task.count(batch[1]) * self.processes.share.number / self.loader.batch_size
-            self.accelerator.backward(loss * weight)
-            loss = self._added_up(loss.detach(), weight)
+            loss = self._shared_backward(
+                loss, task.count(batch[1]) * self.processes.share.number / self.loader.batch_size
+            )
         else:
             self.accelerator.backward(loss)
         self._move()
@@ -163,6 +178,11 @@ class Trainer:
             loss,
             partial(task.progress, _detached(outputs), batch[1]),
         )
+
+    def _shared_backward(self, loss: Tensor, weight: float) -> Tensor:
+        """Gradients of the loss over all processes' parts, which is returned: (). `weight`: of this one's part."""
+        self.accelerator.backward(loss * weight)
+        return self._added_up(loss.detach(), weight)
 
     @torch.no_grad()
     def _added_up(self, loss: Tensor, weight: float) -> Tensor:
@@ -221,8 +241,8 @@ class Trainer:
         return {
             "done": self.done,
             "total": self.total,
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "model": self._model_state(),
+            "optimizer": self._optimizer_state(),
             "scaler": scaler.state_dict() if scaler is not None else None,
             "random": torch.get_rng_state(),
             "random_cuda": torch.cuda.get_rng_state(self.accelerator.device) if cuda else None,
@@ -233,13 +253,22 @@ class Trainer:
         if state["total"] != self.total:
             raise GateError(f"the kept state is of a phase of {state['total']} steps, this one has {self.total}")
         self.done = state["done"]
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        self.load_weights(state["model"])
+        self._load_optimizer_state(state["optimizer"])
         if self.accelerator.scaler is not None and state["scaler"] is not None:
             self.accelerator.scaler.load_state_dict(state["scaler"])
         torch.set_rng_state(state["random"].cpu())
         if self.accelerator.device.type == "cuda" and state["random_cuda"] is not None:
             torch.cuda.set_rng_state(state["random_cuda"].cpu(), self.accelerator.device)
+
+    def _model_state(self) -> Mapping[str, Any]:
+        return self.model.state_dict()
+
+    def _optimizer_state(self) -> Mapping[str, Any]:
+        return self.optimizer.state_dict()
+
+    def _load_optimizer_state(self, state: Mapping[str, Any]) -> None:
+        self.optimizer.load_state_dict(dict(state))
 
 
 def _detached(outputs: Any) -> Any:

@@ -66,7 +66,17 @@ def test_all_have_the_same_bits_and_go_on_with_them(found: list[dict[str, Any]],
 
 
 @pytest.mark.parametrize(
-    ("way", "bound"), [("streamed", 1e-5), ("taught", 1e-5), ("averaged", 1e-5), ("half precision", 2e-2)]
+    ("way", "bound"),
+    [
+        ("streamed", 1e-5),
+        ("taught", 1e-5),
+        ("averaged", 1e-5),
+        ("half precision", 2e-2),
+        ("sharded", 1e-5),
+        ("sharded and taught", 1e-5),
+        ("sharded, resumed", 1e-5),
+        ("sharded, then whole", 1e-5),
+    ],
 )
 def test_other_trainings_end_with_the_parameters_of_one(found: list[dict[str, Any]], way: str, bound: float) -> None:
     """bfloat16 keeps 8 bits: what is rounded once more or less differs by that much."""
@@ -76,6 +86,12 @@ def test_other_trainings_end_with_the_parameters_of_one(found: list[dict[str, An
             largest = float(tensor.double().abs().max())
             torch.testing.assert_close(each["otherwise"][way][name], tensor, rtol=0, atol=bound * largest)
             assert torch.equal(each["otherwise"][way][name], begun[name])
+
+
+def test_a_sharded_training_goes_on_to_the_same_bits(found: list[dict[str, Any]]) -> None:
+    for each in found:
+        for name, tensor in each["otherwise"]["sharded"].items():
+            assert torch.equal(each["otherwise"]["sharded, resumed"][name], tensor)
 
 
 @pytest.mark.parametrize("task", ["classes", "numbers", "tokens", "tasks' own"])

@@ -29,6 +29,7 @@ from extcon_cli.tasks.regression import Regression
 from extcon_cli.training.device import create_accelerator, join
 from extcon_cli.training.loop import Trainer
 from extcon_cli.training.objective import Batches, evaluate, objective, own_batches, own_part, per_sample_loss
+from extcon_cli.training.sharded import ShardedTrainer
 
 SAMPLES, BATCH, STEPS = 23, 7, 6
 
@@ -58,11 +59,13 @@ def trainer(net: nn.Module, processes: Processes, data: Batches | None = None, *
     torch.manual_seed(11)
     spec = TrainSpec(epochs=None, steps=STEPS, clip_grad=1.0, mixed_precision=others.pop("precision", "no"))
     teaching = DistillSpec(weight=0.7, temperature=2) if "teacher" in others else None
-    return Trainer(
+    kind = others.pop("kind", Trainer)
+    found: Trainer = kind(
         net, data or loader(processes.share, classes()), spec, objective=objective(Classification(), distill=teaching),
         accelerator=create_accelerator("cpu", spec.mixed_precision, processes=processes.share), processes=processes,
         **others,
     )  # fmt: skip
+    return found
 
 
 def otherwise(processes: Processes) -> dict[str, dict[str, torch.Tensor]]:
@@ -73,7 +76,32 @@ def otherwise(processes: Processes) -> dict[str, dict[str, torch.Tensor]]:
         "taught": ends(trainer(copy.deepcopy(net), processes, teacher=nets()["plain"])),
         "averaged": ends(trainer(copy.deepcopy(net), processes), average=0.7),
         "half precision": ends(trainer(copy.deepcopy(net), processes, precision="bf16")),
+        "sharded": sharded(net, processes),
+        "sharded and taught": sharded(net, processes, teacher=nets()["plain"]),
+        "sharded, resumed": sharded(net, processes, stop=STEPS // 2),
+        "sharded, then whole": sharded(net, processes, stop=STEPS // 2, then=Trainer),
     }
+
+
+def sharded(
+    net: nn.Module, processes: Processes, *, stop: int = STEPS, then: type[Trainer] = ShardedTrainer, **others: Any
+) -> dict[str, torch.Tensor]:
+    """Spread over the processes, where there are several; stopped, and gone on with by another loop."""
+    kind = {"kind": ShardedTrainer} if processes.several else {}
+    net = copy.deepcopy(net)
+    running = trainer(net, processes, **kind, **others)
+    for step in running:
+        if step.index + 1 == stop:
+            break
+    if stop < STEPS:
+        kept = copy.deepcopy(running.state_dict())
+        state = processes.once(lambda: kept)
+        running = trainer(net, processes, **({"kind": then} if processes.several else {}))
+        running.load_state_dict(state)
+        for _ in running:
+            pass
+    running.give_back(net)
+    return net.state_dict()
 
 
 def ends(running: Trainer, **others: Any) -> dict[str, torch.Tensor]:

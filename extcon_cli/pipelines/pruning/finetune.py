@@ -16,17 +16,22 @@ def finetune(pruning: PruneRun, removal: Removed, resume_state: Mapping[str, Any
     run, spec = pruning.run, pruning.spec.finetune
     if spec.steps == 0:
         return None
+    trainer = pruning.trainer(4, spec, removal.module)
     outcome = run_phase(
         "finetune",
         "Fine-tuning",
-        pruning.trainer(4, spec, removal.module),
+        trainer,
         emit=run.emit,
         stop=run.stop,
         run=run.directory,
         resume_state=resume_state,
-        validation=run.validation(removal.module, every=spec.evaluate_every, keep=spec.keep, before=True),
+        validation=run.validation(
+            trainer.model, every=spec.evaluate_every, keep=spec.keep, before=True, sharded=run.shards(spec)
+        ),
         average=spec.average,
         more_state=lambda: {"removal": to_json(removal.record)},
     )
+    trainer.give_back(removal.module)
+    removal.module.to(run.device)
     run.seconds["finetune"] = outcome.seconds
     return outcome

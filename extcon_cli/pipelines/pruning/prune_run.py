@@ -73,15 +73,13 @@ class PruneRun:
         torch.manual_seed(self.seed(phase))
         processes = self.run.processes
         smoothing = spec.label_smoothing if isinstance(spec, FinetuneSpec) else 0.0
-        return Trainer(
+        return self.run.trainer(
             module,
             self.run.prepared.data.train_loader(device=self.run.device, seed=self.seed(phase), share=processes.share),
             spec,
             objective=objective(self.run.prepared.task, label_smoothing=smoothing, distill=spec.distill),
-            accelerator=self.run.accelerator,
             teacher=self.original,
             penalty=penalty,
-            processes=processes,
         )
 
 

@@ -184,7 +184,7 @@ def _settle(
             return "average", found
         emit(Noted(f"kept: the state after step {best.step}, which is better than the mean of the weights"))
     if history.best_model is not None:
-        trainer.model.load_state_dict(history.best_model)
+        trainer.load_weights(history.best_model)
         return "best", kept
     return "last", kept
 
@@ -220,7 +220,7 @@ class History:
         self.validated.append(found)
         if self.keep_best and validation.task.better(found.metrics, self.best.metrics if self.best else None):
             self.best = found
-            self.best_model = {name: tensor.detach().clone() for name, tensor in trainer.model.state_dict().items()}
+            self.best_model = trainer.weights()
 
     def state_dict(self) -> Mapping[str, Any]:
         """All of it, as torch.save takes it."""

@@ -5,12 +5,12 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from extcon_cli.channels.compare import Inputs
 from extcon_cli.checkpoint.folder import check_folder, is_transformers
@@ -23,16 +23,17 @@ from extcon_cli.pipelines.running.measure import measured
 from extcon_cli.pipelines.running.output import check_output, data_metadata, write_output
 from extcon_cli.pipelines.running.phase import Validation, interruptible, tee_events
 from extcon_cli.pipelines.running.prepare import Prepared, prepare
-from extcon_cli.processes import ALONE, Processes, launched
+from extcon_cli.processes import ALONE, Processes, hearing, launched
 from extcon_cli.recipe.load import to_dict
-from extcon_cli.recipe.schema import Recipe
+from extcon_cli.recipe.schema import Recipe, TrainSpec
 from extcon_cli.report.measure import measure
 from extcon_cli.report.results.records import Metrics, ModelStats, Record, RunFacts
 from extcon_cli.tasks.base import first_samples, samples_in
 from extcon_cli.training.determinism import deterministic, wanted
 from extcon_cli.training.device import Accelerator, create_accelerator, join
 from extcon_cli.training.interrupt import Stop, graceful
-from extcon_cli.training.objective import evaluate, own_part
+from extcon_cli.training.loop import Phase, Trainer
+from extcon_cli.training.objective import Batches, Objective, evaluate, own_part
 from extcon_cli.training.run_directory import ResumeState, RunDirectory
 from extcon_cli.training.run_lock import RunLock
 from extcon_cli.training.threads import Threads, available, choose, given
@@ -97,16 +98,50 @@ class Run:
         """Figures of a module on one split of the data; empty where the split is."""
         return measured(module, self.prepared, split, self.accelerator, self.stop, self.processes) or {}
 
-    def validation(self, module: nn.Module, *, every: int, keep: str, before: bool = False) -> Validation | None:
-        """Validation of a module while it trains; None where there are no validation data."""
+    def trainer(
+        self,
+        module: nn.Module,
+        loader: Batches,
+        spec: Phase,
+        *,
+        objective: Objective,
+        teacher: nn.Module | None = None,
+        penalty: Callable[[], Tensor | None] | None = None,
+    ) -> Trainer:
+        """The loop of a phase, over all processes; where the recipe asks for it, each of them holds a part."""
+        if not self.shards(spec):
+            return Trainer(
+                module, loader, spec, objective=objective, accelerator=self.accelerator, teacher=teacher,
+                penalty=penalty, processes=self.processes,
+            )  # fmt: skip
+        from extcon_cli.training.sharded import ShardedTrainer
+
+        return ShardedTrainer(
+            module, loader, spec, objective=objective, accelerator=self.accelerator, teacher=teacher,
+            processes=self.processes,
+        )  # fmt: skip
+
+    def shards(self, spec: Phase) -> bool:
+        """Is the model of this phase spread over the processes?"""
+        return self.processes.several and isinstance(spec, TrainSpec) and spec.shard
+
+    def validation(
+        self, module: nn.Module, *, every: int, keep: str, before: bool = False, sharded: bool = False
+    ) -> Validation | None:
+        """Validation of a module while it trains; None where there are no validation data.
+
+        `sharded`: the module is spread over the processes, so that all of them have to measure all batches together.
+        """
         data, task = self.prepared.data, self.prepared.task
         if not len(data.validation):
             return None
         loader = data.eval_loader("validation", device=self.device)
 
         def figures() -> Metrics:
-            own = interruptible(own_part(loader, task, self.processes), self.stop)
-            return evaluate(module, own, task, self.processes)
+            processes = ALONE if sharded else self.processes
+            own = interruptible(own_part(loader, task, processes), self.stop)
+            with hearing() if sharded else nullcontext():
+                return evaluate(module, own, task, processes)
 
         return Validation(
             figures,
