@@ -11,6 +11,7 @@ import io
 import json
 import pickle
 import socket
+import sys
 import time
 from collections.abc import Callable
 from functools import cache
@@ -43,6 +44,8 @@ from extcon_cli.training.run_directory import RunDirectory
 
 from . import watched
 from .watched import Watch
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="limits are those of Linux")
 
 FEW, MANY = 25, 10_000
 Damage = list[tuple[str, float, bytes]]
