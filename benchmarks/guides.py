@@ -1,15 +1,17 @@
-"""Guides (`train.guides`, self-abstraction) against plain training, over seeds.
+"""Guides (self-abstraction, `train.guides`) against plain training, over seeds.
 
     python benchmarks/guides.py --results guides.jsonl [--fashion fashion_mnist.npz] [--seeds 8] [--problems few,...]
 
-few: a multilayer perceptron on 200 images of Fashion-MNIST at 14 x 14 pixels. deep: 30 hidden layers of 32 units
-without skips, 1000 of them. conv: five convolutions without normalisation on 150 digits. recurrent: three recurrent
-layers of 32 units that read 300 digits row by row. normalised: a convolutional net with batch norm on 100 digits.
-Ways: plain; long, which is plain for twice the steps; guides 0.5; guides 0.25 and 0.5; for deep, `grow` as well. Each
-is `extcon train` with Adam at a constant rate and the last state; a guide costs up to as much as the model.
+few: a multilayer perceptron of two hidden layers on 200 images of Fashion-MNIST at 14 x 14 pixels. middle: 8 hidden
+layers of 32 units without skips, 300 of them. deep: 30 hidden layers, 1000 of them. conv: five convolutions without
+normalisation on 150 digits. recurrent: three recurrent layers of 32 units that read 300 digits row by row.
+
+Ways: plain; long, which is plain for twice the steps; guides 0.5; guides 0.25 and 0.5; for deep, `grow` as well. Adam
+at a constant rate, the last state. A guide takes as many steps as the model. All seeds are trained in one (torch.func),
+with extcon's own contraction, guidance and objective; `grow` is `extcon train`, seed by seed.
 
 One JSON line a run is added to the results; what is there already is not run again. At the end the summary is printed:
-test loss and accuracy, mean and standard deviation, and wins and losses against plain and against long training.
+test accuracy and loss, mean and standard deviation, and wins and losses against plain and against long training.
 
 fashion_mnist.npz holds x_train (60000, 28, 28) uint8, y_train, x_test, y_test. It is not downloaded.
 """
@@ -17,10 +19,11 @@ fashion_mnist.npz holds x_train (60000, 28, 28) uint8, y_train, x_test, y_test. 
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import statistics
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -29,25 +32,24 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call, vmap
+from torch.nn import functional
 
 import extcon_cli
-from extcon_cli.checkpoint.trust import Trust
+from extcon_cli.bypass.abstraction import OUTPUTS, Guided, contracted, strength
+from extcon_cli.checkpoint.zoo.mlp import MLP
 from extcon_cli.pipelines.train import train
 from extcon_cli.recipe.load import from_dict
+from extcon_cli.recipe.schema import DistillSpec
+from extcon_cli.tasks import Classification
+from extcon_cli.training.objective import objective
 
-HERE = Path(__file__).resolve()
-PROBLEMS = ("few", "deep", "conv", "recurrent", "normalised")
-IMAGES = {"few": 200, "deep": 1000, "conv": 150, "recurrent": 300, "normalised": 100}
-"""To train on."""
-STEPS = {"few": 400, "deep": 600, "conv": 300, "recurrent": 400, "normalised": 200}
-RATES = {"few": 0.001, "deep": 0.001, "conv": 0.002, "recurrent": 0.002, "normalised": 0.003}
-WAYS: dict[str, dict[str, Any]] = {
-    "plain": {},
-    "long": {},
-    "guides 0.5": {"guides": [0.5]},
-    "guides 0.25, 0.5": {"guides": [0.25, 0.5]},
-    "grow": {"grow": "depth"},
-}
+BATCH = 50
+WAYS: dict[str, tuple[float, ...]] = {"plain": (), "long": (), "guides 0.5": (0.5,), "guides 0.25, 0.5": (0.25, 0.5)}
+"""Shares of the guides."""
+
+
+# --- the problems ---------------------------------------------------------------------------------------------------
 
 
 class Loop(nn.Module):
@@ -66,7 +68,7 @@ class Loop(nn.Module):
 
 
 class Rows(nn.Module):
-    """A recurrent net that reads an image row by row."""
+    """Three recurrent layers that read an image row by row."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -77,11 +79,6 @@ class Rows(nn.Module):
         return self.fc(self.loops(x.flatten(1, 2))[:, -1])
 
 
-def recurrent() -> nn.Module:
-    """Three recurrent layers of 32 units."""
-    return Rows()
-
-
 def convolutional() -> nn.Module:
     """Five convolutions of 16 channels without normalisation, for 1 x 8 x 8."""
     layers: list[nn.Module] = [nn.Conv2d(1, 16, 3, padding=1), nn.ReLU()]
@@ -90,39 +87,124 @@ def convolutional() -> nn.Module:
     return nn.Sequential(*layers, nn.Flatten(), nn.Linear(64, 10))
 
 
+@dataclass(frozen=True)
+class Problem:
+    """A net, and how it is trained."""
+
+    make: Callable[[], nn.Module]
+    fashion: bool
+    images: int
+    steps: int
+    rate: float
+
+
+PROBLEMS = {
+    "few": Problem(lambda: MLP(196, (64, 32)), True, 200, 400, 0.001),
+    "middle": Problem(lambda: MLP(196, (32,) * 8), True, 300, 400, 0.001),
+    "deep": Problem(lambda: MLP(196, (32,) * 30), True, 1000, 500, 0.001),
+    "conv": Problem(convolutional, False, 150, 200, 0.002),
+    "recurrent": Problem(Rows, False, 300, 250, 0.002),
+}
+
+
 @cache
 def images(fashion: Path | None) -> dict[str, np.ndarray]:
-    """The digits as bundled, or Fashion-MNIST (its file) at half its resolution as rows of 196 numbers."""
+    """The digits as bundled, or Fashion-MNIST (its file) at half its resolution as rows of 196 numbers; in 0..1."""
     with np.load(fashion or Path(extcon_cli.__file__).parent / "data" / "digits.npz") as found:
         given = {name: found[name] for name in ("x_train", "y_train", "x_test", "y_test")}
-    if fashion is not None:
-        for name in ("x_train", "x_test"):
-            pooled = given[name].reshape(-1, 14, 2, 14, 2).mean((2, 4)).reshape(-1, 196)
-            given[name] = (pooled / 255).astype(np.float32)
-    return given
+    for name in ("x_train", "x_test"):
+        x = given[name]
+        x = x.reshape(-1, 14, 2, 14, 2).mean((2, 4)).reshape(-1, 196) if fashion is not None else x.reshape(-1, 1, 8, 8)
+        given[name] = (x / 255).astype(np.float32)
+    return {**given, **{name: given[name].astype(np.int64) for name in ("y_train", "y_test")}}
 
 
-def arrays(problem: str, fashion: Path | None, seed: int) -> dict[str, np.ndarray]:
+def arrays(problem: Problem, fashion: Path | None, seed: int) -> dict[str, np.ndarray]:
     """The problem's images, other ones to train on for each seed."""
-    if problem in ("few", "deep") and fashion is None:
-        raise SystemExit(f"{problem}: --fashion names the file of Fashion-MNIST")
-    given = images(fashion if problem in ("few", "deep") else None)
-    chosen = np.random.default_rng(seed).permutation(len(given["x_train"]))[: IMAGES[problem]]
-    return {**given, "x_train": given["x_train"][chosen], "y_train": given["y_train"][chosen].astype(np.int64)}
+    if problem.fashion and fashion is None:
+        raise SystemExit("--fashion names the file of Fashion-MNIST")
+    given = images(fashion if problem.fashion else None)
+    chosen = np.random.default_rng(seed).permutation(len(given["x_train"]))[: problem.images]
+    return {**given, "x_train": given["x_train"][chosen], "y_train": given["y_train"][chosen]}
 
 
-MODELS: dict[str, dict[str, Any]] = {
-    "few": {"arch": "zoo:mlp", "kwargs": {"in_features": 196, "widths": [64, 32]}, "input_shape": [196]},
-    "deep": {"arch": "zoo:mlp", "kwargs": {"in_features": 196, "widths": [32] * 30}, "input_shape": [196]},
-    "conv": {"arch": f"{HERE}:convolutional"},
-    "recurrent": {"arch": f"{HERE}:recurrent"},
-    "normalised": {"arch": "zoo:convnet", "kwargs": {"widths": [16, 16, 32, 32], "channels": 1}},
-}
+# --- training all seeds in one --------------------------------------------------------------------------------------
+
+
+class Lesson(nn.Module):
+    """A network beside its guide, as one module that gives the loss of a batch."""
+
+    def __init__(self, network: nn.Module, guide: nn.Module | None, example: Tensor) -> None:
+        super().__init__()
+        self.network, self.guide = network, guide
+        self.guided = Guided(network, guide, (example,)) if guide is not None else None
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:  # -> ()
+        now = self.guided.strength if self.guided is not None else 0.0
+        outputs = (self.guided or self.network)(x)
+        if not now:
+            return objective(Classification())(outputs, y)
+        with torch.no_grad():
+            taught = self.guided.teacher(x)
+        loss = objective(Classification(), distill=DistillSpec(weight=OUTPUTS * now))(outputs, y, taught)
+        return loss + self.guided.penalty()
+
+
+def batches(data: Sequence[dict[str, np.ndarray]], steps: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """(S, BATCH, ...) and (S, BATCH): every seed shuffles its own images for each epoch."""
+    x, y = (torch.from_numpy(np.stack([item[name] for item in data])) for name in ("x_train", "y_train"))
+    draws = [torch.Generator().manual_seed(seed) for seed in range(len(data))]
+    epoch = x.shape[1] // BATCH
+    seeds = torch.arange(len(data))[:, None]
+    for step in range(steps):
+        if step % epoch == 0:
+            order = torch.stack([torch.randperm(x.shape[1], generator=draw) for draw in draws])
+        part = order[:, step % epoch * BATCH :][:, :BATCH]
+        yield x[seeds, part], y[seeds, part]
+
+
+def taught(lessons: Sequence[Lesson], data: Sequence[dict[str, np.ndarray]], steps: int, rate: float) -> None:
+    """Train the network of each lesson."""
+    base = copy.deepcopy(lessons[0]).train()
+    held = [dict(lesson.named_parameters()) for lesson in lessons]
+    stacked = {name: torch.stack([own[name].detach() for own in held]) for name in held[0]}
+    trained = [stacked[name].requires_grad_() for name, own in held[0].items() if own.requires_grad]
+    moving = torch.optim.Adam(trained, lr=rate)
+    losses = vmap(lambda parameters, x, y: functional_call(base, parameters, (x, y)))
+    for step, (x, y) in enumerate(batches(data, steps)):
+        if base.guided is not None:
+            base.guided.strength = strength(step, steps)
+        losses(stacked, x, y).sum().backward()
+        moving.step()
+        moving.zero_grad()
+    with torch.no_grad():
+        for place, own in enumerate(held):
+            for name, parameter in own.items():
+                parameter.copy_(stacked[name][place])
+
+
+def stacked(problem: Problem, way: str, data: Sequence[dict[str, np.ndarray]]) -> list[nn.Module]:
+    """The net of each seed, trained."""
+    example = torch.from_numpy(data[0]["x_train"][:2])
+    networks = []
+    for seed in range(len(data)):
+        torch.manual_seed(seed)
+        networks.append(problem.make())
+    guides: Sequence[nn.Module | None] = [None] * len(networks)
+    forms = [[contracted(network, (example,), share) for network in networks] for share in WAYS[way]]
+    for level in (*forms, networks):
+        lessons = [Lesson(network, guide, example) for network, guide in zip(level, guides, strict=True)]
+        taught(lessons, data, problem.steps * (2 if way == "long" else 1), problem.rate)
+        guides = level
+    return networks
+
+
+# --- the runs -------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Row:
-    """One run: figures on the test data."""
+    """One net: figures on the test data."""
 
     problem: str
     seed: int
@@ -131,28 +213,44 @@ class Row:
     loss: float
 
 
-def run(problem: str, way: str, seed: int, data: Path, folder: Path) -> Row:
-    """Train a new net."""
-    steps = STEPS[problem] * (2 if way == "long" else 1)
+def measured(problem: str, seed: int, way: str, network: nn.Module, data: dict[str, np.ndarray]) -> Row:
+    x, y = (torch.from_numpy(data[name]) for name in ("x_test", "y_test"))
+    with torch.no_grad():
+        outputs = network.eval()(x)
+    accuracy = (outputs.argmax(1) == y).double().mean()
+    return Row(problem, seed, way, float(accuracy), float(functional.cross_entropy(outputs, y)))
+
+
+def grown(problem: Problem, seed: int, data: dict[str, np.ndarray], folder: Path) -> nn.Module:
+    """`extcon train` with `grow: depth`."""
+    np.savez(folder / "data.npz", **data)
+    optimizer = {"name": "adam", "lr": problem.rate}
     recipe = from_dict(
         {
-            "model": MODELS[problem],
-            "data": {"dataset": "arrays", "root": str(data), "batch_size": 50, "validation": 0.0},
+            "model": {"arch": "zoo:mlp", "kwargs": {"in_features": 196, "widths": [32] * 30}, "input_shape": [196]},
+            "data": {"dataset": "arrays", "root": str(folder / "data.npz"), "batch_size": BATCH, "validation": 0.0},
             "task": "classification",
-            "train": {
-                "epochs": None,
-                "steps": steps,
-                "optimizer": {"name": "adam", "lr": RATES[problem]},
-                "schedule": {"name": "constant"},
-                "keep": "last",
-                **WAYS[way],
-            },
+            "train": {"epochs": None, "steps": problem.steps, "optimizer": optimizer, "keep": "last", "grow": "depth",
+                      "schedule": {"name": "constant"}},
             "seed": seed,
         }
-    )
-    result = train(recipe, checkpoint=None, output=folder / "net.pt", device="cpu", force=True, keep_run=False,
-                   trust=Trust(recipe=True))  # fmt: skip
-    return Row(problem, seed, way, result.metrics["accuracy"], result.metrics["loss"])
+    )  # fmt: skip
+    output = folder / "net.safetensors"
+    train(recipe, checkpoint=None, output=output, device="cpu", force=True, keep_run=False)
+    return extcon_cli.load(output)
+
+
+def runs(name: str, way: str, seeds: int, fashion: Path | None) -> Iterator[Row]:
+    """All seeds of a problem by one way."""
+    problem = PROBLEMS[name]
+    data = [arrays(problem, fashion, seed) for seed in range(seeds)]
+    if way == "grow":
+        with tempfile.TemporaryDirectory() as folder:
+            networks = [grown(problem, seed, item, Path(folder)) for seed, item in enumerate(data)]
+    else:
+        networks = stacked(problem, way, data)
+    for seed, (network, item) in enumerate(zip(networks, data, strict=True)):
+        yield measured(name, seed, way, network, item)
 
 
 def summary(rows: Sequence[Row]) -> dict[str, Any]:
@@ -160,9 +258,9 @@ def summary(rows: Sequence[Row]) -> dict[str, Any]:
     table: dict[str, Any] = {}
     for problem in PROBLEMS:
         found = {(row.seed, row.way): row for row in rows if row.problem == problem}
-        ways = [way for way in WAYS if any(way == other for _, other in found)]
+        ways = dict.fromkeys(way for _, way in found)
         seeds = [seed for seed in sorted({seed for seed, _ in found}) if all((seed, way) in found for way in ways)]
-        if not seeds:
+        if not {"plain", "long"} <= set(ways):
             continue
         table[problem] = {"seeds": len(seeds)}
         for way in ways:
@@ -181,11 +279,13 @@ def summary(rows: Sequence[Row]) -> dict[str, Any]:
 
 
 def spread(values: Sequence[float], digits: int = 1) -> str:
+    """Mean and standard deviation."""
     deviation = statistics.stdev(values) if len(values) > 1 else 0.0
     return f"{statistics.mean(values):.{digits}f} +- {deviation:.{digits}f}"
 
 
 def wins(values: Sequence[float]) -> str:
+    """How many are more, and less, than nothing."""
     return f"({sum(value > 0 for value in values)}/{sum(value < 0 for value in values)})"
 
 
@@ -198,18 +298,13 @@ def main() -> None:
     given = parser.parse_args()
     lines = given.results.read_text().splitlines() if given.results.exists() else []
     rows = [Row(**json.loads(line)) for line in lines]
-    there = {(row.problem, row.seed, row.way) for row in rows}
-    with given.results.open("a") as results, tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        for seed in range(given.seeds):
-            for problem in given.problems.split(","):
-                ways = [
-                    way for way in WAYS if (problem, seed, way) not in there and (way != "grow" or problem == "deep")
-                ]
-                if ways:
-                    np.savez(folder / "data.npz", **arrays(problem, given.fashion, seed))
-                for way in ways:
-                    row = run(problem, way, seed, folder / "data.npz", folder)
+    there = {(row.problem, row.way) for row in rows}
+    with given.results.open("a") as results:
+        for problem in given.problems.split(","):
+            for way in (*WAYS, *(["grow"] if problem == "deep" else [])):
+                if (problem, way) in there:
+                    continue
+                for row in runs(problem, way, given.seeds, given.fashion):
                     print(json.dumps(vars(row)), file=results, flush=True)
                     rows.append(row)
     print(json.dumps(summary(rows), indent=1))
