@@ -31,7 +31,7 @@ from torch import nn
 from extcon_cli.bypass.contraction import ContractionSchedule, comeback
 from extcon_cli.bypass.strategies import diagonal
 
-RATES = (0.05, 0.5, 5.0)
+RATES = (0.5, 5.0)
 """Of gamma's steps."""
 
 

@@ -20,6 +20,7 @@ from extcon_cli.pipelines import train as pipeline
 from extcon_cli.pipelines.evaluate import evaluate
 from extcon_cli.pipelines.guided import fit_guided
 from extcon_cli.pipelines.running import phase
+from extcon_cli.pipelines.running.rehearsal import planned_steps
 from extcon_cli.pipelines.train import train
 from extcon_cli.recipe.load import from_dict
 from extcon_cli.recipe.schema import Recipe
@@ -174,6 +175,7 @@ def test_guides_come_first_and_a_stop_in_any_phase_changes_no_byte(tmp_path, mon
     events: list[Event] = []
     document = run(tmp_path / "whole.pt", guided, emit=events.append)
     names = ["guide 0.25", "guide 0.5", "train"]
+    assert planned_steps("train", guided, 12) == dict.fromkeys(names, 8)
     assert [item["phase"] for item in document["history"]["phases"]] == names
     assert set(names) < set(document["seconds"])
     shown = [event.metrics.get("guidance") for event in events if isinstance(event, Progress) and event.metrics]
