@@ -33,6 +33,8 @@ from extcon_cli.bypass.strategies import diagonal
 
 RATES = (0.5, 5.0)
 """Of gamma's steps."""
+PHASES = 400, 200, 400
+"""Steps of opt_1, opt_2 and train_3."""
 
 
 def game(rate: float) -> type[ContractionSchedule]:
@@ -58,13 +60,17 @@ def contracted(problem: str, seeds: int, method: str, rate: float | None) -> lis
     """The documents of all seeds."""
     way = "mirror" if method == "mirror" else "diag"
     overrides = [f"bypass.extensions=[{way}]", *([] if way == "mirror" else [f"bypass.opt_2.method={method}"])]
-    _, recipe = over_seeds.recipes(problem, 0, [*overrides, "bypass.controls=[]"])
+    lengths = [
+        f"bypass.{name}.steps={steps}" for name, steps in zip(("opt_1", "opt_2", "train_3"), PHASES, strict=True)
+    ]
+    _, recipe = over_seeds.recipes(problem, 0, [*overrides, *lengths, "bypass.controls=[]"])
     with mock.patch.object(diagonal, "ContractionSchedule", game(rate) if rate is not None else ContractionSchedule):
         return stack.compare(recipe, copy.deepcopy(stalled(problem, seeds)))
 
 
-def line(documents: Sequence[Mapping[str, Any]], way: str, phases: tuple[int, int]) -> dict[str, Any]:
-    """What the seeds say together; `phases`: the steps of opt_1 and opt_2."""
+def line(documents: Sequence[Mapping[str, Any]], way: str) -> dict[str, Any]:
+    """What the seeds say together."""
+    opt_1, opt_2, _ = PHASES
     there = [d for d in documents if way in d["validation"]]
     given_up = []
     for document in there:
@@ -72,7 +78,7 @@ def line(documents: Sequence[Mapping[str, Any]], way: str, phases: tuple[int, in
         losses = dict(zip(history["steps"], history["loss"], strict=True))
         ends = [
             statistics.mean(losses[step] for step in losses if end - width < step <= end)
-            for end, width in ((phases[0], phases[0] / 20), (sum(phases), phases[1] / 20))
+            for end, width in ((opt_1, opt_1 / 20), (opt_1 + opt_2, opt_2 / 20))
         ]
         given_up.append(ends[1] - ends[0])
     took = [d["certificate"][way]["steps_to_contract"] for d in there]
@@ -95,14 +101,12 @@ def main() -> None:
     parser.add_argument("seeds", nargs="?", type=int, default=10)
     parser.add_argument("--problem", choices=("mlp", "eggholder"), default="mlp")
     given = parser.parse_args()
-    _, recipe = over_seeds.recipes(given.problem, 0, [])
-    phases = recipe.bypass.opt_1.steps or 0, recipe.bypass.opt_2.steps or 0
     plain = [(method, None) for method in ("radius", "proximal", "mirror")]
     table = {}
     for method, rate in [*plain, *((method, rate) for method in ("proximal", "penalty") for rate in RATES)]:
         name = method if rate is None else f"game, {method}, rate {rate:g}"
         documents = contracted(given.problem, given.seeds, method, rate)
-        table[name] = line(documents, "mirror" if method == "mirror" else "diag", phases)
+        table[name] = line(documents, "mirror" if method == "mirror" else "diag")
         print(json.dumps({name: table[name]}), flush=True)
 
 

@@ -6,8 +6,8 @@ few: a multilayer perceptron of two hidden layers on 200 images of Fashion-MNIST
 layers of 32 units without skips, 300 of them. deep: 30 hidden layers, 1000 of them. conv: five convolutions without
 normalisation on 150 digits. recurrent: three recurrent layers of 32 units that read 300 digits row by row.
 
-Ways: plain; long, which is plain for twice the steps; guides 0.5; guides 0.25 and 0.5; for deep, `grow` as well. Adam
-at a constant rate, the last state. A guide takes as many steps as the model. All seeds are trained in one (torch.func),
+Ways: plain; guides, of 0.25 and 0.5; long, which is plain for twice the steps; for deep, `grow` as well. Adam at a
+constant rate, the last state. A guide takes as many steps as the model. All seeds are trained in one (torch.func),
 with extcon's own contraction, guidance and objective; `grow` is `extcon train`, seed by seed.
 
 One JSON line a run is added to the results; what is there already is not run again. At the end the summary is printed:
@@ -45,7 +45,7 @@ from extcon_cli.tasks import Classification
 from extcon_cli.training.objective import objective
 
 BATCH = 50
-WAYS: dict[str, tuple[float, ...]] = {"plain": (), "long": (), "guides 0.5": (0.5,), "guides 0.25, 0.5": (0.25, 0.5)}
+WAYS: dict[str, tuple[float, ...]] = {"plain": (), "guides": (0.25, 0.5), "long": ()}
 """Shares of the guides."""
 
 
@@ -101,7 +101,7 @@ class Problem:
 PROBLEMS = {
     "few": Problem(lambda: MLP(196, (64, 32)), True, 200, 400, 0.001),
     "middle": Problem(lambda: MLP(196, (32,) * 8), True, 300, 400, 0.001),
-    "deep": Problem(lambda: MLP(196, (32,) * 30), True, 1000, 500, 0.001),
+    "deep": Problem(lambda: MLP(196, (32,) * 30), True, 1000, 300, 0.002),
     "conv": Problem(convolutional, False, 150, 200, 0.002),
     "recurrent": Problem(Rows, False, 300, 250, 0.002),
 }
