@@ -20,7 +20,7 @@ from torch.nn import functional
 from torch.utils._pytree import tree_leaves
 
 from extcon_cli.channels import GroupStatus, channel_groups, named_tensor, plan_removal, remove
-from extcon_cli.channels.compare import Inputs, call
+from extcon_cli.channels.compare import Inputs, call, runs
 from extcon_cli.channels.modules import evaluating, is_norm
 from extcon_cli.errors import UsageError
 
@@ -55,7 +55,7 @@ def contracted(network: nn.Module, example: Inputs, share: float) -> nn.Module:
     Names stay. What a layer of fewer inputs has left is scaled so that its sums are as large as before, so the weights
     are those of a new network where the network's are.
 
-    Raises: UsageError (nothing of it can be contracted), TraceError.
+    Raises: UsageError (nothing of it can be contracted, or so much that it runs no more), TraceError.
     """
     simpler = copy.deepcopy(network)
     for name in _skippable(simpler, example, share):
@@ -66,6 +66,8 @@ def contracted(network: nn.Module, example: Inputs, share: float) -> nn.Module:
         raise UsageError(
             f"no simpler form ({share:g}) of this architecture: no channels of it can go, and no block repeats"
         )
+    if not runs(simpler, example):
+        raise UsageError(f"a form of {share:g} of this architecture does not run: ask for larger shares")
     return simpler
 
 

@@ -61,6 +61,23 @@ def test_what_has_no_simpler_form_is_refused() -> None:
         contracted(nn.Linear(6, 2), (X,), 0.5)
 
 
+class Squeezed(nn.Module):
+    """A single unit is squeezed away."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.wide, self.out = nn.Linear(6, 8), nn.Linear(8, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(self.wide(x).relu().squeeze())
+
+
+def test_what_does_not_run_any_more_is_refused() -> None:
+    assert contracted(Squeezed(), (X,), 0.25).wide.out_features == 2
+    with pytest.raises(UsageError, match="ask for larger shares"):
+        contracted(Squeezed(), (X,), 0.1)
+
+
 def test_hidden_layers_are_those_with_a_matrix_but_the_last() -> None:
     assert hidden_layers(stack(), (X,)) == ("0", "2", "4", "6", "8", "10", "12")
     block = [f"stages.0.0.{name}" for name in ("conv1", "conv2", "shortcut.0")]
