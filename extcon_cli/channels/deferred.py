@@ -2,9 +2,9 @@
 
 A deferred tensor knows what it is made of (a tensor that lies in a file, mapped into memory) and what was done to it
 since: channels set to zero, cut off, scaled, cast. So a forward pass holds the numbers of one layer at a time. The
-price is that they are made anew for every pass. Gradients do not reach what it is made of, and what is written to a
-part of one (`tensor[2:5].zero_()`) is lost: `tensor.index_fill_` is noted, and so is `tensor.copy_(other)`, whose other
-has to stay as it is.
+price is that they are made anew for every pass. Gradients do not reach what it is made of. A view of one
+(`tensor[2:5]`) is deferred too, and what is written to it is written to the tensor; what was copied to one
+(`tensor.copy_(other)`) has to stay as it is.
 """
 
 # mypy: disable-error-code="no-untyped-call"
@@ -24,8 +24,6 @@ ATEN = torch.ops.aten
 CPU = torch.device("cpu")
 SMALL = 1 << 16
 """Numbers of a tensor that is not worth deferring: biases, norms."""
-SAME = {ATEN.detach.default, ATEN.alias.default}
-"""Operators that change nothing."""
 NEW = {ATEN.clone.default, ATEN.index_select.default}
 """Operators whose result shares no memory with what they read."""
 LATER = {*NEW, ATEN._to_copy.default}
@@ -34,6 +32,8 @@ LATER = {*NEW, ATEN._to_copy.default}
 
 Make = Callable[[], Tensor]
 """Makes the numbers of a tensor."""
+Look = Callable[[Tensor], Tensor]
+"""Gives a view of a tensor."""
 Reader = Callable[[str, Tensor], Make | None]
 """What makes the tensor of this name, beside the tensor itself."""
 
@@ -41,9 +41,11 @@ Reader = Callable[[str, Tensor], Make | None]
 class Deferred(Tensor):
     """A tensor of a known shape and type that is made when it is read."""
 
-    __slots__ = ("make",)
+    __slots__ = ("make", "origin")
     make: Make
     """Its numbers; they may be those of another tensor, and are not to be written to."""
+    origin: tuple[Deferred, Look] | None
+    """Of a view: what it is a view of, and how it is got from that."""
 
     @staticmethod
     def __new__(cls, make: Make, like: Tensor) -> Deferred:
@@ -53,7 +55,7 @@ class Deferred(Tensor):
             like: of the same shape and type; it may be on the meta device.
         """
         made: Deferred = Tensor._make_wrapper_subclass(cls, like.shape, dtype=like.dtype, device=CPU)
-        made.make = make
+        made.make, made.origin = make, None
         return made
 
     def __repr__(self, *, tensor_contents: Any = None) -> str:  # type: ignore[override]  # whose types are not said
@@ -61,7 +63,7 @@ class Deferred(Tensor):
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Deferred:
         if id(self) not in memo:
-            copied = Deferred(self.make, self)
+            copied = Deferred(_kept(self), self)
             memo[id(self)] = _as_parameter(copied, self) if isinstance(self, nn.Parameter) else copied
         return cast(Deferred, memo[id(self)])
 
@@ -70,22 +72,22 @@ class Deferred(Tensor):
         cls, func: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
-        if func in SAME:
-            return Deferred(args[0].make, args[0])
+        if func.is_view and isinstance(args[0], Deferred):
+            return _viewed(func, args[0], args[1:], kwargs)
         if func in LATER and kwargs.get("device") in (None, CPU):
             first, *others = args
             like = func(_meta(first), *tree_map(_meta, others), **kwargs)
-            return Deferred(partial(_done, func, first.make, others, kwargs), like)
+            return Deferred(partial(_done, func, _kept(first), others, kwargs), like)
         if func is ATEN._foreach_mul_.List:
             for tensor, factor in zip(*args, strict=True):
                 tensor.mul_(factor)
             return None
-        if func is ATEN.copy_.default and isinstance(args[0], Deferred) and args[1].shape == args[0].shape:
-            args[0].make = partial(_cast, _as_it_is(args[1]), args[0].dtype)
-            return args[0]
         if func._schema.is_mutable and isinstance(args[0], Deferred):
             first, *others = args
-            first.make = partial(_written, func, first.make, tree_map(_as_it_is, others), kwargs)
+            if func is ATEN.copy_.default and first.origin is None and others[0].shape == first.shape:
+                first.make = partial(_cast, _as_it_is(others[0]), first.dtype)
+                return first
+            _change(first, partial(_write, func, tree_map(_as_it_is, others), kwargs))
             return first
         if kwargs.get("device") == torch.device("meta"):
             return func(*tree_map(_meta, args), **kwargs)
@@ -143,6 +145,8 @@ def dense(tensor: Tensor) -> Tensor:
 
 def _as_parameter(tensor: Tensor, like: Tensor) -> Tensor:
     found = nn.Parameter(tensor, requires_grad=like.requires_grad)
+    if isinstance(tensor, Deferred) and isinstance(found, Deferred):
+        found.make, found.origin = _kept(tensor), None  # torch made it a view
     vars(found).update(vars(like))
     return found
 
@@ -153,7 +157,38 @@ def _now(leaf: Any) -> Any:
 
 def _as_it_is(leaf: Any) -> Any:
     """A deferred tensor that does not change when this one is written to."""
-    return Deferred(leaf.make, leaf) if isinstance(leaf, Deferred) else leaf
+    return Deferred(_kept(leaf), leaf) if isinstance(leaf, Deferred) else leaf
+
+
+def _kept(tensor: Deferred) -> Make:
+    """What makes the numbers that it has now, whatever is written to it later."""
+    if tensor.origin is None:
+        return tensor.make
+    base, look = tensor.origin
+    return partial(_looked, _kept(base), look)
+
+
+def _viewed(func: Any, base: Deferred, others: Any, kwargs: Any) -> Any:
+    """The view, or the views, that an operator gives of a deferred tensor."""
+    likes = func(_meta(base), *others, **kwargs)
+    if isinstance(likes, Tensor):
+        return _view(base, partial(_see, func, others, kwargs), likes)
+    return [_view(base, partial(_see_one, func, others, kwargs, place), like) for place, like in enumerate(likes)]
+
+
+def _view(base: Deferred, look: Look, like: Tensor) -> Deferred:
+    made = Deferred(partial(_now_of, base, look), like)
+    made.origin = base, look
+    return made
+
+
+def _change(tensor: Deferred, change: Callable[[Tensor], None]) -> None:
+    """Note what is written to a deferred tensor; of a view, to what it is a view of."""
+    if tensor.origin is None:
+        tensor.make = partial(_changed, tensor.make, change)
+    else:
+        base, look = tensor.origin
+        _change(base, partial(_through, look, change))
 
 
 def _meta(leaf: Any) -> Any:
@@ -167,10 +202,36 @@ def _done(func: Any, make: Make, others: Any, kwargs: Any) -> Tensor:
 
 def _is_new(make: Make) -> bool:
     """Whether nobody else holds what this makes."""
-    return isinstance(make, partial) and (make.func is _written or (make.func is _done and make.args[0] in NEW))
+    return isinstance(make, partial) and (make.func is _changed or (make.func is _done and make.args[0] in NEW))
 
 
-def _written(func: Any, make: Make, others: Any, kwargs: Any) -> Tensor:
-    written = make() if _is_new(make) else make().clone()
-    func(written, *tree_map(_now, others), **kwargs)
-    return written
+def _changed(make: Make, change: Callable[[Tensor], None]) -> Tensor:
+    numbers = make() if _is_new(make) else make().clone()
+    change(numbers)
+    return numbers
+
+
+def _write(func: Any, others: Any, kwargs: Any, numbers: Tensor) -> None:
+    func(numbers, *tree_map(_now, others), **kwargs)
+
+
+def _through(look: Look, change: Callable[[Tensor], None], numbers: Tensor) -> None:
+    change(look(numbers))
+
+
+def _see(func: Any, others: Any, kwargs: Any, numbers: Tensor) -> Tensor:
+    seen: Tensor = func(numbers, *others, **kwargs)
+    return seen
+
+
+def _see_one(func: Any, others: Any, kwargs: Any, place: int, numbers: Tensor) -> Tensor:
+    seen: Tensor = func(numbers, *others, **kwargs)[place]
+    return seen
+
+
+def _looked(make: Make, look: Look) -> Tensor:
+    return look(make())
+
+
+def _now_of(base: Deferred, look: Look) -> Tensor:
+    return look(base.make())

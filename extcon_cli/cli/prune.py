@@ -138,9 +138,9 @@ def prune(
     timing = resolve.timing(runtime, batch_size)
     checkpoint = resolve.checkpoint_file(checkpoint)
     theirs = is_ultralytics(checkpoint) and not already_zero and (out is None or out.suffix != ".safetensors")
-    if theirs and (plan is not None or resume or dry_run or exports or several):
-        raise UsageError(
-            "a checkpoint of Ultralytics is pruned to one target, without --plan, --resume, --dry-run and --export"
+    if theirs:
+        checks.check_ultralytics(
+            plan=plan is not None, resume=resume, dry_run=dry_run, export=bool(exports), several=several
         )
     kind = resolve.data_kind(data, theirs=theirs)
     every = [

@@ -104,3 +104,20 @@ def test_a_removal_is_the_same_to_the_last_bit(pair: tuple[nn.Module, nn.Module]
     assert first.plan == second.plan
     assert is_deferred(first.module)
     assert torch.equal(first.module(x), second.module(x))
+
+
+def test_what_is_written_to_a_view_is_written_to_the_tensor(pair: tuple[nn.Module, nn.Module]) -> None:
+    found, plain = (net[0].weight for net in pair)
+    copied, before = copy.deepcopy(found), plain.detach().clone()
+    with torch.no_grad():
+        for weight in (found, plain):
+            part = weight[2:5]
+            weight.t()[0].fill_(7.0)
+            part[1].zero_()
+            part.mul_(2.0)
+            weight.detach().view(-1)[-3:] = torch.arange(3.0)
+            weight.split(4)[3][0].neg_()
+            assert weight[2, 0] == 14.0, "a view sees what is written later"
+    assert isinstance(found, Deferred)
+    assert torch.equal(dense(found), plain)
+    assert torch.equal(dense(copied), before), "a copy is not written to"

@@ -17,6 +17,7 @@ import torch
 import extcon_cli
 from extcon_cli.channels import channel_groups
 from extcon_cli.checkpoint.folder import image_of, is_transformers, task_of
+from extcon_cli.checkpoint.huggingface import folder
 from extcon_cli.checkpoint.huggingface.examples import example_inputs, without_cache
 from extcon_cli.checkpoint.huggingface.folder import read_folder
 from extcon_cli.checkpoint.huggingface.uniform import roles
@@ -215,6 +216,24 @@ def test_a_folder_that_is_wrong_is_refused(llama: Path, tmp_path: Path, change: 
     (tmp_path / "config.json").write_text(json.dumps({**config(llama), **change}))
     with pytest.raises(CheckpointError, match=message):
         read_folder(tmp_path)
+
+
+def test_a_folder_that_changes_while_it_is_read_is_refused(
+    llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = tmp_path / "model"
+    shutil.copytree(llama, place)
+
+    def from_pretrained(path: Path, *args: Any, **more: Any) -> Any:
+        module = as_ever(path, *args, **more)
+        weights = next(path.glob("*.safetensors"))
+        weights.write_bytes(weights.read_bytes())  # as somebody's training does at this moment
+        return module
+
+    as_ever = folder.from_pretrained
+    monkeypatch.setattr(folder, "from_pretrained", from_pretrained)
+    with pytest.raises(CheckpointError, match="changed while it was read"):
+        read_folder(place)
 
 
 def test_an_adapter_is_refused(llama: Path, tmp_path: Path) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
+from extcon_cli.checkpoint.ultralytics.look import NAME
 from extcon_cli.cli.app import app
 from extcon_cli.errors import RecipeError, UsageError
 
@@ -143,3 +145,20 @@ def test_a_wrong_override_is_one_line_and_does_not_blame_the_sidecar(extcon: Ext
     done = extcon("prune", "digits_resnet.pt", "--set", "prune.raito=0.5")
     assert done.code == USAGE
     assert done.err.strip() == "extcon: error: --set prune.raito: unknown key (did you mean 'ratio'?)"
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        (["--resume"], "--resume: Ultralytics' trainer begins anew"),
+        (["--dry-run"], "--dry-run: try --set prune.finetune.steps=0"),
+        (["--export", "onnx"], "--export: prune first, then run yolo export"),
+        (["--plan", "plan.json"], "--plan: its rows keep shares"),
+    ],
+)
+def test_what_a_checkpoint_of_ultralytics_does_not_take(tmp_path: Path, more: list[str], says: str) -> None:
+    with zipfile.ZipFile(tmp_path / "yolo.pt", "w") as archive:
+        archive.writestr("yolo/data.pkl", NAME)
+    done = CliRunner().invoke(app, ["prune", str(tmp_path / "yolo.pt"), *more])
+    assert isinstance(done.exception, UsageError)
+    assert says in str(done.exception)

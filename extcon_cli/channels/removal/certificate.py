@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from extcon_cli.channels.compare import EXACT, EXACT_DOUBLE, ROUNDED, Examples, Inputs
+from extcon_cli.channels.deferred import dense
 from extcon_cli.channels.removal.apply import unrounded
 from extcon_cli.channels.removal.rewrites import RemovalPlan, Rewrite
 from extcon_cli.channels.verification import Verification, measure
@@ -96,5 +97,5 @@ def weights_hash(module: nn.Module) -> str:
     digest = hashlib.sha256()
     for name, tensor in sorted(module.state_dict().items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        digest.update(dense(tensor.detach()).cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()

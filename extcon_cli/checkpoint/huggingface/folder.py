@@ -1,8 +1,8 @@
-"""Read a folder of transformers, and write one of the same kind.
+"""Read a folder of transformers, as `from_pretrained` does or by the removal plan that extcon left in it.
 
 A folder whose widths its configuration says opens with plain `from_pretrained`; extcon leaves a note of what was done
 in `extcon.json`. Other widths stand in a removal plan in the header of `model.safetensors`: that folder opens with
-`extcon_cli.load` alone. Nothing is fetched, and the folder's own code runs only if it is trusted.
+`extcon_cli.load` alone. Nothing is fetched, and the folder's own code runs only if it is trusted. `write.py` writes.
 """
 
 from __future__ import annotations
@@ -10,34 +10,24 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-import os
-import shutil
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
-from extcon_cli.channels import Difference, difference
-from extcon_cli.channels.compare import EXACT, Examples, each_example, random_batches
-from extcon_cli.channels.deferred import is_deferred
-from extcon_cli.checkpoint.folder import check_folder
 from extcon_cli.checkpoint.header import read_header
-from extcon_cli.checkpoint.huggingface.config import filled, quiet, shapes_of, transformers, unfilled
-from extcon_cli.checkpoint.huggingface.examples import without_cache
-from extcon_cli.checkpoint.huggingface.shards import LARGEST_SHARD, read_on_demand, store, stored, too_large
+from extcon_cli.checkpoint.huggingface.config import quiet, shapes_of, transformers, unfilled
+from extcon_cli.checkpoint.huggingface.shards import read_on_demand, too_large
 from extcon_cli.checkpoint.limits import check_memory
 from extcon_cli.checkpoint.load import fill, replay
-from extcon_cli.checkpoint.metadata import Metadata, from_header, to_header
-from extcon_cli.checkpoint.precision import Precision, lossless, stored_precision
+from extcon_cli.checkpoint.metadata import Metadata, from_header
+from extcon_cli.checkpoint.precision import Precision, stored_precision
 from extcon_cli.checkpoint.read import read
 from extcon_cli.checkpoint.state import shown
-from extcon_cli.checkpoint.write import write
-from extcon_cli.errors import CheckpointError, GateError, UsageError, first_line
+from extcon_cli.errors import CheckpointError, first_line
 from extcon_cli.events import Emit, Noted, ignore
 
 NOTE, CARD, WEIGHTS = "extcon.json", "README.md", "model.safetensors"
@@ -45,10 +35,6 @@ LARGEST_FILE = 64 * 2**20
 """Bytes of a file beside the weights that is read or copied: vocabularies take a few of them."""
 AT_A_TIME = 6
 """Tensors, as large as the largest in float32, that are in memory where each is read when it is used."""
-OURS = ("config.json", CARD, NOTE)
-"""Written anew; every other small file is copied as it is."""
-WHOLE = (".safetensors", ".bin")
-"""Shards of weights."""
 FORMATS = (
     ".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".onnx", ".gguf", ".ot", ".index.json",
     ".tflite",
@@ -85,10 +71,11 @@ def read_folder(path: str | Path, *, trust_code: bool = False, sparing: bool = F
             float32 or float64 then.
 
     Raises:
-        CheckpointError: it is damaged, of an unknown class, quantised or an adapter, or wants to run code of its own.
+        CheckpointError: it is damaged, of an unknown class, quantised or an adapter, wants to run code of its own, or
+            changes while it is read.
     """
     path = Path(path)
-    content = _configuration(path)
+    content, found = _configuration(path), _stamps(path)
     kind = _kind(path, content, trust_code)
     _check_size(path, kind, sparing)
     header = read_header(path / WEIGHTS)
@@ -96,57 +83,16 @@ def read_folder(path: str | Path, *, trust_code: bool = False, sparing: bool = F
         module, precision = _with_plans(path, kind, header)
         metadata: Metadata | None = header
     else:
-        module, metadata = _from_pretrained(path, kind, trust_code, emit), _note(path)
+        module, metadata = from_pretrained(path, kind, trust_code, emit), _note(path)
         precision = stored_precision(module.state_dict())
     if sparing and too_large(_computed(tuple(p.shape) for p in module.parameters())):
         emit(Noted(f"{path}: too large for several copies in memory: its tensors are read when they are used"))
         doubles = any(parameter.dtype == torch.float64 for parameter in module.parameters())
         read_on_demand(module, path, torch.float64 if doubles else torch.float32)
-    files = [path / "config.json", *(file for file in _files(path) if file.name.endswith(FORMATS))]
-    return Folder(path, module.eval(), copy.deepcopy(module.config), metadata, precision, _sha256(files))
-
-
-def write_folder(
-    path: Path,
-    module: nn.Module,
-    config: Any | None,
-    like: Folder,
-    metadata: Metadata,
-    examples: Examples,  # on the CPU, as the module; it gives no caches
-    *,
-    card: str = "",
-    force: bool = False,
-) -> Difference | None:
-    """Write the module as a folder of the kind of `like`, with the files that stand beside its weights.
-
-    Args:
-        config: that says the module's widths; None: a plan in `metadata` does, and extcon alone opens the folder.
-        card: goes to the top of the model card; `{difference}` in it is replaced by what is returned.
-        examples: to compare the module on with what plain `from_pretrained` opens.
-        force: overwrite a folder of transformers.
-
-    Returns:
-        What `from_pretrained` gave beside the module; None where it cannot open the folder.
-
-    Raises:
-        GateError: it gave another model; nothing is written.
-        UsageError: the folder cannot be written.
-    """
-    check_folder(path, force=force, like=like.path)
-    with _replacing(path) as place:
-        found = None
-        if config is None:
-            shutil.copyfile(like.path / "config.json", place / "config.json")
-            write(place / WEIGHTS, module, metadata, precision=like.precision)
-        else:
-            _save(place, module, config, like)
-            note = json.dumps(to_header(metadata.model_copy(update={"plan": None})), indent=1)
-            (place / NOTE).write_text(note, encoding="utf-8")
-            found = _compared(place, module, examples)
-        _copy_beside(like.path, place)
-        said = card.replace("{difference}", f"{found.relative:.1e}" if found is not None else "-")
-        (place / CARD).write_text(_on_top(said, like.path / CARD), encoding="utf-8")
-    return found
+    sha256 = _sha256(_read(path))
+    if _stamps(path) != found:
+        raise CheckpointError(f"{path} changed while it was read: start again when it is written")
+    return Folder(path, module.eval(), copy.deepcopy(module.config), metadata, precision, sha256)
 
 
 def _configuration(path: Path) -> dict[str, Any]:
@@ -216,7 +162,7 @@ def _opened_as(path: Path, kind: Any, error: Exception) -> str:
     return f"{path} cannot be opened as {kind.__name__}: {first_line(error)}"
 
 
-def _from_pretrained(path: Path, kind: Any, trust_code: bool, emit: Emit = ignore, **more: Any) -> Any:
+def from_pretrained(path: Path, kind: Any, trust_code: bool, emit: Emit = ignore, **more: Any) -> Any:
     """The model with all of its weights, from this machine's files alone."""
     try:
         with torch.random.fork_rng(devices=[]), quiet():
@@ -257,78 +203,20 @@ def _note(path: Path) -> Metadata | None:
     return from_header(texts, str(path / NOTE))
 
 
-def _save(place: Path, module: nn.Module, config: Any, like: Folder) -> None:
-    """`save_pretrained` of a plain model with these weights, in the precision and the shards of the original."""
-    plain: Any = filled(type(module), config, {name: t.detach().cpu() for name, t in module.state_dict().items()})
-    held = plain.state_dict()
-    kinds = {lossless(name, tensor, like.precision).dtype for name, tensor in held.items()}
-    one = next(iter(kinds)) if len(kinds) == 1 and kinds & set(like.precision.values()) else None
-    largest = max((file.stat().st_size for file in _files(like.path) if file.suffix in WHOLE), default=2**30)
-    if is_deferred(plain):
-        largest, scratch = min(largest, LARGEST_SHARD), place / ".scratch"
-        store(scratch, {name: tensor.to(one or tensor.dtype) for name, tensor in held.items()})
-        plain = filled(type(module), config, stored(scratch), assign=True)
-        scratch.unlink()  # its numbers stay until nobody needs them
-    elif one is not None:
-        plain.to(one)
-    with quiet():
-        plain.save_pretrained(place, max_shard_size=largest)
+def _read(path: Path) -> list[Path]:
+    """The configuration and the weights."""
+    return [path / "config.json", *(file for file in files(path) if file.name.endswith(FORMATS))]
 
 
-def _compared(place: Path, module: nn.Module, examples: Examples) -> Difference:
-    """What `from_pretrained` makes of the folder, beside the module."""
-    dtype = next(module.parameters()).dtype
-    kept = "auto" if is_deferred(module) else dtype
-    plain = _from_pretrained(place, type(module), trust_code=False, dtype=kept).eval()
-    if is_deferred(module):
-        read_on_demand(plain, place, dtype)
-    without_cache(plain)
-    batches = (batch for one in each_example(examples) for batch in random_batches(one, sizes=(1, 3)))
-    found = difference(module, plain, batches)
-    if not found.relative <= EXACT:
-        raise GateError(
-            f"from_pretrained opens another model: its outputs differ by {found.relative:.1e} of the largest; nothing "
-            "was written"
-        )
-    return found
+def _stamps(path: Path) -> list[tuple[str, int, int, int]]:
+    """What changes when a file of these is written."""
+    stats = [(file.name, file.stat()) for file in _read(path)]
+    return [(name, found.st_ino, found.st_size, found.st_mtime_ns) for name, found in stats]
 
 
-def _copy_beside(source: Path, place: Path) -> None:
-    """Tokenizer, generation and preprocessor configurations, and whatever else is small and no weights."""
-    for file in _files(source):
-        if file.name not in OURS and not file.name.endswith(FORMATS) and file.stat().st_size <= LARGEST_FILE:
-            shutil.copyfile(file, place / file.name)
-
-
-def _files(path: Path) -> list[Path]:
+def files(path: Path) -> list[Path]:
+    """What stands in a folder, hidden files aside."""
     return sorted(file for file in path.iterdir() if file.is_file() and not file.name.startswith("."))
-
-
-def _on_top(card: str, old: Path) -> str:
-    """The card above the old one, below the old one's front matter."""
-    text = old.read_text(encoding="utf-8", errors="replace") if old.is_file() else ""
-    front, body = "", text
-    if text.startswith("---\n") and (end := text.find("\n---", 3)) > 0:
-        end = text.find("\n", end + 1) + 1 or len(text)
-        front, body = text[:end] + "\n", text[end:].lstrip("\n")
-    return front + card.rstrip() + "\n" + (f"\n---\n\n{body}" if body.strip() else "")
-
-
-@contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
-    """A new folder beside, which takes the place of `path` when all is in it; a failure leaves nothing."""
-    temporary, old = (path.with_name(f".{path.name}.{os.getpid()}.{what}") for what in ("tmp", "old"))
-    try:
-        temporary.mkdir()
-        yield temporary
-        if path.exists():
-            os.replace(path, old)
-        os.replace(temporary, path)
-    except OSError as error:
-        raise UsageError(f"{path} cannot be written: {error.strerror}; choose another --out") from error
-    finally:
-        for left in (temporary, old):
-            shutil.rmtree(left, ignore_errors=True)
 
 
 def _sha256(files: list[Path]) -> str:

@@ -13,8 +13,9 @@ from extcon_cli.catalyst.alike import Tie
 from extcon_cli.channels import Channels, RemovalPlan, coverage
 from extcon_cli.channels.compare import Examples
 from extcon_cli.checkpoint.huggingface.config import changed, plain
-from extcon_cli.checkpoint.huggingface.folder import Folder, write_folder
+from extcon_cli.checkpoint.huggingface.folder import Folder
 from extcon_cli.checkpoint.huggingface.uniform import Role, roles, solved, uniform
+from extcon_cli.checkpoint.huggingface.write import write_folder
 from extcon_cli.checkpoint.metadata import Metadata
 from extcon_cli.errors import GateError
 from extcon_cli.events import Emit, Noted
