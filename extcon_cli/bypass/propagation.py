@@ -22,6 +22,10 @@ class Propagation:
     """Of what the last one gives: the part that differs between samples, as a share of its size."""
     gradient: float
     """Norm of the gradient of the first one's weights, as a share of the largest."""
+    signals: tuple[float, ...]
+    """Of each layer, as `signal`."""
+    gradients: tuple[float, ...]
+    """Of each layer, as `gradient`."""
 
 
 def propagation(
@@ -57,7 +61,9 @@ def propagation(
         for handle in handles:
             handle.remove()
     norms = [float(totals[name].norm()) for name in order]
-    return Propagation(len(order), float(torch.stack(signals[order[-1]]).mean()), norms[0] / max(*norms, 1e-30))
+    through = tuple(float(torch.stack(signals[name]).mean()) for name in order)
+    back = tuple(norm / max(*norms, 1e-30) for norm in norms)
+    return Propagation(len(order), through[-1], back[0], through, back)
 
 
 def _weight(layer: nn.Module) -> Tensor:

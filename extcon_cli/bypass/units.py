@@ -119,17 +119,3 @@ def by_name(numbers: Mapping[ChannelGroup, int]) -> dict[str, int]:
     for group, number in numbers.items():
         total[group.name] += number
     return dict(total)
-
-
-@torch.no_grad()
-def append(module: nn.Module, name: str, dim: int, slices: Tensor, repeat: int = 1) -> None:
-    """Put further slices at the end of a parameter or buffer, in every place that holds it."""
-    old = named_tensors(module)[name]
-    new = torch.cat([old.detach(), *[slices] * repeat], dim)
-    if isinstance(old, nn.Parameter):
-        new = nn.Parameter(new, requires_grad=old.requires_grad)
-    for child in module.modules():
-        for store in (child._parameters, child._buffers):
-            for key, tensor in list(store.items()):
-                if tensor is old:
-                    store[key] = new  # type: ignore[assignment]

@@ -1,4 +1,4 @@
-"""Give a checkpoint its module back: build the architecture, shrink it as its plan says, put the tensors in."""
+"""Give a checkpoint its module back: build the architecture, shrink or widen it as it says, put the tensors in."""
 
 from __future__ import annotations
 
@@ -231,13 +231,19 @@ def _own(module: nn.Module) -> tuple[dict[str, Tensor], str]:
 
 
 def replay(module: nn.Module, plan: Mapping[str, Any], problem: str) -> None:
-    """Shrink the module as a stored plan says. CheckpointError, which begins with `problem`, where that fails."""
+    """Shrink, or widen, the module as a stored plan says. CheckpointError, begun by `problem`, where that fails."""
     from extcon_cli.channels import RemovalPlan, remove
+    from extcon_cli.channels.widening import KEY, WideningPlan, add
 
+    wider = KEY in plan
     try:
-        remove(module, RemovalPlan.from_json(plan))
+        if wider:
+            add(module, WideningPlan.from_json(plan))
+        else:
+            remove(module, RemovalPlan.from_json(plan))
     except Exception as error:  # a plan from a hostile file may fail in any way
-        raise CheckpointError(f"{problem} with its removal plan: {str(error)[:200]}") from error
+        kind = "widening" if wider else "removal"
+        raise CheckpointError(f"{problem} with its {kind} plan: {str(error)[:200]}") from error
 
 
 def _kind(tensor: Tensor) -> str:

@@ -37,7 +37,8 @@ class Metadata(BaseModel):
     recipe: dict[str, Any] = Field(default_factory=dict)
     """The resolved recipe."""
     plan: dict[str, Any] | Annotated[tuple[dict[str, Any], ...], Strict(False)] | None = None
-    """The removal plan that shrank `arch` to the tensors stored here (channels.plan.RemovalPlan); several: in turn."""
+    """The plan that shrank `arch` to the tensors stored here (channels.RemovalPlan), or that widened it
+    (channels.widening.WideningPlan); several: in turn."""
     history: Annotated[tuple[dict[str, Any], ...], Strict(False)] = ()
     """What was done, oldest first, each with its figures."""
     classes: PositiveInt | Annotated[tuple[str, ...], Strict(False)] | None = None

@@ -40,6 +40,14 @@ def bypass(
             help="Follow these whatever the probe predicts: all, or names such as restart,shrink.",
         ),
     ] = None,
+    allow_wider: Annotated[
+        bool,
+        typer.Option(
+            "--allow-wider",
+            metavar=o.FLAG,
+            help="Where only a wider model helps, let the result be one; its price is told.",
+        ),
+    ] = False,
     go_on: Annotated[bool, typer.Option("--go-on", hidden=True, help="The former name of --ignore-probe.")] = False,
     as_json: o.JsonOption = False,
     quiet: o.QuietOption = False,
@@ -69,6 +77,8 @@ def bypass(
 
         names = ",".join(get_args(Extension)) if ways == "all" else ways
         overrides, ignore_probe = [*(overrides or ()), f"bypass.extensions=[{names}]"], True
+    if allow_wider:
+        overrides = [*(overrides or ()), "bypass.allow_wider=true"]
     checkpoint = resolve.checkpoint_file(checkpoint)
     output = out or checkpoint.with_name(f"{checkpoint.stem}.bypassed.safetensors")
     checks.check_reports(report)

@@ -2,7 +2,8 @@
 
 The result is the best of theta*, the baseline and the extensions by the loss on the validation data, after one
 temperature has been fitted where the outputs are logits; and never one whose loss is above that of theta*. Controls are
-compared with and never chosen. Each further cycle begins at the best so far.
+compared with and never chosen. Each further cycle begins at the best so far. A wider model is followed only where the
+user allows it, once, and has to be worth its price.
 """
 
 from __future__ import annotations
@@ -11,19 +12,21 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from extcon_cli.bypass.strategies import BASELINE, CONTROLS, EXTENSIONS, RESTARTS
+from extcon_cli.bypass.strategies import BASELINE, CONTROLS, EXTENSIONS, RESTARTS, WIDER
+from extcon_cli.channels.widening import widening
 from extcon_cli.checkpoint.trust import UNTRUSTED, Trust
 from extcon_cli.errors import DataError
 from extcon_cli.events import Emit, Noted, ignore
 from extcon_cli.pipelines.bypassing.branch import BranchOutcome, follow
-from extcon_cli.pipelines.bypassing.diagnosis import diagnose, probed
+from extcon_cli.pipelines.bypassing.diagnosis import diagnose
+from extcon_cli.pipelines.bypassing.remedies import control
 from extcon_cli.pipelines.bypassing.stalled import Stalled, stalled_model
 from extcon_cli.pipelines.running.gates import enforce
 from extcon_cli.pipelines.running.output import widths
 from extcon_cli.pipelines.running.prepare import Prepared
 from extcon_cli.pipelines.running.run import Run, start_run
 from extcon_cli.recipe.schema import BypassSpec, Recipe
-from extcon_cli.report.numbers import percent
+from extcon_cli.report.numbers import count, factor, percent
 from extcon_cli.report.results.bypass import (
     NO_GAIN,
     THETA,
@@ -34,7 +37,7 @@ from extcon_cli.report.results.bypass import (
     BypassResult,
     Diagnosis,
 )
-from extcon_cli.report.results.records import Gate, PhaseRecord
+from extcon_cli.report.results.records import Gate, ModelStats, PhaseRecord
 from extcon_cli.report.serialise import from_json, to_json
 
 
@@ -70,12 +73,11 @@ def bypass(
         run.emit(Noted(state.diagnosis.verdict))
         ends = [_theta(stalled), *state.ends]
         wanted = _wanted(run, state.diagnosis, ignore_probe)
-        for cycle in range(1, stalled.spec.cycles + 1):
-            start = best(ends, before=cycle)
-            for branch in (Branch(name, cycle) for name in wanted):
-                if branch not in {end.record.branch for end in ends}:
-                    ends.append(_followed(run, stalled, branch, start, BypassState(state.diagnosis, tuple(ends[1:]))))
-        chosen = best(ends)
+        for branch in _branches(run, state.diagnosis, wanted, ignore_probe):
+            if branch not in {end.record.branch for end in ends}:
+                start = best(ends, before=branch.cycle)
+                ends.append(_followed(run, stalled, branch, start, BypassState(state.diagnosis, tuple(ends[1:]))))
+        chosen = best(ends, worth=run.recipe.bypass.probe.gain)
         original, module = stalled.model(stalled.theta), stalled.model(chosen.weights or stalled.theta)
         before, after = run.stats(original), run.stats(module)
     tried = [end.record for end in ends[1:]]
@@ -98,38 +100,59 @@ def bypass(
         gates=gates or None,
     )
     enforce(gates, result, hint="; nothing was written")
-    run.write(module, done)
+    added = widening(original, module.state_dict())
+    if added.added:
+        run.emit(Noted(_price(before, after), warning=True))
+    run.write(module, done, plan=added.to_json() if added.added else None)
     run.finish(keep=keep_run)
     return result
 
 
 def _gain_gate(best: Branch) -> Gate:
-    passed = best.strategy in EXTENSIONS
+    passed = best.strategy in (*EXTENSIONS, WIDER)
     said = f"{'a gain' if passed else 'no gain'}: the best on the validation data is {best}"
     return Gate("require-gain", passed, None, None, said)
 
 
-def strategies(spec: BypassSpec, chosen: Sequence[str] | None = None) -> tuple[str, ...]:
-    """What the recipe asks for, in order; `chosen`: in place of its extensions. All, where it names none."""
+def strategies(
+    spec: BypassSpec, chosen: Sequence[str] | None = None, controls: Sequence[str] = ("lr_drop", "cosine")
+) -> tuple[str, ...]:
+    """What the recipe asks for, in order.
+
+    Args:
+        chosen: in place of its extensions. All, where it names none.
+        controls: where it names none.
+    """
     extensions: Iterable[str] = chosen if chosen is not None else spec.extensions or EXTENSIONS
-    return (*((BASELINE, *spec.controls) if spec.baseline else ()), *extensions)
+    beside = spec.controls if spec.controls is not None else controls
+    return (*((BASELINE, *beside) if spec.baseline else ()), *extensions)
 
 
-def best(ends: Sequence[BranchOutcome], before: int | None = None) -> BranchOutcome:
+def best(ends: Sequence[BranchOutcome], before: int | None = None, worth: float = 0.0) -> BranchOutcome:
     """The one with the least validation loss, calibrated where it is known, of the cycles `before` one.
 
     Controls do not count, and nothing whose loss as it is lies above that of the first, theta*.
+
+    Args:
+        worth: share of the loss that a wider model has to gain over the best of the own architecture.
     """
     bound = ends[0].record.loss
     counted = [
-        (end.record.calibrated.loss if end.record.calibrated is not None else end.record.loss, place)
+        (_judged(end) / (1 - worth if end.record.branch.strategy == WIDER else 1), place)
         for place, end in enumerate(ends)
         if end.record.loss is not None
         and (bound is None or end.record.loss <= bound)
         and end.record.branch.strategy not in CONTROLS
-        and (before is None or end.record.branch.cycle < before)
+        and (before is None or (end.record.branch.cycle < before and end.record.branch.strategy != WIDER))
     ]
     return ends[min(counted)[1]]
+
+
+def _judged(end: BranchOutcome) -> float:
+    """The loss by which a branch that gave a model is compared."""
+    loss = end.record.calibrated.loss if end.record.calibrated is not None else end.record.loss
+    assert loss is not None
+    return loss
 
 
 @dataclass(frozen=True)
@@ -158,7 +181,7 @@ def _theta(stalled: Stalled) -> BranchOutcome:
 
 
 def _diagnosed(run: Run, stalled: Stalled) -> BypassState:
-    with run.phase("probe", "Probing in miniature", len(probed(stalled)) * stalled.spec.probe.steps, "step"):
+    with run.phase("probe", "Probing in miniature", None, "step"):
         state = BypassState(diagnose(stalled))
     run.directory.save("diagnosis", {"more": state.to_payload(run.seconds)})
     return state
@@ -172,6 +195,22 @@ def _resumed(run: Run) -> BypassState | None:
     run.seconds.update(kept["seconds"])
     ends = (BranchOutcome(from_json(BranchRecord, end["record"]), end["weights"]) for end in kept["ends"])
     return BypassState(from_json(Diagnosis, kept["diagnosis"]), tuple(ends))
+
+
+def _price(before: ModelStats, after: ModelStats) -> str:
+    """What a wider result costs."""
+    sizes = (("parameters", before.size.params, after.size.params), ("MACs", before.size.macs, after.size.macs))
+    said = ", ".join(f"{count(new)} {name} in place of {count(old)} ({factor(old, new)})" for name, old, new in sizes)
+    return f"the result is a wider model: {said}"
+
+
+def _branches(run: Run, diagnosis: Diagnosis, wanted: Sequence[str], ignore_probe: bool) -> list[Branch]:
+    """The strategies that are worth following, cycle by cycle; then a wider model, where it is asked for."""
+    spec = run.recipe.bypass
+    found = [Branch(name, cycle) for cycle in range(1, spec.cycles + 1) for name in wanted]
+    if spec.allow_wider and (ignore_probe or diagnosis.kind == "capacity-bound"):
+        found.append(Branch(WIDER, spec.cycles))
+    return found
 
 
 def _wanted(run: Run, diagnosis: Diagnosis, ignore_probe: bool) -> tuple[str, ...]:
@@ -195,7 +234,7 @@ def _wanted(run: Run, diagnosis: Diagnosis, ignore_probe: bool) -> tuple[str, ..
         run.emit(Noted(f"chosen by the diagnosis: {', '.join(chosen)}; left out: {', '.join(left) or 'none'}"))
     elif left:
         run.emit(Noted(f"left out, far behind in the probe: {', '.join(left)} (--ignore-probe tries them all)"))
-    return strategies(spec, chosen)
+    return strategies(spec, chosen, controls=(control(diagnosis),))
 
 
 def _instead(run: Run, diagnosis: Diagnosis) -> str:

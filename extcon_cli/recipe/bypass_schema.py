@@ -13,10 +13,10 @@ Extension = Literal["diag", "mirror", "revive", "widen", "identity", "restart", 
 
 
 class ProbeSpec(Section):
-    """The whole run in miniature, from copies on the same batches: each extension with its contraction, going on,
-    and a lowered learning rate."""
+    """The run in miniature, from copies on the same batches: going on, a lowered learning rate, and what the evidence
+    leaves open: extensions with their contraction where units are dead, a wider copy where capacity may be missing."""
 
-    steps: Annotated[int, Field(ge=8)] = 100
+    steps: Annotated[int, Field(ge=8)] = 50
     """Steps of each copy: half of them opt_1, a quarter opt_2 (by `radius`), a quarter train_3."""
 
     gain: ShareBelowOne = 0.05
@@ -106,7 +106,7 @@ class BypassSpec(Section):
     """How `extcon bypass` leaves a plateau."""
 
     extensions: Annotated[tuple[Extension, ...], Strict(False), Field(min_length=1)] | None = None
-    """Which are tried, each for as many steps. null: the diagnosis picks two or three.
+    """Which are tried, each for as many steps. null: the diagnosis picks one or two.
 
     `diag` adds D x to activations and lets D vanish (the paper's), `mirror` turns D into mirror images of the units and
     lets as many units vanish, `revive` gives dead units new weights, `widen` adds units and contracts them away again,
@@ -156,11 +156,13 @@ class BypassSpec(Section):
     baseline: bool = True
     """Also go on without bypassing for as many steps, and with the controls, to compare."""
 
-    controls: Annotated[tuple[Literal["lr_drop", "cosine", "perturbed"], ...], Strict(False)] = (
-        "lr_drop", "cosine",
-    )  # fmt: skip
+    controls: Annotated[tuple[Literal["lr_drop", "cosine", "perturbed"], ...], Strict(False)] | None = None
     """Never chosen: a lowered learning rate, half a cosine from the learning rate to zero, and weights moved at
-    random."""
+    random. null: the stronger of the first two, by the kind of the plateau."""
+
+    allow_wider: bool = False
+    """Where only a wider model helps, also keep new units for good (`widen`). It becomes the result where it gains
+    `probe.gain` over the best model of the own architecture; the run says what it costs."""
 
     perturbation: PositiveFloat = 0.1
     """How far `perturbed` moves each weight, as a share of its tensor's root mean square."""

@@ -9,6 +9,7 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
+from extcon_cli.averaging import measure_statistics
 from extcon_cli.bypass.attach import Bypass
 from extcon_cli.bypass.strategies.narrowed import Narrowing
 from extcon_cli.bypass.strategies.revive import constants_on, revive
@@ -16,6 +17,7 @@ from extcon_cli.bypass.strategies.widen import widen
 from extcon_cli.bypass.units import by_name, units
 from extcon_cli.channels import channel_groups, difference
 from extcon_cli.channels.compare import EXACT, EXACT_DOUBLE, random_batches
+from extcon_cli.checkpoint.zoo.digits_resnet import Block, DigitsResNet
 from extcon_cli.errors import UsageError
 
 
@@ -162,3 +164,22 @@ def test_a_constant_read_through_padding_is_left_alone() -> None:
         model[0].weight[0] = 0.0  # type: ignore[index]
     found = units(model, channel_groups(model, (x[:2],)))
     assert revive(model, found, constants_on(model, found, [(x,)])) == {}
+
+
+def test_the_dead_branches_of_a_residual_net_come_back_and_no_output_moves() -> None:
+    torch.manual_seed(0)
+    module = DigitsResNet(widths=(4, 8), blocks=2)
+    x, y = torch.randn(32, 1, 8, 8), torch.randint(10, (32,))
+    measure_statistics(module, [(x,)])
+    blocks = [part for part in module.modules() if isinstance(part, Block)]
+    for block in blocks:
+        nn.init.constant_(block.bn1.bias, -50.0)  # no unit inside a branch ever fires
+    before = copy.deepcopy(module.eval())
+    torch.nn.functional.cross_entropy(before(x), y).backward()
+    assert not any(block.conv1.weight.grad.any() for block in before.modules() if isinstance(block, Block))
+    found = units(module, channel_groups(module, (x,)))
+    revived = revive(module, found, constants_on(module, found, [(x,)]))
+    assert sum(revived.values()) == 4 + 4 + 8 + 8
+    assert difference(before, module, [(x,)]).relative <= EXACT
+    torch.nn.functional.cross_entropy(module(x), y).backward()
+    assert all(block.conv2.weight.grad.any() for block in blocks)  # which begins at zero: then conv1 moves too

@@ -180,7 +180,7 @@ def test_the_diagnosis_gives_its_evidence(stalled: Path, tmp_path: Path) -> None
     hopeless = ["bypass.probe.gain=0.999"]
     found = run(stalled, tmp_path / "out.safetensors", overrides=hopeless, ignore_probe=False)["diagnosis"]
     assert set(found) >= {"slope", "stalled", "dead", "gradient", "gain", "gain_error", "predicted"}
-    assert set(found["probe"]) == {"baseline", "lr_drop", "cosine", "diag", "mirror", "revive", "widen"}
+    assert set(found["probe"]) == {"baseline", "lr_drop", "diag", "mirror", "revive", "widen"}
     assert found["probe"]["baseline"]["gain"] == 0
     assert found["gain"] == max(found["probe"][name]["gain"] for name in ("diag", "mirror", "revive", "widen"))
     assert not found["predicted"]
@@ -297,3 +297,32 @@ def test_what_the_probe_sees_far_behind_is_left_out(
     few = ["bypass.extensions=[revive,widen]"]
     assert "widen" not in run(stalled, tmp_path / "a.safetensors", overrides=few, ignore_probe=False)["validation"]
     assert "widen" in run(stalled, tmp_path / "b.safetensors", overrides=few)["validation"]
+
+
+def test_where_capacity_is_missing_a_wider_model_may_be_the_result_at_its_price(
+    stalled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def bound(stalled: Stalled) -> Diagnosis:
+        return replace(diagnose(stalled), kind="capacity-bound", predicted=False, remedies=("restart",))
+
+    monkeypatch.setattr("extcon_cli.pipelines.bypass.diagnose", bound)
+    output, seen = tmp_path / "out.safetensors", list[Event]()
+    few = {"overrides": ["bypass.probe.steps=8", "bypass.baseline=false"], "ignore_probe": False}
+    assert "wider" not in run(stalled, tmp_path / "own.safetensors", **few)["validation"]
+    few["overrides"] = [*few["overrides"], "bypass.allow_wider=true"]
+    document = run(stalled, output, emit=seen.append, **few)
+    assert document["verdict"] == "wider"
+    assert document["certificate"]["wider"] == {"added": {"layers.0": 8}, "embed_difference": 0.0}
+    assert document["after"]["params"] == 1.5 * (document["before"]["params"] - 10) + 10
+    assert any(isinstance(e, Noted) and e.message.startswith("the result is a wider model: ") for e in seen)
+    loaded = extcon_cli.load(output)
+    kept = stalled_model(prepare(from_dict(RECIPE), output), create_accelerator("cpu"))
+    assert kept.metrics(loaded, "validation")["loss"] == document["validation"]["wider"]
+    assert loaded.get_submodule("layers.0").out_features == 24
+
+
+def test_a_wider_model_has_to_be_worth_its_price(stalled: Path, tmp_path: Path) -> None:
+    own = ["bypass.extensions=[revive]", "bypass.allow_wider=true", "bypass.probe.steps=8", "bypass.baseline=false"]
+    document = run(stalled, tmp_path / "out.safetensors", overrides=[*own, "bypass.probe.gain=0.9"])
+    assert "wider" in document["validation"]
+    assert document["verdict"] == "revive"

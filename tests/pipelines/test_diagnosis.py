@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from extcon_cli.errors import UsageError
-from extcon_cli.pipelines.bypassing.diagnosis import Refusal, Trial, conclude
-from extcon_cli.pipelines.bypassing.verdict import MEANINGS
+from extcon_cli.pipelines.bypassing.diagnosis import Evidence, conclude
+from extcon_cli.pipelines.bypassing.probe import Refusal, Trial
 from extcon_cli.report.results.bypass import DeadUnits, Depth, Diagnosis, GradientNorm
 
 NOISE = torch.randn(400, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+
+SOUND = Evidence({}, GradientNorm(1.0, 0.1))
 
 
 def trial(loss: float, noise: float = 0.0) -> Trial:
@@ -19,7 +24,7 @@ def trial(loss: float, noise: float = 0.0) -> Trial:
 
 def verdict(least_gain: float = 0.05, **trials: Trial | Refusal) -> Diagnosis:
     made = {"baseline": trial(1.0), **trials}
-    return conclude(made, {}, GradientNorm(1.0, 0.1), least_gain=least_gain)
+    return conclude(made, SOUND, least_gain=least_gain)
 
 
 def test_a_large_sure_gain_is_predicted_with_its_error() -> None:
@@ -69,18 +74,18 @@ MOST_DEAD = {"act": DeadUnits(dead=55, nearly=0, units=64)}
 def test_dead_units_outweigh_a_slope_and_a_probe_that_is_not_sure() -> None:
     falling = Trial([2.0 - 0.1 * step for step in range(12)], 1.0 + NOISE)
     noisy = {"baseline": falling, "revive": trial(0.4, noise=20.0), "mirror": trial(3.0, noise=0.1)}
-    found = conclude(noisy, MOST_DEAD, GradientNorm(1.0, 0.1), least_gain=0.05)
+    found = conclude(noisy, replace(SOUND, dead=MOST_DEAD), least_gain=0.05)
     assert found.stalled
     assert found.predicted
     assert found.excluded == ("mirror",)
     assert "stalled: 55 of 64 units are dead, so a gain is to be expected" in found.verdict
     few = {"act": DeadUnits(dead=5, nearly=0, units=64)}
-    assert not conclude(noisy, few, GradientNorm(1.0, 0.1), least_gain=0.05).predicted
+    assert not conclude(noisy, replace(SOUND, dead=few), least_gain=0.05).predicted
 
 
 def test_a_probe_that_is_sure_of_no_gain_outweighs_dead_units() -> None:
     nothing = {"baseline": trial(1.0), "revive": trial(1.0)}
-    found = conclude(nothing, MOST_DEAD, GradientNorm(1.0, 0.1), least_gain=0.05)
+    found = conclude(nothing, replace(SOUND, dead=MOST_DEAD), least_gain=0.05)
     assert found.stalled
     assert not found.predicted
     assert "a longer probe" in found.verdict
@@ -95,25 +100,23 @@ def test_the_signs_are_a_small_table() -> None:
         ("control: lr_drop", "loses"),
         ("probe: revive", "not possible: no unit is dead"),
     ]
-    assert found.verdict.endswith("the probe predicts a gain (diag 30.00 % +- 0.00 % over going on)")
+    assert found.verdict.endswith("predicts a gain (diag 30.00 % +- 0.00 % over going on); worth trying: diag")
 
 
 @pytest.mark.parametrize(
-    ("temperature", "prescribed"),
-    [(1.4, ("restart", "shrink")), (1.0, ("restart",)), (None, ("restart", "shrink"))],
+    ("temperature", "prescribed"), [(1.4, ("shrink",)), (1.0, ("restart",)), (None, ("restart", "shrink"))]
 )
 def test_a_healthy_net_is_restarted_and_shrunk_where_it_is_too_sure(
     temperature: float | None, prescribed: tuple[str, ...]
 ) -> None:
     def found(dead: dict[str, DeadUnits], **trials: Trial | Refusal) -> tuple[str, ...]:
-        return conclude(
-            {"baseline": trial(1.0), **trials}, dead, GradientNorm(1.0, 0.1), least_gain=0.05,
-            restarts=("restart", "shrink"), temperature=temperature,
-        ).remedies  # fmt: skip
+        evidence = replace(SOUND, dead=dead, temperature=temperature)
+        made = {"baseline": trial(1.0), **trials}
+        return conclude(made, evidence, least_gain=0.05, restarts=("restart", "shrink")).remedies
 
     assert found({}, diag=trial(1.0)) == prescribed
     assert found({}, diag=Refusal("cannot be traced")) == prescribed
-    assert found({}, widen=trial(0.5), diag=trial(0.95, noise=0.1)) == ("widen", *prescribed)
+    assert found({}, widen=trial(0.5), diag=trial(0.95, noise=0.1)) == ("widen", *prescribed)[-2:]
     assert found(MOST_DEAD, widen=trial(0.301, noise=0.1), revive=trial(0.3, noise=0.2)) == ("revive", "widen")
 
 
@@ -122,45 +125,68 @@ def begun(loss: float) -> torch.Tensor:
     return loss + 0.01 * NOISE
 
 
-FALLING = [2.0 - 0.05 * step for step in range(16)]
-LEVEL = [1.0, 0.9] * 8
-DEEP = Depth(layers=24, signal=1e-7, gradient=1e-12)
+def level(loss: float) -> torch.Tensor:
+    return torch.full((400,), loss).double()
+
+
+NARROW, WIDE, BY_HEART = begun(0.9), begun(0.6), begun(0.4)
+"""Training losses near the validation loss of theta*, below it, and far below it."""
+DEEP = Depth(layers=24, signal=1e-7, gradient=1e-12, signals=(0.1, 1e-7), gradients=(1e-12, 1.0))
 
 
 @pytest.mark.parametrize(
-    ("kind", "losses", "going_on", "lowered", "depth", "prescribed"),
+    ("kind", "fitted", "learnt", "going_on", "lowered", "others", "wider", "depth", "prescribed"),
     [
-        ("overfitting", FALLING, 1.3, 1.2, None, ("shrink",)),
-        ("rate too high", LEVEL, 1.0, 0.6, None, ("restart", "shrink")),
-        ("finished schedule", LEVEL, 1.3, 1.01, None, ("restart", "shrink")),
-        ("still learning", FALLING, 0.9, 0.95, None, ("restart", "shrink")),
-        ("plateau", LEVEL, 1.0, 1.0, None, ("restart", "shrink")),
-        ("dying stack", LEVEL, 1.0, 1.0, DEEP, ("identity",)),
-        ("plateau", LEVEL, 1.0, 1.0, Depth(layers=7, signal=2e-3, gradient=0.02), ("restart", "shrink")),
+        ("overfitting", WIDE, 0.3, 1.3, 1.2, 3.0, None, None, ("shrink",)),
+        ("overfitting", BY_HEART, 0.4, 1.0, 1.0, 3.0, None, None, ("shrink",)),
+        ("rate too high", WIDE, 0.4, 1.0, 0.6, 3.0, None, None, ("shrink",)),
+        ("finished schedule", WIDE, 0.6, 1.3, 1.01, 3.0, None, None, ("shrink",)),
+        ("still learning", WIDE, 0.3, 0.9, 0.95, 3.0, None, None, ("shrink",)),
+        ("plateau", WIDE, 0.4, 1.0, 1.0, 3.0, None, None, ("shrink",)),
+        ("capacity-bound", NARROW, 0.9, 1.0, 1.0, 3.0, 0.8, None, ("shrink",)),
+        ("plateau", NARROW, 0.9, 1.0, 1.0, 3.0, 0.99, None, ("shrink",)),
+        ("data at fault", WIDE, 0.3, 1.3, 1.2, 1.0, None, None, ()),
+        ("dying stack", NARROW, 0.9, 1.0, 1.0, 1.0, None, DEEP, ("identity",)),
+        ("plateau", WIDE, 0.4, 1.0, 1.0, 3.0, None, Depth(7, 2e-3, 0.02), ("shrink",)),
     ],
 )
 def test_the_kind_of_plateau_and_what_it_asks_for(
-    kind: str, losses: list[float], going_on: float, lowered: float, depth: Depth | None, prescribed: tuple[str, ...]
+    kind: str,
+    fitted: torch.Tensor,
+    learnt: float,
+    going_on: float,
+    lowered: float,
+    others: float,
+    wider: float | None,
+    depth: Depth | None,
+    prescribed: tuple[str, ...],
 ) -> None:
-    trials = {"baseline": Trial(losses, torch.full((400,), going_on).double()), "cosine": trial(lowered)}
-    found = conclude(
-        trials, {}, GradientNorm(1.0, 0.1), least_gain=0.05, restarts=("identity", "restart", "shrink"),
-        temperature=1.5, theta=begun(1.0), depth=depth,
-    )  # fmt: skip
+    losses = [2.0 - 0.05 * step for step in range(16)] if kind == "still learning" else [1.0, 0.9] * 8
+    trials = {
+        "baseline": Trial(losses, level(going_on), level(learnt), level(going_on)),
+        "lr_drop": Trial(losses, level(lowered)),
+        **({"wider": trial(wider)} if wider is not None else {}),
+    }
+    theta = Trial([], begun(1.0), fitted, shuffled=level(others))
+    evidence = Evidence({}, GradientNorm(1.0, 0.1), 1.5, theta, depth)
+    found = conclude(trials, evidence, least_gain=0.05, restarts=("identity", "restart", "shrink"))
     assert found.kind == kind
     assert found.remedies == prescribed
-    assert MEANINGS.get(found.kind, "") in found.verdict
-    assert ("overfitting" in found.verdict) == (kind == "overfitting")
+    said = "its schedule has come to an end" if kind == "finished schedule" else "it still learns"
+    assert (said if kind in ("finished schedule", "still learning") else kind.split()[0]) in found.verdict or (
+        kind == "plateau"
+    )
+    assert ("Bypassing is not the remedy" in found.verdict) == (kind == "overfitting")
+    assert (f"worth trying: {prescribed[-1]}" in found.verdict) if prescribed else "worth" not in found.verdict
     rows = {row.sign: row.says for row in found.signs}
     assert rows["temperature"] == "too sure of its answers"
+    assert rows["the answers"] == ("chance" if others == 1.0 else "they tell targets apart")
     assert ("the deep stack" in rows) == (depth is not None)
 
 
 def test_where_a_net_overfits_and_is_not_too_sure_nothing_is_prescribed() -> None:
-    trials = {"baseline": Trial(FALLING, torch.full((400,), 1.3).double())}
-    found = conclude(
-        trials, {}, GradientNorm(1.0, 0.1), least_gain=0.05, restarts=("restart", "shrink"), temperature=1.0,
-        theta=begun(1.0),
-    )  # fmt: skip
+    trials = {"baseline": Trial([1.0, 0.9] * 8, level(1.3), level(0.3))}
+    evidence = replace(SOUND, temperature=1.0, theta=Trial([], begun(1.0), WIDE))
+    found = conclude(trials, evidence, least_gain=0.05, restarts=("restart", "shrink"))
     assert found.remedies == ()
     assert "Bypassing is not the remedy" in found.verdict

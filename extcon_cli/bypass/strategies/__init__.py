@@ -8,6 +8,7 @@ from extcon_cli.bypass.strategies.mirror import Mirrored
 from extcon_cli.bypass.strategies.restart import Restarted, Shrunk
 from extcon_cli.bypass.strategies.revive import Revived
 from extcon_cli.bypass.strategies.widen import Widened
+from extcon_cli.bypass.strategies.wider import Wider
 
 BASELINE = "baseline"
 CONTROLS: dict[str, type[Strategy]] = {"lr_drop": LoweredRate, "cosine": CosineRestart, "perturbed": Perturbed}
@@ -18,6 +19,8 @@ EXTENSIONS: dict[str, type[Strategy]] = {
     "diag": Diagonal, "mirror": Mirrored, "widen": Widened, "revive": Revived, **RESTARTS,
 }  # fmt: skip
 """Of which the best is chosen, beside going on."""
-STRATEGIES: dict[str, type[Strategy]] = {BASELINE: GoingOn, **CONTROLS, **EXTENSIONS}
+WIDER = "wider"
+"""It keeps its extension: another architecture, followed only where the user allows that."""
+STRATEGIES: dict[str, type[Strategy]] = {BASELINE: GoingOn, **CONTROLS, **EXTENSIONS, WIDER: Wider}
 
-__all__ = ["BASELINE", "CONTROLS", "EXTENSIONS", "RESTARTS", "STRATEGIES", "Strategy"]
+__all__ = ["BASELINE", "CONTROLS", "EXTENSIONS", "RESTARTS", "STRATEGIES", "WIDER", "Strategy"]

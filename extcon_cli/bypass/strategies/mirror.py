@@ -22,9 +22,10 @@ from extcon_cli.bypass.extension import TRANSPARENT, Extended, Site, called_once
 from extcon_cli.bypass.strategies.base import State, StrategyContext, check_exact, outputs_moved
 from extcon_cli.bypass.strategies.diagonal import size
 from extcon_cli.bypass.strategies.narrowed import Narrowed, NarrowedReport, Narrowing
-from extcon_cli.bypass.units import Units, append, contractible, covers, taken, units
+from extcon_cli.bypass.units import Units, contractible, covers, taken, units
 from extcon_cli.channels import ChannelGroup, Channels, sync_attributes
 from extcon_cli.channels.compare import Inputs
+from extcon_cli.channels.widening import append
 from extcon_cli.errors import UsageError
 
 MAPS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)

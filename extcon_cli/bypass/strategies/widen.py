@@ -11,8 +11,9 @@ from torch import nn
 
 from extcon_cli.bypass.strategies.base import StrategyContext, check_exact
 from extcon_cli.bypass.strategies.narrowed import Narrowed, Narrowing
-from extcon_cli.bypass.units import append, by_name, contractible, covers, draw, neutral, taken, units
+from extcon_cli.bypass.units import by_name, contractible, covers, draw, neutral, taken, units
 from extcon_cli.channels import ChannelGroup, Channels, Slice, sync_attributes
+from extcon_cli.channels.widening import append
 from extcon_cli.errors import UsageError, first_line
 
 
@@ -53,6 +54,23 @@ def _each(part: Slice) -> int:
     return int(part.index.shape[1])
 
 
+def widened(original: nn.Module, context: StrategyContext) -> tuple[nn.Module, dict[ChannelGroup, int], float]:
+    """`widen` as the settings say, and by how much it moved an output.
+
+    Raises: UsageError (no group can be widened; the model does not run with more units); GateError (it moved too much).
+    """
+    settings = context.settings
+    wide, added = widen(original, context.channels(), settings.share, layers=settings.widened, seed=context.seed)
+    try:
+        moved = check_exact(original, wide, context.example, "widening changes the outputs by")
+    except RuntimeError as error:  # a forward pass with sizes of its own
+        raise UsageError(
+            f"the model does not run with more units ({first_line(error)}): leave some of {', '.join(by_name(added))} "
+            "out by the name patterns of the layers"
+        ) from error
+    return wide, added, moved
+
+
 class Widened(Narrowed):
     """New units from the start."""
 
@@ -60,18 +78,7 @@ class Widened(Narrowed):
 
     def __init__(self, context: StrategyContext) -> None:
         super().__init__(context)
-        original, settings = self.module, context.settings
-        self.module, self.added = widen(
-            original, context.channels(), settings.share, layers=settings.widened, seed=context.seed
-        )
-        try:
-            self.embedding = check_exact(original, self.module, context.example, "widening changes the outputs by")
-        except RuntimeError as error:  # a forward pass with sizes of its own
-            wider = ", ".join(by_name(self.added))
-            raise UsageError(
-                f"the model does not run with more units ({first_line(error)}): leave some of {wider} out by the name "
-                "patterns of the layers"
-            ) from error
+        self.module, self.added, self.embedding = widened(self.module, context)
         self.narrowing = self.start_narrowing()  # what cannot be contracted is refused before it is trained
 
     def enter_opt_2(self) -> Narrowing:

@@ -23,6 +23,7 @@ from extcon_cli.bypass.strategies.base import (
 )
 from extcon_cli.channels import Channels, channel_groups
 from extcon_cli.channels.compare import Inputs
+from extcon_cli.channels.widening import add, widening
 from extcon_cli.errors import UsageError
 from extcon_cli.events import Emit, ignore
 from extcon_cli.pipelines.running.measure import measured
@@ -76,8 +77,9 @@ class Stalled:
         return PhaseSteps(*(total_steps(part, len(self.loader)) for part in parts))
 
     def model(self, weights: Weights) -> nn.Module:
-        """A new copy of the model with these weights, in eval mode."""
+        """A new copy of the model with these weights, in eval mode; wider, where they are of a wider one."""
         module = copy.deepcopy(self.prepared.module)
+        add(module, widening(module, weights))
         module.load_state_dict(weights)
         return module.to(self.accelerator.device).eval()
 

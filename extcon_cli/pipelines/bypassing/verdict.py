@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from extcon_cli.bypass.strategies import BASELINE, CONTROLS
+from extcon_cli.bypass.strategies import BASELINE, CONTROLS, WIDER
+from extcon_cli.pipelines.bypassing.kinds import CHANCE, DYING, NARROW
 from extcon_cli.pipelines.bypassing.remedies import TOO_SURE
 from extcon_cli.report.numbers import percent
-from extcon_cli.report.results.bypass import DeadUnits, Diagnosis, PlateauKind, ProbeGain, Sign
+from extcon_cli.report.results.bypass import DeadUnits, Depth, Diagnosis, Fit, ProbeGain, Sign
 
 
 def signs(found: Diagnosis, *, falling: bool) -> tuple[Sign, ...]:
@@ -21,11 +22,26 @@ def signs(found: Diagnosis, *, falling: bool) -> tuple[Sign, ...]:
     gradient = f"norm {found.gradient.norm:.2g}, {percent(found.gradient.of_weights)} of the weights'"
     rows.append(Sign("the gradient", gradient, "alone no sign"))
     if found.depth is not None:
-        depth = f"{found.depth.layers} layers: signal {found.depth.signal:.1e}, gradient {found.depth.gradient:.1e}"
-        rows.append(Sign("the deep stack", depth, "dying" if found.kind == "dying stack" else "both get through"))
-    if found.drift is not None:
-        drift = f"{percent(-found.drift.gain)} +- {percent(found.drift.error)}"
-        rows.append(Sign("validation, going on", drift, _drifts(found.drift)))
+        rows.append(
+            Sign("the deep stack", _reach(found.depth), "dying" if found.kind == "dying stack" else "both get through")
+        )
+    if found.features is not None:
+        rank = f"effective rank {found.features.effective:.1f} of {found.features.width}"
+        rows.append(Sign("the features", rank, "alone no sign"))
+    if found.fit is not None:
+        rows.append(Sign("the loss at theta*", _both(found.fit), _fits(found.fit)))
+        if found.fit.informed is not None:
+            ahead = f"own targets {found.fit.informed:.1f} standard errors ahead of others'"
+            rows.append(
+                Sign("the answers", ahead, "chance" if found.fit.informed < CHANCE else "they tell targets apart")
+            )
+    changes = (
+        ("training, going on", found.learnt),
+        ("validation, going on", found.drift),
+        ("validation, a lowered rate", found.lowered),
+        ("validation, weights averaged", found.averaged),
+    )
+    rows += [Sign(name, _change(row), _drifts(row)) for name, row in changes if row is not None]
     if found.temperature is not None:
         rows.append(Sign("temperature", f"{found.temperature:.2f}", _confidence(found.temperature)))
     for name, row in found.probe.items():
@@ -36,21 +52,48 @@ def signs(found: Diagnosis, *, falling: bool) -> tuple[Sign, ...]:
     return tuple(rows)
 
 
-MEANINGS: Mapping[PlateauKind, str] = {
-    "dying stack": "neither signal nor gradient gets through its layers: start them near the identity",
-    "overfitting": "overfitting: the validation loss rises while the training loss falls. Bypassing is not the remedy; "
-    "more data, augmentation or weight decay are",
-    "rate too high": "the rate is too high: a lowered one helps at once, and so does averaging",
-    "finished schedule": "its schedule has come to an end: going on at this rate undoes it; restart",
-    "still learning": "it still learns: going on helps, and a restart may help more",
-}
-"""What each kind of plateau means, beside dead units and an ordinary one."""
-
-
 def sentence(found: Diagnosis, *, falling: bool, surely: bool) -> str:
     """Is it stalled, by what, and what is to be expected; `surely`: the probe alone predicts the gain."""
-    told = MEANINGS.get(found.kind) if found.drift is not None else None
-    return _expected(found, falling, surely) + (f"; {told}" if told is not None else "")
+    parts = (_expected(found, falling, surely), _meaning(found), _prescribed(found))
+    return "; ".join(part for part in parts if part)
+
+
+def _meaning(found: Diagnosis) -> str:
+    """What the kind of a plateau means, with its figures; empty of dead units, which are told before."""
+    match found.kind:
+        case "dying stack" if found.depth is not None:
+            return f"a dying stack: {_reach(found.depth)}"
+        case "data at fault":
+            return (
+                "data at fault: on validation data the answers fit their own targets no better than others', though "
+                "units and layers are sound. No bypassing helps: look at the labels and the inputs"
+            )
+        case "overfitting" if found.drift is not None:
+            apart = f"the loss is {_both(found.fit)}; " if found.fit is not None else ""
+            return (
+                f"overfitting: {apart}going on changes the validation loss by {_change(found.drift)}. Bypassing is not "
+                "the remedy; more data, augmentation or weight decay are"
+            )
+        case "rate too high" if found.lowered is not None and found.averaged is not None:
+            return (
+                f"the rate is too high: a lowered one changes the validation loss at once ({_change(found.lowered)}), "
+                f"and so does averaging ({_change(found.averaged)})"
+            )
+        case "capacity-bound" if WIDER in found.probe:
+            return (
+                "capacity-bound: training and validation loss are alike, and a wider copy gains "
+                f"{percent(found.probe[WIDER].gain)} over going on at once: only a wider model helps much "
+                "(--allow-wider keeps one, at its price)"
+            )
+        case "finished schedule":
+            return "its schedule has come to an end: going on at this rate undoes it"
+        case "still learning":
+            return "it still learns: going on helps"
+    return ""
+
+
+def _prescribed(found: Diagnosis) -> str:
+    return f"worth trying: {', '.join(found.remedies)}" if found.remedies else ""
 
 
 def _expected(found: Diagnosis, falling: bool, surely: bool) -> str:
@@ -75,6 +118,26 @@ def counts(dead: Mapping[str, DeadUnits]) -> tuple[int, int, int]:
     """Dead units, nearly dead ones, and all."""
     rows = dead.values()
     return sum(row.dead for row in rows), sum(row.nearly for row in rows), sum(row.units for row in rows)
+
+
+def _reach(depth: Depth) -> str:
+    """How far signal and gradient get, and by which layer the signal is lost."""
+    lost = next((place for place, signal in enumerate(depth.signals, 1) if signal < DYING), None)
+    by = f", lost by layer {lost}" if lost is not None else ""
+    return f"{depth.layers} layers: signal {depth.signal:.1e}{by}, gradient {depth.gradient:.1e}"
+
+
+def _both(fit: Fit) -> str:
+    return f"{fit.training:.3g} on training data, {fit.validation:.3g} on validation data"
+
+
+def _fits(fit: Fit) -> str:
+    return "alike" if fit.validation <= NARROW * fit.training else "it knows its training data better"
+
+
+def _change(row: ProbeGain) -> str:
+    """As a change of the loss, with its error."""
+    return f"{percent(-row.gain)} +- {percent(row.error)}"
 
 
 def _drifts(drift: ProbeGain) -> str:

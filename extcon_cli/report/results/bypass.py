@@ -71,10 +71,43 @@ class Depth:
     """Of what the last one gives: the part that differs between samples, as a share of its size."""
     gradient: float
     """Norm of the gradient of the first one's weights, as a share of the largest."""
+    signals: tuple[float, ...] = ()
+    """Of each layer, as `signal`."""
+    gradients: tuple[float, ...] = ()
+    """Of each layer, as `gradient`."""
+
+
+@dataclass(frozen=True)
+class Features:
+    """The features that the last map reads: how many directions they use, of how many."""
+
+    effective: float
+    width: int
+
+
+@dataclass(frozen=True)
+class Fit:
+    """How well theta* fits what it was trained on, and what it was not."""
+
+    training: float
+    """Mean loss of training samples, as they are evaluated."""
+    validation: float
+    shuffled: float | None = None
+    """Mean validation loss against the targets of other samples. None: outputs and targets are no tensors."""
+    informed: float | None = None
+    """By how many standard errors the true targets have less loss than others', at theta* or where the probe ended."""
 
 
 PlateauKind = Literal[
-    "dead units", "dying stack", "overfitting", "rate too high", "finished schedule", "still learning", "plateau"
+    "dead units",
+    "dying stack",
+    "data at fault",
+    "overfitting",
+    "rate too high",
+    "capacity-bound",
+    "finished schedule",
+    "still learning",
+    "plateau",
 ]
 
 
@@ -112,6 +145,16 @@ class Diagnosis:
     """None: the model has no deep stack without skips."""
     drift: ProbeGain | None = None
     """What going on in the probe gains over theta* itself."""
+    learnt: ProbeGain | None = None
+    """The same on training samples, as they are evaluated."""
+    lowered: ProbeGain | None = None
+    """What a lowered rate gains over theta*."""
+    averaged: ProbeGain | None = None
+    """What the mean of the last weights of going on gains over theta*."""
+    fit: Fit | None = None
+    """None: it was not measured."""
+    features: Features | None = None
+    """None: no map was found."""
     kind: PlateauKind = "plateau"
     """What holds the model back, by these figures."""
     remedies: tuple[str, ...] = ()
