@@ -79,7 +79,7 @@ CASES = {
     "high-fashion": Case("rate too high", "fashion", 10000, (64, 32), 0.01, 15),
     "few-fashion": Case("overfitting", "fashion", 2000, (128,), 0.001, 80),
     "labels-fashion": Case("data at fault", "fashion", 4000, (64, 32), 0.001, 30, spoilt="labels"),
-    "narrow-fashion": Case("capacity-bound", "fashion", 10000, (6,), 0.001, 20, "cosine"),
+    "narrow-fashion": Case("capacity-bound", "fashion", 10000, (6,), 0.003, 30, "cosine"),
     "short-fashion": Case("still learning", "fashion", 10000, (64, 32), 0.001, 1),
     "dead-fashion": Case("dead units", "fashion", 4000, (32,), 0.001, 40, killing=0.2),
     "deep-fashion-slow": Case("dying stack", "fashion", 4000, (24,) * 30, 0.001, 10),
@@ -87,7 +87,7 @@ CASES = {
     "high-fashion-narrow": Case("rate too high", "fashion", 10000, (32,), 0.02, 10),
     "few-fashion-deep": Case("overfitting", "fashion", 3000, (128, 64), 0.001, 60),
     "noise-fashion": Case("data at fault", "fashion", 4000, (32,), 0.001, 30, spoilt="inputs"),
-    "narrow-fashion-two": Case("capacity-bound", "fashion", 10000, (8, 6), 0.001, 20, "cosine"),
+    "narrow-fashion-two": Case("capacity-bound", "fashion", 10000, (8, 6), 0.003, 30, "cosine"),
     "short-fashion-slow": Case("still learning", "fashion", 10000, (32,), 0.0003, 3),
 }
 
