@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from extcon_cli.bypass.strategies import CONTROLS, EXTENSIONS, RESTARTS, STRATEGIES, Strategy
+from extcon_cli.bypass.strategies import CONTROLS, EXTENSIONS, RESTARTS, STRATEGIES, WIDER, Strategy
 from extcon_cli.bypass.strategies.base import PhaseSteps, Scoring, StepInfo, StrategyContext
 from extcon_cli.bypass.trace import Trace
 from extcon_cli.channels import channel_groups, difference
@@ -94,8 +94,8 @@ def test_contracting_moves_no_output_and_gives_the_original_architecture(name: s
     report = strategy.contract()
     assert difference(strategy.module, report.module, [(X,), *random_batches((X,))]).relative < EXACT_DOUBLE
     assert difference(network(), report.module, [(X,)]).relative > 1e-3  # it has learnt
-    assert repr(report.module) == repr(network())
-    assert bool(report.to_json()) == (name in EXTENSIONS)
+    assert (repr(report.module) == repr(network())) == (name != WIDER)  # which keeps what it added
+    assert bool(report.to_json()) == (name in (*EXTENSIONS, WIDER))
 
 
 @pytest.mark.parametrize("name", ["restart", "shrink"])
@@ -172,4 +172,5 @@ def test_a_strategy_that_was_stopped_goes_on_as_if_it_had_not(name: str, stop: i
 
 def test_controls_are_no_extensions() -> None:
     assert not {*CONTROLS} & {*EXTENSIONS}
-    assert {*STRATEGIES} == {"baseline", *CONTROLS, *EXTENSIONS}
+    assert {*STRATEGIES} == {"baseline", *CONTROLS, *EXTENSIONS, WIDER}
+    assert WIDER not in EXTENSIONS
