@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from extcon_cli.data.plan import Batch, Change, Plan, Planned
+from extcon_cli.data.plan import Batch, Change, Plan, Planned, Variants
 from extcon_cli.data.trees import length, mapped
 from extcon_cli.errors import DataError
 from extcon_cli.processes import WHOLE, Share
@@ -58,6 +58,28 @@ class InMemoryLoader(Planned):
             share=share,
         )
         self._x, self._y = (mapped(tree, lambda leaf: leaf.to(device)) for tree in (x, y))
+
+    @property
+    def variants(self) -> int | None:
+        return None if self._plan.change is not None else self._variants.number
+
+    @property
+    def _variants(self) -> Variants:
+        return Variants.of(self._plan.augment)
+
+    def keys(self, step: int) -> Tensor:
+        """What each sample of this step's batch is made of, (B,) int64 below samples * variants: equal keys, equal
+        inputs."""
+        number, index = divmod(step, self._plan.steps)
+        epoch, part = self._plan.epoch(number), self._plan.places(index)
+        every = torch.arange(self.samples, device=self._plan.device) if epoch.order is None else epoch.order
+        return self._variants.keys(every[part], epoch, part)
+
+    def of_keys(self, keys: Tensor) -> Batch:
+        """A batch of what these keys (B,) stand for."""
+        epoch = self._variants.epoch(keys)
+        x, y = (mapped(tree, lambda leaf: leaf[epoch.order]) for tree in (self._x, self._y))
+        return self._plan.finish(x, y, epoch, slice(0, len(keys)))
 
     def batch(self, step: int) -> Batch:
         number, index = divmod(step, self._plan.steps)

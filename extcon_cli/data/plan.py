@@ -124,6 +124,37 @@ class Plan:
         return torch.addcmul(shift, x.float(), scale)
 
 
+@dataclass(frozen=True)
+class Variants:
+    """All that crops and flips make of a sample, numbered: (down, right, mirror) to 0 .. number - 1 and back."""
+
+    reach: int
+    """Places of a crop along a side."""
+    flip: bool
+
+    @classmethod
+    def of(cls, augment: AugmentSpec | None) -> Variants:
+        """What this augmentation makes. None: every sample stays as it is."""
+        return cls(1, False) if augment is None else cls(2 * augment.crop_padding + 1, augment.flip)
+
+    @property
+    def number(self) -> int:
+        return self.reach**2 * (1 + self.flip)
+
+    def keys(self, samples: Tensor, epoch: Epoch, places: slice) -> Tensor:
+        """Which variant of which sample lies at these places of an epoch: (B,) int64 of (B,) samples."""
+        if epoch.down is None or epoch.right is None or epoch.mirror is None:
+            return samples
+        keys = (samples * self.reach + epoch.down[places]) * self.reach + epoch.right[places]
+        return 2 * keys + epoch.mirror[places] if self.flip else keys
+
+    def epoch(self, keys: Tensor) -> Epoch:
+        """An epoch of these variants: (B,) keys as `keys` gives them."""
+        mirror = keys % 2 == 1 if self.flip else torch.zeros_like(keys, dtype=torch.bool)
+        keys = keys // 2 if self.flip else keys
+        return Epoch(keys // self.reach**2, keys // self.reach % self.reach, keys % self.reach, mirror)
+
+
 def mix(*numbers: int) -> int:
     """One seed out of several numbers, so that neighbours have nothing in common."""
     digest = hashlib.blake2b(repr(numbers).encode(), digest_size=7).digest()
@@ -145,6 +176,11 @@ class Planned(ABC):
 
     def __len__(self) -> int:
         return self._plan.steps
+
+    @property
+    def variants(self) -> int | None:
+        """How many different inputs a sample may become. None: no end of them, or it is not known."""
+        return None
 
     @abstractmethod
     def batch(self, step: int) -> Batch:
