@@ -65,10 +65,10 @@ def bypass(
         the others: as in `prune`.
     """
     with start_run(
-        "bypass", recipe, checkpoint, output=output, device=device, resume=resume, force=force, trust=trust, emit=emit,
-        check=_check_validation, rehearsal=rehearsal, plain=True,
+        "bypass", recipe, checkpoint, output=output, device=device, speed=recipe.bypass, resume=resume, force=force,
+        trust=trust, emit=emit, check=_check_validation, rehearsal=rehearsal, plain=True,
     ) as run:  # fmt: skip
-        stalled = stalled_model(run.prepared, run.accelerator, run.emit, run.stop, run.processes)
+        stalled = stalled_model(run.prepared, run.accelerator, run.emit, run.stop, run.processes, run.speed)
         state = _resumed(run) or _diagnosed(run, stalled)
         run.emit(Noted(state.diagnosis.verdict))
         ends = [_theta(stalled), *state.ends]

@@ -65,9 +65,9 @@ def prune(
     Raises: GateError where the removal is not exact, the target is missed, or a limit is not kept; then nothing is
     written. Interrupted (resumable) on Ctrl-C or SIGTERM.
     """
-    precision, document = recipe.prune.finetune.mixed_precision, read_plan(plan) if plan is not None else None
+    document = read_plan(plan) if plan is not None else None
     with start_run(
-        "prune", recipe, checkpoint, output=output, device=device, mixed_precision=precision, resume=resume,
+        "prune", recipe, checkpoint, output=output, device=device, speed=recipe.prune.finetune, resume=resume,
         force=force, trust=trust, emit=emit, rehearsal=rehearsal,
     ) as run:  # fmt: skip
         pruning = analyse(run)

@@ -47,8 +47,8 @@ def train(
     Raises: Interrupted (resumable) on Ctrl-C or SIGTERM; GateError where the loss is not finite.
     """
     with start_run(
-        "train", recipe, checkpoint, output=output, device=device, mixed_precision=recipe.train.mixed_precision,
-        resume=resume, force=force, trust=trust, emit=emit, rehearsal=rehearsal, plain=True,
+        "train", recipe, checkpoint, output=output, device=device, speed=recipe.train, resume=resume,
+        force=force, trust=trust, emit=emit, rehearsal=rehearsal, plain=True,
     ) as run:  # fmt: skip
         if recipe.data and recipe.data.normalize is None and (used := run.prepared.data.normalize):
             run.emit(Noted(f"inputs normalised by mean {list(used.mean)}, std {list(used.std)}"))

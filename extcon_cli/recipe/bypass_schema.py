@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, PositiveFloat, PositiveInt, Strict
 
 from extcon_cli.recipe.base import Duration, Names, Section, ShareAboveZero, ShareBelowOne, ShareInside
-from extcon_cli.recipe.train_schema import OptimizerSpec, ScheduleSpec
+from extcon_cli.recipe.train_schema import OptimizerSpec, ScheduleSpec, SpeedSpec
 
 Extension = Literal["diag", "mirror", "revive", "widen", "identity", "restart", "shrink"]
 
@@ -102,7 +102,7 @@ class RestartSpec(Section):
     """Factor of all weights but those of normalisation layers (`shrink`)."""
 
 
-class BypassSpec(Section):
+class BypassSpec(SpeedSpec):
     """How `extcon bypass` leaves a plateau."""
 
     extensions: Annotated[tuple[Extension, ...], Strict(False), Field(min_length=1)] | None = None

@@ -160,7 +160,23 @@ class DistillSpec(Section):
     """What both models' logits are divided by before the softmax (classification)."""
 
 
-class TrainSpec(Duration):
+class SpeedSpec(Section):
+    """How a training step is computed. A choice by time may differ from machine to machine, and so may results."""
+
+    mixed_precision: Literal["no", "fp16", "bf16", "auto"] = "no"
+    """Number format of the forward pass; parameters stay fp32. `auto`: bf16 where a short measurement at the start says
+    that it pays, else fp32; fp32 with `--deterministic`."""
+
+    channels_last: bool | Literal["auto"] = False
+    """Lay images out with their channels last, which changes the last bits. `auto`: where a short measurement at the
+    start says that it pays; not with `--deterministic`."""
+
+    compile: bool = False
+    """Compile the forward pass of training with torch.compile: a while at the start, and on CPUs it needs a C++
+    compiler."""
+
+
+class TrainSpec(SpeedSpec, Duration):
     """One training phase: how long, with which steps, and what is kept."""
 
     optimizer: OptimizerSpec = OptimizerSpec()
@@ -174,9 +190,6 @@ class TrainSpec(Duration):
 
     label_smoothing: ShareBelowOne = 0.0
     """Share of each label that is spread over all classes (classification)."""
-
-    mixed_precision: Literal["no", "fp16", "bf16"] = "no"
-    """Number format of the forward pass; parameters stay fp32."""
 
     keep: Literal["best", "last"] = "best"
     """Which state is the result: the best on the validation data (where there are any), or the last."""

@@ -31,6 +31,8 @@ from extcon_cli.training.device import Accelerator
 from extcon_cli.training.global_batch_norm import global_batch_norm
 from extcon_cli.training.objective import Batches, Objective
 from extcon_cli.training.optim import Length, lr_factor, optimizer, total_steps
+from extcon_cli.training.speed import PLAIN, Speed
+from extcon_cli.training.teacher import Teacher
 
 CHECK_EVERY = 50
 """Steps between two looks at whether the loss is finite, where a look makes the device wait."""
@@ -84,6 +86,7 @@ class Trainer:
         teacher: its outputs guide the objective's distillation; kept in eval mode. None: no teacher.
         penalty: a term added to each step's loss, such as a regulariser. None: nothing.
         processes: that share the run; the loader gives this one's part of each batch.
+        speed: how steps are computed.
 
     Raises (while iterating): DivergedError where the loss is not finite.
     """
@@ -99,7 +102,9 @@ class Trainer:
         teacher: nn.Module | None = None,
         penalty: Callable[[], Tensor | None] | None = None,
         processes: Processes = ALONE,
+        speed: Speed = PLAIN,
     ) -> None:
+        self.speed, self._computed = speed, speed.model(model)
         self.model, self.loader, self.spec = model, loader, spec
         self.processes, self._seed = processes, torch.initial_seed()
         self.objective, self.accelerator, self.penalty = objective, accelerator, penalty
@@ -111,13 +116,16 @@ class Trainer:
         self.total = total_steps(spec, len(loader))
         self.done = 0
         """Steps that are over."""
+        self._taught = Teacher(self._guide, loader, self.total) if self.teacher is not None else None
         self._infinite: Tensor | None = None  # () bool on the device, None: none was checked yet
 
     def __iter__(self) -> Iterator[Step]:
         self.align()
         self.model.train()
         while self.done < self.total:
-            yield self._step()
+            with self.speed.explained():
+                step = self._step()
+            yield step
 
     def align(self) -> None:
         """Begin with the weights of the first process in all of them."""
@@ -140,7 +148,7 @@ class Trainer:
         trained = [p for group in old.param_groups for p in group["params"]]
         if model is not self.model:
             self.processes.align(model)
-            self.model = model.train()
+            self.model, self._computed = model.train(), self.speed.model(model)
             trained = [p for p in model.parameters() if p.requires_grad]
         self.optimizer = optimizer(spec, trained)
         if type(old) is type(self.optimizer):
@@ -154,9 +162,10 @@ class Trainer:
         if self.processes.several:  # dropout differs between processes, and depends on nothing but the step
             place, number = self.processes.share
             torch.manual_seed(((self._seed * 1_000_003 + self.done) * number + place) % 2**63)
-        with self.accelerator.autocast(), global_batch_norm(self.processes):
-            outputs = task.forward(self.model, batch)
-            guide = self._guide(batch)
+        batch = self.speed.inputs(batch[0]), batch[1]
+        with self.speed.autocast(self.accelerator), global_batch_norm(self.processes):
+            outputs = task.forward(self._computed, batch)
+            guide = self._taught.outputs(self.done, batch) if self._taught is not None else None
         loss = self.objective(outputs, batch[1], guide)
         if self.penalty is not None and (added := self.penalty()) is not None:
             loss = loss + added
@@ -200,11 +209,10 @@ class Trainer:
         return sums[0] / total
 
     def _guide(self, batch: Batch) -> Any:
-        """The teacher's outputs; None: nobody teaches."""
-        if self.teacher is None:
-            return None
+        """The teacher's outputs."""
+        assert self.teacher is not None, "asked where one teaches"
         with torch.no_grad():
-            return self.objective.task.forward(self.teacher, batch)
+            return self.objective.task.forward(self.teacher, (self.speed.inputs(batch[0]), batch[1]))
 
     def _move(self) -> None:
         scaler = self.accelerator.scaler

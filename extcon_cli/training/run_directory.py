@@ -1,8 +1,8 @@
 """`OUT.run/`: the recipe, the events and a resumable state of one run. It knows nothing of what the state means.
 
 Files: recipe.yaml (for people), events.jsonl, state.pt (a line with the SHA-256 of what follows, then what torch.save
-wrote; whole or not at all, loaded with weights_only), threads.json (with how many threads the run began), output.json
-(the SHA-256 of the output that the run wrote).
+wrote; whole or not at all, loaded with weights_only), threads.json (with how many threads the run began), speed.json
+(how it computes its steps), output.json (the SHA-256 of the output that the run wrote).
 """
 
 from __future__ import annotations
@@ -23,10 +23,11 @@ import yaml
 from extcon_cli.errors import CheckpointError, UsageError
 from extcon_cli.events import Event
 from extcon_cli.recipe.schema import Recipe
+from extcon_cli.training.speed import Speed
 from extcon_cli.training.threads import Threads
 from extcon_cli.training.whole import remove_temporaries, sha256, write_whole
 
-FILES = ("recipe.yaml", "events.jsonl", "state.pt", "threads.json", "output.json")
+FILES = ("recipe.yaml", "events.jsonl", "state.pt", "threads.json", "speed.json", "output.json")
 HEADER = b"extcon state 1, SHA-256 of what follows: %b\n"
 
 SAVE_EVERY = 3.0
@@ -61,6 +62,8 @@ class RunDirectory:
         """Of the run; None until `begin_threads`."""
         self.kept_threads: int | None = None
         """The number of them where a run that goes on stopped; None: there is none, or it is not known."""
+        self.kept_speed: Speed | None = None
+        """How a run that goes on computes its steps; None: it is not known."""
 
     def begin(self, *, resume: bool) -> ResumeState | None:
         """Prepare the folder; the kept (phase, payload) where `resume` finds one, else start anew.
@@ -68,7 +71,9 @@ class RunDirectory:
         UsageError where the kept run is one of another recipe or another input; CheckpointError where it is damaged.
         """
         if resume:
-            self.kept_threads = self._threads_at_begin()
+            threads, speed = self._at_begin("threads"), self._at_begin("speed")
+            self.kept_threads = threads if isinstance(threads, int) else None
+            self.kept_speed = _speed(speed)
         kept = self.load() if resume else None
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -97,8 +102,11 @@ class RunDirectory:
         """Compute with these from now on, and keep their number for a run that goes on."""
         self.threads = threads
         threads.apply()
-        text = json.dumps({"identity": self.identity, "threads": threads.number})
-        self._write("threads.json", lambda file: file.write(text.encode()))
+        self._keep_at_begin("threads", threads.number)
+
+    def begin_speed(self, speed: Speed) -> None:
+        """Keep for a run that goes on how steps are computed."""
+        self._keep_at_begin("speed", asdict(speed))
 
     def save(self, phase: str, payload: Mapping[str, Any]) -> None:
         """Keep the state of this moment, atomically; payload: tensors, numbers, text, in dicts, lists, tuples."""
@@ -141,11 +149,15 @@ class RunDirectory:
             raise UsageError(f"{self.path}: is of a run with {what}; repeat that one, or start anew without --resume")
         return ResumeState(phase, payload)
 
-    def _threads_at_begin(self) -> int | None:
-        """With how many threads this same run began; they count until it has kept a state."""
+    def _keep_at_begin(self, name: str, value: object) -> None:
+        text = json.dumps({"identity": self.identity, name: value})
+        self._write(f"{name}.json", lambda file: file.write(text.encode()))
+
+    def _at_begin(self, name: str) -> Any:
+        """What this same run kept when it began, such as its number of threads. None: nothing, or another run did."""
         try:
-            kept = json.loads((self.path / "threads.json").read_text())
-            return int(kept["threads"]) if kept["identity"] == self.identity else None
+            kept = json.loads((self.path / f"{name}.json").read_text())
+            return kept[name] if kept["identity"] == self.identity else None
         except (OSError, ValueError, KeyError, TypeError, RecursionError):
             return None
 
@@ -175,6 +187,16 @@ class RunDirectory:
             if not self.path.is_dir():
                 raise UsageError(f"{self.path}: the run's folder is gone; start anew without --resume") from error
             raise UsageError(f"{path}: cannot be written: {error.strerror or error}") from error
+
+
+def _speed(kept: Any) -> Speed | None:
+    """What `asdict` made of it. None: it is damaged, or another version's."""
+    try:
+        found = Speed(**kept)
+    except TypeError:
+        return None
+    switches = isinstance(found.channels_last, bool) and isinstance(found.compile, bool)
+    return found if switches and found.precision in ("no", "fp16", "bf16") else None
 
 
 class _Hashed:

@@ -27,6 +27,8 @@ from extcon_cli.processes import Processes, hearing
 from extcon_cli.training.device import Accelerator
 from extcon_cli.training.loop import Phase, Step, Trainer
 from extcon_cli.training.objective import Batches, Objective
+from extcon_cli.training.speed import PLAIN, Speed
+from extcon_cli.training.teacher import Teacher
 
 GATHERED = StateDictOptions(full_state_dict=True, cpu_offload=True)
 """The whole state, on the CPU of the first process; nothing in the others."""
@@ -50,6 +52,7 @@ class ShardedTrainer(Trainer):
         accelerator: Accelerator,
         processes: Processes,
         teacher: nn.Module | None = None,
+        speed: Speed = PLAIN,
     ) -> None:
         processes.align(model.cpu())
         super().__init__(
@@ -59,9 +62,11 @@ class ShardedTrainer(Trainer):
             objective=objective,
             accelerator=accelerator,
             processes=processes,
+            speed=speed,
         )
         if teacher is not None and objective.distill is not None and objective.task.teachable:
             self.teacher = spread(teacher.cpu(), accelerator.device, processes).eval()
+            self._taught = Teacher(self._guide, loader, total=0)  # no table: all have to compute the same batches
 
     def _step(self) -> Step:
         with hearing():

@@ -40,6 +40,7 @@ from extcon_cli.training.interrupt import Stop
 from extcon_cli.training.loop import Trainer
 from extcon_cli.training.objective import Batches, objective
 from extcon_cli.training.optim import total_steps
+from extcon_cli.training.speed import PLAIN, Speed
 
 Weights = Mapping[str, Tensor]
 """A state dict of the original architecture."""
@@ -60,6 +61,7 @@ class Stalled:
     loader: Batches
     task: Task
     processes: Processes = ALONE
+    speed: Speed = PLAIN
 
     @property
     def spec(self) -> BypassSpec:
@@ -147,6 +149,7 @@ class Stalled:
             spec,
             objective=objective(self.task),
             accelerator=self.accelerator,
+            speed=self.speed,
             penalty=strategy.penalty,
             processes=self.processes,
         )
@@ -184,6 +187,7 @@ def stalled_model(
     emit: Emit = ignore,
     stop: Stop | None = None,
     processes: Processes = ALONE,
+    speed: Speed = PLAIN,
 ) -> Stalled:
     """theta* as the recipe's `bypass.start` says: the checkpoint, or new weights in its place.
 
@@ -205,6 +209,7 @@ def stalled_model(
         loader=data.train_loader(device=accelerator.device, seed=seed),
         task=prepared.task,
         processes=processes,
+        speed=speed,
     )
 
 

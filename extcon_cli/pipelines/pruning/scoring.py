@@ -134,7 +134,7 @@ def _summed(pruning: PruneRun, method: Callable[..., Tensor]) -> Tensor:
     def loss(numbered: tuple[int, Batch]) -> Tensor:
         number, batch = numbered
         run.emit(Progress("score", number + 1))
-        with run.accelerator.autocast(), global_batch_norm(processes):
+        with run.speed.autocast(run.accelerator), global_batch_norm(processes):
             outputs = task.forward(pruning.module, batch)
         own = task.loss(outputs, batch[1])
         if not processes.several:

@@ -6,7 +6,7 @@ import copy
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
@@ -23,9 +23,10 @@ from extcon_cli.pipelines.running.measure import measured
 from extcon_cli.pipelines.running.output import check_output, data_metadata, write_output
 from extcon_cli.pipelines.running.phase import Validation, interruptible, tee_events
 from extcon_cli.pipelines.running.prepare import Prepared, prepare
+from extcon_cli.pipelines.running.trial import choose_speed, settled
 from extcon_cli.processes import ALONE, Processes, hearing, launched
 from extcon_cli.recipe.load import to_dict
-from extcon_cli.recipe.schema import Recipe, TrainSpec
+from extcon_cli.recipe.schema import Recipe, SpeedSpec, TrainSpec
 from extcon_cli.report.measure import measure
 from extcon_cli.report.results.records import Metrics, ModelStats, Record, RunFacts
 from extcon_cli.tasks.base import first_samples, samples_in
@@ -36,6 +37,7 @@ from extcon_cli.training.loop import Phase, Trainer
 from extcon_cli.training.objective import Batches, Objective, evaluate, own_part
 from extcon_cli.training.run_directory import ResumeState, RunDirectory
 from extcon_cli.training.run_lock import RunLock
+from extcon_cli.training.speed import PLAIN, Speed
 from extcon_cli.training.threads import Threads, available, choose, given
 from extcon_cli.training.whole import remove_temporaries
 
@@ -62,6 +64,8 @@ class Run:
     """Nobody else writes the output as long as this value is there; of several processes the first one holds it."""
     processes: Processes = ALONE
     """That share the run."""
+    speed: Speed = PLAIN
+    """How training steps are computed."""
     seconds: dict[str, float] = field(default_factory=dict)
     """Of each phase that is over."""
 
@@ -112,13 +116,13 @@ class Run:
         if not self.shards(spec):
             return Trainer(
                 module, loader, spec, objective=objective, accelerator=self.accelerator, teacher=teacher,
-                penalty=penalty, processes=self.processes,
+                penalty=penalty, processes=self.processes, speed=self.speed,
             )  # fmt: skip
         from extcon_cli.training.sharded import ShardedTrainer
 
         return ShardedTrainer(
             module, loader, spec, objective=objective, accelerator=self.accelerator, teacher=teacher,
-            processes=self.processes,
+            processes=self.processes, speed=self.speed,
         )  # fmt: skip
 
     def shards(self, spec: Phase) -> bool:
@@ -190,6 +194,7 @@ class Run:
             processes=self.processes.share.number,
             deterministic=wanted(),
             threads=self.threads.number,
+            speed=asdict(self.speed),
             seconds={**self.seconds, "total": time.monotonic() - self.began},
             test_caution=self.prepared.test_caution,
         )
@@ -203,7 +208,7 @@ def start_run(
     *,
     output: Path,
     device: str | None = None,
-    mixed_precision: str = "no",
+    speed: SpeedSpec | None = None,
     resume: bool = False,
     force: bool = False,
     trust: Trust = UNTRUSTED,
@@ -219,6 +224,7 @@ def start_run(
     Args:
         checkpoint: None: the recipe's architecture with new weights.
         device: `cpu`, `cuda`, ...; None: the best there is.
+        speed: how training steps are computed; what it leaves open is measured. None: plainly.
         resume: go on with the run in `OUTPUT.run/`, where there is one.
         force: overwrite the output.
         plain: the output may be a plain state dict (.pt, .pth) as well.
@@ -229,7 +235,8 @@ def start_run(
     recipe; from within, Interrupted (resumable) in the place of KeyboardInterrupt.
     """
     began = time.monotonic()
-    accelerator = create_accelerator(device, mixed_precision, processes=launched())
+    switches = speed or SpeedSpec()
+    accelerator = create_accelerator(device, settled(switches).precision, processes=launched())
     processes = join(accelerator)
     emit = emit if processes.first else ignore
 
@@ -272,9 +279,10 @@ def start_run(
             directory.begin_threads(threads)
             if wanted():
                 emit(Noted("deterministic: only algorithms that repeat their bits"))
+            chosen = processes.once(lambda: choose_speed(prepared, switches, accelerator, directory, emit))
             yield Run(
                 checkpoint, output, prepared, accelerator, directory, kept, emit, stop, force, began, threads, lock,
-                processes,
+                processes, chosen,
             )  # fmt: skip
         except KeyboardInterrupt as error:
             raise Interrupted(f"interrupted; {_kept(directory)}") from error

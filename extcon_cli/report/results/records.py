@@ -71,6 +71,8 @@ class RunFacts:
     """That shared the run."""
     deterministic: bool = False
     """Were only algorithms used that give the same bits in every run?"""
+    speed: Mapping[str, object] = field(default_factory=dict)
+    """How training steps were computed: `precision`, `channels_last`, `compile`. Empty: there were none."""
 
 
 @dataclass(frozen=True)
