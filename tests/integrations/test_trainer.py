@@ -83,7 +83,7 @@ def test_what_cannot_work_is_refused_at_the_start(
 def test_a_model_is_bypassed_while_it_is_trained(tmp_path: Path, method: Any) -> None:
     from extcon_cli.integrations import BypassCallback
 
-    callback = BypassCallback(method, start=2, opt_1=3, opt_2=5, layers=("*mlp*",))
+    callback = BypassCallback(method, start=2, opt_1=3, opt_2=5)  # of widen: heads as well as neurons
     training = trainer(tmp_path / "run", callback)
     names = set(training.model.state_dict())
     training.train()
