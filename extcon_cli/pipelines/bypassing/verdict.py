@@ -31,15 +31,15 @@ def signs(found: Diagnosis, *, falling: bool) -> tuple[Sign, ...]:
     if found.fit is not None:
         rows.append(Sign("the loss at theta*", _both(found.fit), _fits(found.fit)))
         if found.fit.informed is not None:
-            ahead = f"own targets {found.fit.informed:.1f} standard errors ahead of others'"
+            ahead = f"own targets {found.fit.informed:.1f} errors ahead"
             rows.append(
                 Sign("the answers", ahead, "chance" if found.fit.informed < CHANCE else "they tell targets apart")
             )
     changes = (
         ("training, going on", found.learnt),
         ("validation, going on", found.drift),
-        ("validation, a lowered rate", found.lowered),
-        ("validation, weights averaged", found.averaged),
+        ("validation, rate cut", found.lowered),
+        ("validation, averaged", found.averaged),
     )
     rows += [Sign(name, _change(row), _drifts(row)) for name, row in changes if row is not None]
     if found.temperature is not None:
@@ -69,7 +69,7 @@ def _meaning(found: Diagnosis) -> str:
                 "units and layers are sound. No bypassing helps: look at the labels and the inputs"
             )
         case "overfitting" if found.drift is not None:
-            apart = f"the loss is {_both(found.fit)}; " if found.fit is not None else ""
+            apart = f"loss {_both(found.fit)}; " if found.fit is not None else ""
             return (
                 f"overfitting: {apart}going on changes the validation loss by {_change(found.drift)}. Bypassing is not "
                 "the remedy; more data, augmentation or weight decay are"
@@ -128,7 +128,7 @@ def _reach(depth: Depth) -> str:
 
 
 def _both(fit: Fit) -> str:
-    return f"{fit.training:.3g} on training data, {fit.validation:.3g} on validation data"
+    return f"{fit.training:.3g} training, {fit.validation:.3g} validation"
 
 
 def _fits(fit: Fit) -> str:
