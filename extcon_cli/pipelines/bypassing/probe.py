@@ -111,16 +111,22 @@ class Probe:
         """The losses of outputs against the targets of other samples, drawn within and between batches."""
         task = self.stalled.prepared.task
         generator = torch.Generator().manual_seed(0)
-        found, before = [], None
+        found: list[Tensor] = []
+        before: Tensor | None = None
+        possible = True
         for batch in self._batches("validation"):
             outputs, targets = task.forward(module, batch), batch[1]
-            if not isinstance(outputs, Tensor) or not isinstance(targets, Tensor):
-                return None
+            possible = isinstance(outputs, Tensor) and isinstance(targets, Tensor)
+            if not possible:
+                break
             others = targets if before is None else torch.cat([before, targets])
             drawn = torch.randperm(len(others), generator=generator)[: len(targets)]
             found.append(task.sample_losses(outputs, others[drawn.to(others.device)]).double().cpu())
             before = targets
-        return torch.cat([part for parts in self.stalled.processes.gathered(found) for part in parts])
+        gathered = self.stalled.processes.gathered((possible, found))  # by all, whatever one of them has seen
+        if not all(part for part, _ in gathered):
+            return None
+        return torch.cat([losses for _, part in gathered for losses in part])
 
     def _batches(self, split: str) -> Iterator[Batch]:
         """This process's part of at most `SAMPLES` samples of a split, the same ones each time."""
