@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import torch
@@ -62,8 +63,15 @@ class Pictures(Dataset[tuple[Image.Image, int]]):
         return len(self.samples)
 
 
+def check_regular(path: str | Path) -> None:
+    """OSError where there is something else than a file: a pipe would be waited for."""
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise OSError("not a regular file")
+
+
 def open_picture(path: str | Path) -> Image.Image:
     """The picture in red, green and blue. OSError: it is cut off, no picture, or too large."""
+    check_regular(path)
     try:
         with Image.open(path) as picture:
             return picture.convert("RGB")

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from extcon_cli.data.paths import files_below, folder_of, split_folders
-from extcon_cli.data.pictures import SUFFIXES, open_picture
+from extcon_cli.data.pictures import SUFFIXES, check_regular, open_picture
 from extcon_cli.data.splits import Source, Stream
 from extcon_cli.errors import DataError
 from extcon_cli.recipe.schema import DataSpec
@@ -68,6 +68,7 @@ class Masked(Dataset[tuple[Image.Image, Tensor]]):
 
 def open_mask(path: str) -> Tensor:  # -> (H, W) uint8
     """The class number of each pixel; of a picture with a palette its index."""
+    check_regular(path)
     with Image.open(path) as picture:
         if picture.mode not in ("L", "P", "1"):
             raise DataError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import zipfile
 import zlib
 from pathlib import Path
@@ -271,6 +272,15 @@ def test_a_picture_that_cannot_be_read_is_named_before_anything_begins(pictures,
         tried(pictures)
     assert str(error.value).startswith(f"{bad}: {says}")
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes with names")
+def test_a_picture_that_is_a_pipe_is_not_waited_for(pictures):
+    bad = pictures / "test" / "b" / "3.jpg"
+    bad.unlink()
+    os.mkfifo(bad)
+    with pytest.raises(DataError, match=r"3\.jpg: cannot be read: not a regular file"):
+        tried(pictures)
 
 
 def huge_png():
