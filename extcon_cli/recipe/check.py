@@ -40,11 +40,13 @@ def check(document: Document) -> Recipe:
     try:
         recipe = Recipe.model_validate(document.values)
     except ValidationError as error:
+        said: dict[Key, list[str]] = {}  # more than one where a key takes several forms, and the value is none of them
         for found in error.errors(include_url=False):
             key = _key(found["loc"], document.values, found["type"])
             emptied = found["type"] == "too_short" and found["input"]  # by what is wrong in it, which is told itself
             if key not in noted and not emptied:
-                problems.append(Problem(document.place(key), key, _explain(found, key)))
+                said.setdefault(key, []).append(_explain(found, key))
+        problems += [Problem(document.place(key), key, _either(texts)) for key, texts in said.items()]
     if problems:
         problems.sort(key=lambda problem: problem.place.line or math.inf)
         raise RecipeError("\n".join(map(str, problems)))
@@ -60,6 +62,14 @@ def _key(loc: Sequence[str | int], values: Any, kind: str) -> Key:
         elif kind == "missing" and n == len(loc) - 1:
             key = (*key, part)
     return key
+
+
+def _either(texts: Sequence[str]) -> str:
+    """What is wrong with a value, in one line, by what each form that its key takes says."""
+    forms = [text.removeprefix("should be ").partition(", not ") for text in texts]
+    if len(texts) == 1 or not all(separator for _, separator, _ in forms):
+        return "; ".join(texts)
+    return f"should be {' or '.join(form for form, _, _ in forms)}, not {forms[-1][2]}"
 
 
 def _explain(error: Any, key: Key) -> str:

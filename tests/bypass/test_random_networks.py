@@ -69,7 +69,7 @@ PLAIN = {"inner": 3, "act": 0, "last": 0, "pool": 0, **dict.fromkeys(("bias", "n
 NETWORKS = st.builds(network, st.integers(2, 5), st.lists(SPEC, min_size=1, max_size=3), st.integers(2, 6))
 
 
-@settings(max_examples=12, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=12, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 @given(NETWORKS)
 @example(network(4, [PLAIN], 4))  # the dry run of the widened one takes all that its last layer reads
 def test_no_extension_changes_an_output(model: nn.Module) -> None:

@@ -224,7 +224,7 @@ def campaign(name: str, cases: int) -> Watch:
         reader(path)  # as it is it can be read; and what is imported once is imported
 
         @settings(
-            max_examples=cases, deadline=None, database=None, phases=[Phase.generate],
+            max_examples=cases, database=None, phases=[Phase.generate],
             suppress_health_check=list(HealthCheck),
         )  # fmt: skip
         @given(damages)

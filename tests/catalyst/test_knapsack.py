@@ -35,7 +35,7 @@ def chain(filters: Filters) -> Cost:
     return Cost(filters.groups, np.array([*sizes, 1.0]), np.eye(dims, dims + 1), np.ones(dims), factors)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     sizes=st.lists(st.integers(2, 30), min_size=1, max_size=5),
     share=st.floats(0.05, 0.98),

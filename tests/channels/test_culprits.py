@@ -77,7 +77,7 @@ def test_a_place_that_names_the_wrong_ones_costs_nobody() -> None:
 SETS = st.sets(st.integers(0, 7), min_size=1, max_size=3)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.lists(st.tuples(SETS, st.none() | st.lists(SETS, max_size=2).map(tuple)), max_size=4))
 def test_what_is_left_goes_together_whatever_the_places_say(
     places: list[tuple[set[int], tuple[set[int], ...] | None]],

@@ -172,7 +172,7 @@ nested = st.recursive(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(held=nested, seed=st.integers(0, 2**16))
 def test_whatever_is_changed_within_is_put_back(held: Any, seed: int) -> None:
     module = nn.Linear(2, 2)

@@ -184,7 +184,7 @@ def check(remove_exactly: Remove, stem: Any, drawn: Any, head: str, how: list[st
 
 
 @seed(0)
-@settings(max_examples=60, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=60, database=None, suppress_health_check=list(HealthCheck))
 @given(stem=units, drawn=steps, head=heads, how=deaths, number=st.integers(0, 10**6))
 def test_nothing_moves(
     remove_exactly: Remove,
@@ -199,7 +199,7 @@ def test_nothing_moves(
 
 @pytest.mark.slow
 @seed(1)
-@settings(max_examples=600, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=600, database=None, suppress_health_check=list(HealthCheck))
 @given(stem=units, drawn=steps, head=heads, how=deaths, number=st.integers(0, 10**6))
 def test_nothing_moves_in_many(
     remove_exactly: Remove,

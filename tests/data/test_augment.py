@@ -21,7 +21,7 @@ def one_by_one(images: Tensor, down: Tensor, right: Tensor, mirror: Tensor, padd
     return torch.stack(results)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     batch=st.integers(1, 5),
     channels=st.integers(1, 3),

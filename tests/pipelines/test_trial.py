@@ -62,7 +62,7 @@ def test_the_fastest_is_chosen_where_it_gains_clearly(
     monkeypatch.setattr(trial._Step, "__call__", step)
     found, reason = trial.fastest(prepared, AUTO, create_accelerator("cpu"), clock=lambda: now)
     assert found == chosen
-    assert reason.startswith(f"steps in {trial._named(chosen)}: as fast as fp32: fp32 and channels_last ")
+    assert reason.startswith(f"steps in {trial._named(chosen)} (speed against fp32: fp32 and channels_last ")
 
 
 def test_what_a_model_cannot_do_is_left_out_and_told(prepared: Prepared, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -84,6 +84,7 @@ def test_where_nothing_is_near_the_known_keys_are_listed() -> None:
             "name: should be 'sgd', 'adam' or 'adamw', not 'sdg' (did you mean 'sgd'?)",
         ),
         ("train: {mixed_precision: false}", "mixed_precision: should be 'no', 'fp16', 'bf16' or 'auto', not false"),
+        ("train: {channels_last: maybe}", "channels_last: should be true or false or 'auto', not 'maybe'"),
         ("prune: {ratio: 0}", "prune.ratio: should be greater than 0, not 0"),
         ("prune: {ratio: 1}", "prune.ratio: should be less than 1, not 1"),
         ("prune: {ratio: -1}", "prune.ratio: should be greater than 0, not -1"),

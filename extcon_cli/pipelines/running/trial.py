@@ -106,9 +106,9 @@ def fastest(
     clear = [number for number, ratio in enumerate(ratios) if ratio.median <= WORTH and ratio.high < 1]
     best = min(clear, key=lambda number: ratios[number].median, default=0)
     told = [f"{_named(speed)} {1 / ratio.median:.2f}" for speed, ratio in zip(runnable[1:], ratios[1:], strict=True)]
-    measured = f"as fast as {_named(runnable[0])}: {', '.join(told)}" if told else "nothing else can run"
+    measured = f"speed against {_named(runnable[0])}: {', '.join(told)}" if told else "nothing else can run"
     chosen = replace(runnable[best], compile=spec.compile)
-    return chosen, "; ".join([f"steps in {_named(chosen)}: {measured}", *failures])
+    return chosen, "; ".join([f"steps in {_named(chosen)} ({measured})", *failures])
 
 
 class _Step:
