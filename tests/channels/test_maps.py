@@ -30,6 +30,7 @@ MAPS: dict[str, tuple[nn.Module, tuple[int, ...]]] = {
     "conv2d": (nn.Conv2d(4, 6, (3, 2), dilation=(2, 1), padding=(2, 0)), (2, 4, 8, 7)),
     "same": (nn.Conv2d(4, 6, (5, 3), padding="same", dilation=(1, 2)), (2, 4, 8, 7)),
     "grouped": (nn.Conv2d(4, 6, 3, padding=1, groups=2), (2, 4, 5, 6)),
+    "depthwise": (nn.Conv2d(4, 8, 3, padding=1, groups=4), (2, 4, 5, 6)),
     "conv3d": (nn.Conv3d(4, 6, 2, stride=(1, 2, 1)), (2, 4, 4, 5, 3)),
     "transposed1d": (nn.ConvTranspose1d(4, 6, 3), (2, 4, 5)),
     "transposed2d": (nn.ConvTranspose2d(4, 6, 3, stride=2, padding=1, output_padding=1), (2, 4, 5, 4)),
@@ -69,11 +70,15 @@ def test_a_change_of_the_matrix_changes_the_weight(case: tuple[nn.Module, Tensor
     torch.testing.assert_close(found.matrix(weight), before + change)
 
 
-def test_filters_of_single_channels_and_computed_weights_are_no_maps() -> None:
+def test_only_filters_of_single_channels_are_depthwise(case: tuple[nn.Module, Tensor, StoredMap]) -> None:
+    module, _, found = case
+    assert found.depthwise == (module is MAPS["depthwise"][0])
+
+
+def test_a_computed_weight_is_no_map() -> None:
     class Computed(nn.Linear):
         def forward(self, x: Tensor) -> Tensor:
             return nn.functional.linear(x, self.weight * 2)
 
-    for module, x in ((nn.Conv2d(4, 8, 3, groups=4), torch.randn(2, 4, 5, 5)), (Computed(3, 3), torch.randn(2, 3))):
-        graph = trace(module, (x,))
-        assert not [node for node in graph.nodes if StoredMap.of(graph, node) is not None]
+    graph = trace(Computed(3, 3), (torch.randn(2, 3),))
+    assert not [node for node in graph.nodes if StoredMap.of(graph, node) is not None]

@@ -8,7 +8,7 @@ import pytest
 
 from extcon_cli.checkpoint.metadata import Metadata
 from extcon_cli.pipelines.verify import certified
-from extcon_cli.report.results import THESE_WEIGHTS, TRAINED_ON
+from extcon_cli.report.results.inspect import THESE_WEIGHTS, TRAINED_ON
 
 
 @pytest.mark.parametrize(
