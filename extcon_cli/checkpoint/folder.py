@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from extcon_cli.errors import CheckpointError, UsageError
+from extcon_cli.json_text import parse_json
 
 NAMES = ("model.safetensors", "pytorch_model.bin")
 """What other tools call the one checkpoint of a folder."""
@@ -91,8 +91,8 @@ def _floats(value: object) -> tuple[float, ...]:
 def _configuration(path: str | Path, name: str = "config.json") -> Mapping[str, object]:
     """What one of a folder's configurations says; nothing where it cannot be read."""
     try:
-        content = json.loads((Path(path) / name).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        content = parse_json((Path(path) / name).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from extcon_cli.checkpoint.metadata import Metadata, from_header
+from extcon_cli.json_text import parse_json
 
 LARGEST = 100 * 2**20  # bytes, the limit of the safetensors format itself
 
@@ -21,8 +21,8 @@ def read_header(path: Path) -> Metadata | None:
             length = int.from_bytes(file.read(8), "little")
             if not 2 <= length <= LARGEST:
                 return None
-            header = json.loads(file.read(length)).get("__metadata__")
-    except (OSError, ValueError, AttributeError, RecursionError):
+            header = parse_json(file.read(length)).get("__metadata__")
+    except (OSError, ValueError, AttributeError):
         return None
     if not isinstance(header, dict):
         return None

@@ -13,6 +13,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, Strict, ValidationError, field_validator
 
 from extcon_cli.errors import CheckpointError
+from extcon_cli.json_text import parse_json
 from extcon_cli.recipe.inputs import InputKinds
 from extcon_cli.recipe.nesting import too_deep
 from extcon_cli.recipe.schema import NormalizeSpec
@@ -78,14 +79,14 @@ def from_header(header: Mapping[str, str], source: str) -> Metadata | None:
     try:
         values = {}
         for name, text in texts.items():
-            values[name] = json.loads(text, parse_constant=_refuse)
+            values[name] = parse_json(text, parse_constant=_refuse)
             if too_deep(values[name]):
-                raise RecursionError("nested too deeply")
+                raise ValueError("nested too deeply")
         return Metadata.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
         name, what = ".".join(map(str, first["loc"][:2])), first["msg"]
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         what = f"not valid JSON ({str(error)[:80]})"
     raise CheckpointError(f"{source}: its metadata are damaged: extcon.{name[:60]!s}: {what}")
 

@@ -7,11 +7,12 @@ Nothing here is proof: it chooses among architectures that fit, and never makes 
 from __future__ import annotations
 
 import argparse
-import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from extcon_cli.json_text import parse_json
 
 KEYS = ("arch", "architecture", "model", "model_name", "arch_name")
 """Where training scripts and timm's config.json keep the name."""
@@ -55,6 +56,6 @@ def _config(folder: Path) -> Iterator[str]:
     path = folder / "config.json"
     try:
         if path.stat().st_size <= LARGEST_CONFIG:
-            yield from _settings(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, RecursionError):
+            yield from _settings(parse_json(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError):
         return

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from extcon_cli.errors import UsageError
+from extcon_cli.json_text import parse_json
 from extcon_cli.training.whole import sha256
 
 if TYPE_CHECKING:
@@ -51,9 +51,9 @@ def check_output(path: Path, *, force: bool, resume: bool, suffixes: Sequence[st
 def _written_by(run: Path, path: Path) -> bool:
     """Is the file the one that the run in this folder wrote?"""
     try:
-        told = json.loads((run / "output.json").read_text(encoding="utf-8"))["sha256"]
+        told = parse_json((run / "output.json").read_text(encoding="utf-8"))["sha256"]
         return bool(told == sha256(path))
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+    except (OSError, ValueError, KeyError, TypeError):
         return False
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from extcon_cli.checkpoint.folder import check_folder, is_transformers
 from extcon_cli.cli import checks
 from extcon_cli.errors import UsageError
 from extcon_cli.export.formats import FORMATS, beside, named
+from extcon_cli.json_text import parse_json
 from extcon_cli.training.whole import digest
 
 
@@ -65,7 +65,7 @@ def check_places(
 def _written(output: Path) -> dict[str, str]:
     """Digests of the outputs that an interrupted sweep has written; read without judging it."""
     try:
-        done = json.loads(Path(f"{output}.run", "sweep.json").read_text(encoding="utf-8"))["done"]
+        done = parse_json(Path(f"{output}.run", "sweep.json").read_text(encoding="utf-8"))["done"]
         return {str(row["output"]): str(row["digest"]) for row in done.values()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return {}

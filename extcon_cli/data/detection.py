@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from extcon_cli.data.paths import NAMES, entries, folder_of
 from extcon_cli.data.pictures import open_picture
 from extcon_cli.data.splits import Source, Stream
 from extcon_cli.errors import DataError, one_line
+from extcon_cli.json_text import parse_json
 from extcon_cli.recipe.schema import DataSpec
 
 HOLDS = "train/ and val/ with pictures and one .json each, or annotations/*train*.json beside the pictures"
@@ -109,8 +109,8 @@ class Boxes(Dataset[tuple[Image.Image, dict[str, Tensor]]]):
 
 def _json(file: Path) -> Any:
     try:
-        content = json.loads(file.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
+        content = parse_json(file.read_bytes())
+    except (OSError, ValueError) as error:
         raise DataError(f"{file}: cannot be read as JSON: {one_line(error, 100)}") from error
     if not isinstance(content, dict):
         raise DataError(f"{file}: is not in the format of COCO (no object)")

@@ -6,12 +6,12 @@ It needs no torch, so that a command can ask before all work. Whether the data a
 from __future__ import annotations
 
 import csv
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
 from extcon_cli.data.paths import entries, expanded, split_files, split_folders
 from extcon_cli.errors import DataError
+from extcon_cli.json_text import parse_json
 from extcon_cli.recipe.schema import Task
 
 PICTURES = ("image_folder", "imagenet", "segmentation_folder", "coco", "saved")
@@ -122,8 +122,8 @@ def _labelled(path: Path) -> bool:
     """Has the first line of a .jsonl file a label?"""
     with path.open(encoding="utf-8-sig", errors="replace") as file:
         try:
-            first = json.loads(file.readline(1_000_000))
-        except (ValueError, RecursionError):
+            first = parse_json(file.readline(1_000_000))
+        except ValueError:
             return False
     return isinstance(first, dict) and "label" in first
 

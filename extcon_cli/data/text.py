@@ -5,7 +5,6 @@ Without a tokenizer each byte is a token: 256 of them, and 256 itself for a mask
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ import torch
 from extcon_cli.data.paths import expanded, split_files
 from extcon_cli.data.splits import Arrays, Source
 from extcon_cli.errors import DataError, UsageError, one_line
+from extcon_cli.json_text import parse_json
 from extcon_cli.recipe.schema import DataSpec
 
 SUFFIXES = (".txt", ".jsonl")
@@ -153,8 +153,8 @@ def _documents(path: Path, task: str) -> Iterator[tuple[str, Any]]:
         if not line.strip():
             continue
         try:
-            found = json.loads(line)
-        except (ValueError, RecursionError) as error:
+            found = parse_json(line)
+        except ValueError as error:
             raise DataError(f"{path}:{number}: is not JSON: {one_line(error, 80)}") from error
         if not isinstance(found, dict) or not isinstance(found.get("text"), str):
             raise DataError(f'{path}:{number}: should be an object with a "text"')

@@ -17,6 +17,7 @@ from dataclasses import astuple, dataclass, field
 from pathlib import Path
 
 from extcon_cli.channels.layers import LayerShape
+from extcon_cli.json_text import parse_json
 from extcon_cli.latency.alone import alone, frame
 from extcon_cli.latency.clock import take_turns
 from extcon_cli.latency.runtimes import Setting
@@ -129,11 +130,11 @@ def _measured(shapes: Sequence[LayerShape], setting: Setting) -> list[float]:
 def _read(path: Path) -> dict[LayerShape, float]:
     """What a file holds; nothing where it is not there or is no table."""
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = parse_json(path.read_text(encoding="utf-8"))
         if document["format"] != FORMAT:
             return {}
         return dict(_entries(document["layers"]))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return {}
 
 

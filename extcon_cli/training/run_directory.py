@@ -22,6 +22,7 @@ import yaml
 
 from extcon_cli.errors import CheckpointError, UsageError
 from extcon_cli.events import Event
+from extcon_cli.json_text import parse_json
 from extcon_cli.recipe.schema import Recipe
 from extcon_cli.training.speed import Speed
 from extcon_cli.training.threads import Threads
@@ -156,9 +157,9 @@ class RunDirectory:
     def _at_begin(self, name: str) -> Any:
         """What this same run kept when it began, such as its number of threads. None: nothing, or another run did."""
         try:
-            kept = json.loads((self.path / f"{name}.json").read_text())
+            kept = parse_json((self.path / f"{name}.json").read_text())
             return kept[name] if kept["identity"] == self.identity else None
-        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        except (OSError, ValueError, KeyError, TypeError):
             return None
 
     def log(self, event: Event) -> None:

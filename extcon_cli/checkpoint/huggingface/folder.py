@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from math import prod
@@ -29,6 +28,7 @@ from extcon_cli.checkpoint.read import read
 from extcon_cli.checkpoint.state import shown
 from extcon_cli.errors import CheckpointError, first_line
 from extcon_cli.events import Emit, Noted, ignore
+from extcon_cli.json_text import parse_json
 
 NOTE, CARD, WEIGHTS = "extcon.json", "README.md", "model.safetensors"
 LARGEST_FILE = 64 * 2**20
@@ -108,8 +108,8 @@ def _json(path: Path) -> dict[str, Any]:
     try:
         if path.stat().st_size > LARGEST_FILE:
             raise CheckpointError(f"{path} is too large for a configuration")
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        content = parse_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
         raise CheckpointError(f"{path} cannot be read: {str(error)[:120]}") from None
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} is no configuration: {type(content).__name__} at its top")

@@ -19,6 +19,7 @@ from extcon_cli.catalyst.alike import Tie
 from extcon_cli.catalyst.filters import Filters
 from extcon_cli.channels import ChannelGroup, Channels
 from extcon_cli.errors import DataError, UsageError
+from extcon_cli.json_text import parse_json
 from extcon_cli.report.results.previews import PlanResult
 from extcon_cli.report.serialise import Json, to_json
 from extcon_cli.training.whole import write_whole
@@ -51,10 +52,10 @@ def write_plan(path: Path, plan: PlanResult) -> None:
 def read_plan(path: Path) -> Mapping[str, Json]:
     """The document of a plan. DataError where there is none to read."""
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = parse_json(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise DataError(f"{path} is no plan: {error}") from error
     if not isinstance(document, dict) or document.get("command") != "plan":
         raise DataError(f'{path} is no plan: make one with `extcon plan` (it says "command": "plan")')

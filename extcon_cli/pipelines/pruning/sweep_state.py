@@ -16,6 +16,7 @@ from torch import Tensor
 
 from extcon_cli.data.identity import identity
 from extcon_cli.errors import CheckpointError, UsageError
+from extcon_cli.json_text import parse_json
 from extcon_cli.recipe.schema import Recipe
 from extcon_cli.report.results.prune import PruneResult
 from extcon_cli.report.serialise import from_json, to_json
@@ -105,9 +106,9 @@ class SweepState:
         if not path.is_file():
             return
         try:
-            kept = json.loads(path.read_text(encoding="utf-8"))
+            kept = parse_json(path.read_text(encoding="utf-8"))
             known, done = kept["identity"], dict(kept["done"])
-        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        except (OSError, ValueError, KeyError, TypeError) as error:
             raise CheckpointError(f"{path}: is damaged; start anew without --resume") from error
         if known != self._identity:
             raise UsageError(
