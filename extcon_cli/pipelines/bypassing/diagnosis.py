@@ -120,8 +120,8 @@ def conclude(
     best = max(sure or extensions or [BASELINE], key=lambda name: probe[name].gain)
     found = slope(base.training[len(base.training) // SETTLING :])
     falling = found.t >= STALLED_T and found.relative >= STALLED_SLOPE
-    dying, _, number = counts(dead)
-    mostly_dead = number > 0 and dying >= MOSTLY_DEAD * number
+    gone, _, number = counts(dead)
+    mostly_dead = number > 0 and gone >= MOSTLY_DEAD * number
     surely = best in sure and probe[best].gain >= least_gain
     hopeful = any(probe[name].gain + 2 * probe[name].error >= least_gain for name in extensions)
     reach = -least_gain if mostly_dead and not surely else probe[best].gain - 2 * probe[best].error
