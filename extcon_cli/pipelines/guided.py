@@ -18,7 +18,7 @@ from extcon_cli.pipelines.running.run import Run
 from extcon_cli.recipe.schema import DistillSpec
 from extcon_cli.report.results.records import PhaseRecord
 from extcon_cli.report.serialise import from_json, to_json
-from extcon_cli.training.loop import Step, Trainer
+from extcon_cli.training.loop import Step
 from extcon_cli.training.objective import objective
 
 
@@ -89,12 +89,11 @@ def _phase(run: Run, name: str, network: nn.Module, guide: nn.Module | None, tra
     resumed = kept.payload if kept is not None and kept.phase == name else None
     torch.manual_seed(run.recipe.seed)
     guided = Guided(network, guide, run.prepared.example_on(run.device)) if guide is not None else None
-    trainer = Trainer(
+    trainer = run.trainer(
         guided or network,
         run.prepared.data.train_loader(device=run.device, seed=run.recipe.seed),
         spec,
         objective=objective(task, label_smoothing=spec.label_smoothing),
-        accelerator=run.accelerator,
         penalty=guided.penalty if guided is not None else None,
     )
 

@@ -91,6 +91,9 @@ class Trainer:
     Raises (while iterating): DivergedError where the loss is not finite.
     """
 
+    looks_up = True
+    """May outputs of the teacher that was given be looked up? One that is set later computes them all."""
+
     def __init__(
         self,
         model: nn.Module,
@@ -104,19 +107,20 @@ class Trainer:
         processes: Processes = ALONE,
         speed: Speed = PLAIN,
     ) -> None:
-        self.speed, self._computed = speed, speed.model(model)
-        self.model, self.loader, self.spec = model, loader, spec
+        self.loader, self.spec, self.speed = loader, spec, speed
         self.processes, self._seed = processes, torch.initial_seed()
         self.objective, self.accelerator, self.penalty = objective, accelerator, penalty
+        self.model = self.placed(model)
+        self._computed = speed.model(self.model)
         taught = objective.distill is not None and objective.task.teachable
-        self.teacher = teacher.eval() if teacher is not None and taught else None
-        self.optimizer = optimizer(spec.optimizer, (p for p in model.parameters() if p.requires_grad))
+        self.teacher = self.placed(teacher).eval() if teacher is not None and taught else None
+        self.optimizer = optimizer(spec.optimizer, (p for p in self.model.parameters() if p.requires_grad))
         self.lr = spec.optimizer.lr
         """At the top of the schedule."""
         self.total = total_steps(spec, len(loader))
         self.done = 0
         """Steps that are over."""
-        self._taught = Teacher(self._guide, loader, self.total) if self.teacher is not None else None
+        self._taught = Teacher(self._guide, loader, self.total) if self.looks_up and self.teacher is not None else None
         self._infinite: Tensor | None = None  # () bool on the device, None: none was checked yet
 
     def __iter__(self) -> Iterator[Step]:
@@ -126,6 +130,10 @@ class Trainer:
             with self.speed.explained():
                 step = self._step()
             yield step
+
+    def placed(self, module: nn.Module) -> nn.Module:
+        """The form in which the loop holds the model, and its teacher."""
+        return module
 
     def align(self) -> None:
         """Begin with the weights of the first process in all of them."""
@@ -165,7 +173,7 @@ class Trainer:
         batch = self.speed.inputs(batch[0]), batch[1]
         with self.speed.autocast(self.accelerator), global_batch_norm(self.processes):
             outputs = task.forward(self._computed, batch)
-            guide = self._taught.outputs(self.done, batch) if self._taught is not None else None
+            guide = self._guide(batch) if self._taught is None else self._taught.outputs(self.done, batch)
         loss = self.objective(outputs, batch[1], guide)
         if self.penalty is not None and (added := self.penalty()) is not None:
             loss = loss + added
@@ -209,8 +217,9 @@ class Trainer:
         return sums[0] / total
 
     def _guide(self, batch: Batch) -> Any:
-        """The teacher's outputs."""
-        assert self.teacher is not None, "asked where one teaches"
+        """The teacher's outputs; None: nobody teaches."""
+        if self.teacher is None:
+            return None
         with torch.no_grad():
             return self.objective.task.forward(self.teacher, (self.speed.inputs(batch[0]), batch[1]))
 

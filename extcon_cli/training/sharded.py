@@ -24,11 +24,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
 from extcon_cli.processes import Processes, hearing
-from extcon_cli.training.device import Accelerator
-from extcon_cli.training.loop import Phase, Step, Trainer
-from extcon_cli.training.objective import Batches, Objective
-from extcon_cli.training.speed import PLAIN, Speed
-from extcon_cli.training.teacher import Teacher
+from extcon_cli.training.loop import Step, Trainer
 
 GATHERED = StateDictOptions(full_state_dict=True, cpu_offload=True)
 """The whole state, on the CPU of the first process; nothing in the others."""
@@ -38,35 +34,15 @@ HANDED_OUT = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True)
 class ShardedTrainer(Trainer):
     """`Trainer` for several processes, for a model that does not fit one device while it is trained.
 
-    Args: as of `Trainer`; model and teacher end on the CPU. All processes iterate, evaluate and ask for states
-    together, the same number of times.
+    Model and teacher end on the CPU. All processes iterate, evaluate and ask for states together, the same number of
+    times.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        loader: Batches,
-        spec: Phase,
-        *,
-        objective: Objective,
-        accelerator: Accelerator,
-        processes: Processes,
-        teacher: nn.Module | None = None,
-        speed: Speed = PLAIN,
-    ) -> None:
-        processes.align(model.cpu())
-        super().__init__(
-            spread(model, accelerator.device, processes),
-            loader,
-            spec,
-            objective=objective,
-            accelerator=accelerator,
-            processes=processes,
-            speed=speed,
-        )
-        if teacher is not None and objective.distill is not None and objective.task.teachable:
-            self.teacher = spread(teacher.cpu(), accelerator.device, processes).eval()
-            self._taught = Teacher(self._guide, loader, total=0)  # no table: all have to compute the same batches
+    looks_up = False  # all have to compute the same batches
+
+    def placed(self, module: nn.Module) -> nn.Module:
+        self.processes.align(module.cpu())
+        return spread(module, self.accelerator.device, self.processes)
 
     def _step(self) -> Step:
         with hearing():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,6 +17,7 @@ from safetensors import safe_open
 import extcon_cli
 from extcon_cli.errors import DataError, GateError, Interrupted, RecipeError, UsageError
 from extcon_cli.events import Event, Noted, PhaseEnded, PhaseStarted, Progress, Saved
+from extcon_cli.pipelines import guided as guided_training
 from extcon_cli.pipelines import train as pipeline
 from extcon_cli.pipelines.evaluate import evaluate
 from extcon_cli.pipelines.guided import fit_guided
@@ -195,6 +197,17 @@ def test_guides_come_first_and_a_stop_in_any_phase_changes_no_byte(tmp_path, mon
     resumed = run(tmp_path / "parts.pt", guided, resume=True)
     assert resumed["history"] == document["history"]
     assert (tmp_path / "parts.pt").read_bytes() == (tmp_path / "whole.pt").read_bytes()
+
+
+def test_guides_have_a_say_in_what_is_learnt(tmp_path, monkeypatch):
+    guided = recipe(train={"guides": [0.5], "epochs": None, "steps": 4, "keep": "last"})
+    run(tmp_path / "guided.pt", guided)
+    for name in ("OUTPUTS", "strength"):  # without what the outputs say; without any guidance
+        monkeypatch.setattr(guided_training, name, 0.0 if name == "OUTPUTS" else lambda done, steps: 0.0)
+        run(tmp_path / f"{name}.pt", guided)
+    states = [torch.load(tmp_path / f"{name}.pt", weights_only=True) for name in ("guided", "OUTPUTS", "strength")]
+    for first, second in combinations(states, 2):
+        assert any(not torch.equal(first[key], second[key]) for key in first)
 
 
 def test_guides_are_for_new_weights_in_one_process_and_for_tasks_that_can_be_taught(tmp_path, monkeypatch):

@@ -113,16 +113,14 @@ class Run:
         penalty: Callable[[], Tensor | None] | None = None,
     ) -> Trainer:
         """The loop of a phase, over all processes; where the recipe asks for it, each of them holds a part."""
-        if not self.shards(spec):
-            return Trainer(
-                module, loader, spec, objective=objective, accelerator=self.accelerator, teacher=teacher,
-                penalty=penalty, processes=self.processes, speed=self.speed,
-            )  # fmt: skip
-        from extcon_cli.training.sharded import ShardedTrainer
+        kind: type[Trainer] = Trainer
+        if self.shards(spec):
+            from extcon_cli.training.sharded import ShardedTrainer  # what it needs takes long to import
 
-        return ShardedTrainer(
+            kind = ShardedTrainer
+        return kind(
             module, loader, spec, objective=objective, accelerator=self.accelerator, teacher=teacher,
-            processes=self.processes, speed=self.speed,
+            penalty=penalty, processes=self.processes, speed=self.speed,
         )  # fmt: skip
 
     def shards(self, spec: Phase) -> bool:
