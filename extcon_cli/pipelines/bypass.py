@@ -24,7 +24,8 @@ from extcon_cli.pipelines.bypassing.stalled import Stalled, stalled_model
 from extcon_cli.pipelines.running.gates import enforce
 from extcon_cli.pipelines.running.output import widths
 from extcon_cli.pipelines.running.prepare import Prepared
-from extcon_cli.pipelines.running.run import Run, start_run
+from extcon_cli.pipelines.running.run import Run
+from extcon_cli.pipelines.running.start import start_run
 from extcon_cli.recipe.schema import BypassSpec, Recipe
 from extcon_cli.report.numbers import count, factor, percent
 from extcon_cli.report.results.bypass import (

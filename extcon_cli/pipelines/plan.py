@@ -22,7 +22,7 @@ from extcon_cli.pipelines.pruning.plan_file import labels, write_plan
 from extcon_cli.pipelines.pruning.prune_run import PruneRun, analyse
 from extcon_cli.pipelines.pruning.scoring import TRAINED, score, select
 from extcon_cli.pipelines.running.measure import timed
-from extcon_cli.pipelines.running.run import start_run
+from extcon_cli.pipelines.running.start import start_run
 from extcon_cli.recipe.schema import Recipe
 from extcon_cli.report.measure import measure
 from extcon_cli.report.results.previews import PlanGroup, PlanResult

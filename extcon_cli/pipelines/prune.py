@@ -26,7 +26,7 @@ from extcon_cli.pipelines.pruning.scoring import score, select
 from extcon_cli.pipelines.running.gates import NO_LIMITS, Limits, enforce
 from extcon_cli.pipelines.running.measure import timed
 from extcon_cli.pipelines.running.output import data_metadata, frozen, widths
-from extcon_cli.pipelines.running.run import start_run
+from extcon_cli.pipelines.running.start import start_run
 from extcon_cli.recipe.schema import Recipe
 from extcon_cli.report.results.prune import PruneHistory, PruneRecord, PruneResult
 

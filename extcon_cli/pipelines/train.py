@@ -15,7 +15,8 @@ from extcon_cli.errors import RecipeError
 from extcon_cli.events import Emit, Noted, ignore
 from extcon_cli.pipelines.guided import fit_guided
 from extcon_cli.pipelines.running.phase import Outcome, run_phase
-from extcon_cli.pipelines.running.run import Run, start_run
+from extcon_cli.pipelines.running.run import Run
+from extcon_cli.pipelines.running.start import start_run
 from extcon_cli.recipe.schema import Recipe
 from extcon_cli.report.results.train import TrainHistory, TrainRecord, TrainResult
 from extcon_cli.training.loop import Trainer

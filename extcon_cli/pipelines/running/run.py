@@ -1,8 +1,7 @@
-"""How a run of `prune`, `bypass` or `train` starts and how it is interrupted. What it does is for each of them."""
+"""A run of `prune`, `bypass` or `train` under way: what their phases share. What they do is for each of them."""
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -13,36 +12,25 @@ import torch
 from torch import Tensor, nn
 
 from extcon_cli.channels.compare import Inputs
-from extcon_cli.checkpoint.folder import check_folder, is_transformers
-from extcon_cli.checkpoint.trust import UNTRUSTED, Trust
-from extcon_cli.checkpoint.write import check_writable
-from extcon_cli.data.identity import identity
-from extcon_cli.errors import ExtconError, Interrupted, ProcessLost
-from extcon_cli.events import Emit, Noted, RunStarted, Saved, ignore, phase
+from extcon_cli.events import Emit, Saved, phase
 from extcon_cli.pipelines.running.measure import measured
-from extcon_cli.pipelines.running.output import check_output, data_metadata, write_output
-from extcon_cli.pipelines.running.phase import Validation, interruptible, tee_events
-from extcon_cli.pipelines.running.prepare import Prepared, prepare
-from extcon_cli.pipelines.running.trial import choose_speed, settled
-from extcon_cli.processes import ALONE, Processes, hearing, launched
+from extcon_cli.pipelines.running.output import data_metadata, write_output
+from extcon_cli.pipelines.running.phase import Validation, interruptible
+from extcon_cli.pipelines.running.prepare import Prepared
+from extcon_cli.processes import ALONE, Processes, hearing
 from extcon_cli.recipe.load import to_dict
-from extcon_cli.recipe.schema import Recipe, SpeedSpec, TrainSpec
+from extcon_cli.recipe.schema import Recipe, TrainSpec
 from extcon_cli.report.measure import measure
 from extcon_cli.report.results.records import Metrics, ModelStats, Record, RunFacts
-from extcon_cli.tasks.base import first_samples, samples_in
-from extcon_cli.training.determinism import deterministic, wanted
-from extcon_cli.training.device import Accelerator, create_accelerator, join
-from extcon_cli.training.interrupt import Stop, graceful
+from extcon_cli.training.determinism import wanted
+from extcon_cli.training.device import Accelerator
+from extcon_cli.training.interrupt import Stop
 from extcon_cli.training.loop import Phase, Trainer
 from extcon_cli.training.objective import Batches, Objective, evaluate, own_part
 from extcon_cli.training.run_directory import ResumeState, RunDirectory
 from extcon_cli.training.run_lock import RunLock
 from extcon_cli.training.speed import PLAIN, Speed
-from extcon_cli.training.threads import Threads, available, choose, given
-from extcon_cli.training.whole import remove_temporaries
-
-ECHO = 5.0
-"""Seconds in which a signal may come twice where a launcher passes it on."""
+from extcon_cli.training.threads import Threads
 
 
 @dataclass(frozen=True)
@@ -196,146 +184,3 @@ class Run:
             seconds={**self.seconds, "total": time.monotonic() - self.began},
             test_caution=self.prepared.test_caution,
         )
-
-
-@contextmanager
-def start_run(
-    command: str,
-    recipe: Recipe,
-    checkpoint: Path | None,
-    *,
-    output: Path,
-    device: str | None = None,
-    speed: SpeedSpec | None = None,
-    resume: bool = False,
-    force: bool = False,
-    trust: Trust = UNTRUSTED,
-    emit: Emit = ignore,
-    plain: bool = False,
-    check: Callable[[Prepared], None] | None = None,
-    rehearsal: bool = False,
-) -> Iterator[Run]:
-    """Begin a run, or go on with one; within, Ctrl-C and SIGTERM wait for the end of a step.
-
-    Of several processes the first one checks the output, holds the lock, tells and keeps.
-
-    Args:
-        checkpoint: None: the recipe's architecture with new weights.
-        device: `cpu`, `cuda`, ...; None: the best there is.
-        speed: how training steps are computed; what it leaves open is measured. None: plainly.
-        resume: go on with the run in `OUTPUT.run/`, where there is one.
-        force: overwrite the output.
-        plain: the output may be a plain state dict (.pt, .pth) as well.
-        check: refuses what this command cannot work with, before anything is written.
-        rehearsal: measure on one evaluation batch.
-
-    Raises: UsageError where the output cannot be written or the kept run is another; errors of data, checkpoint and
-    recipe; from within, Interrupted (resumable) in the place of KeyboardInterrupt.
-    """
-    began = time.monotonic()
-    switches = speed or SpeedSpec()
-    accelerator = create_accelerator(device, settled(switches).precision, processes=launched())
-    processes = join(accelerator)
-    emit = emit if processes.first else ignore
-
-    def claim() -> RunLock:
-        if checkpoint is not None and is_transformers(checkpoint):
-            check_folder(output, force=force, like=checkpoint)
-        elif plain:
-            check_output(output, force=force)
-        else:
-            check_writable(output, force)
-        return RunLock(folder)
-
-    folder = Path(f"{output}.run")
-    lock = processes.on_first(claim)
-    try:
-        torch.manual_seed(recipe.seed)
-        prepared = prepare(recipe, checkpoint, trust=trust, emit=emit)
-        if check is not None:
-            check(prepared)
-        prepared = prepared.shorter() if rehearsal else prepared
-        directory = RunDirectory(folder, prepared.recipe, _inputs(command, prepared), writes=processes.first)
-        if not resume and directory.resumable:
-            text = f"{directory.path} held the state of a run that was interrupted: it begins anew (--resume goes on)"
-            emit(Noted(text, warning=True))
-        kept = processes.once(lambda: directory.begin(resume=resume))
-    except BaseException:
-        if lock is not None:
-            lock.withdraw()
-        raise
-    if processes.first:
-        remove_temporaries(output)
-        emit = tee_events(emit, directory)
-    subject = str(checkpoint or prepared.recipe.model.arch)
-    emit(RunStarted(command, subject, str(output), str(accelerator.device), recipe.seed))
-    before = torch.get_num_threads()
-    with deterministic(wanted()), graceful(ECHO if processes.several else 0.0) as stop:
-        try:
-            threads = processes.once(lambda: _threads(prepared, accelerator.device, directory, emit))
-            threads.fixed = threads.fixed or processes.several or wanted()
-            directory.begin_threads(threads)
-            if wanted():
-                emit(Noted("deterministic: only algorithms that repeat their bits"))
-            chosen = processes.once(lambda: choose_speed(prepared, switches, accelerator, directory, emit))
-            yield Run(
-                checkpoint, output, prepared, accelerator, directory, kept, emit, stop, force, began, threads, lock,
-                processes, chosen,
-            )  # fmt: skip
-        except KeyboardInterrupt as error:
-            raise Interrupted(f"interrupted; {_kept(directory)}") from error
-        except ProcessLost as error:
-            raise ProcessLost(f"{error}; {_kept(directory)}") from error
-        except ExtconError:
-            if not directory.resumable and lock is not None:  # nothing to go on from: leave no trace
-                directory.clear()
-                lock.remove()
-            raise
-        finally:
-            torch.set_num_threads(before)
-
-
-def _kept(directory: RunDirectory) -> str:
-    """What is left of a run that ends early, and what to do."""
-    if directory.resumable:
-        return f"the state is kept in {directory.path}: repeat the command with --resume to go on"
-    return "it had no state to keep yet: repeat the command"
-
-
-def _inputs(command: str, prepared: Prepared) -> Mapping[str, str | None]:
-    """What decides the result beside the recipe."""
-    return {
-        "command": command,
-        "checkpoint": prepared.opened.checkpoint.sha256 if prepared.opened else None,
-        "data": identity(prepared.data.spec),
-    }
-
-
-def _threads(prepared: Prepared, device: torch.device, directory: RunDirectory, emit: Emit) -> Threads:
-    """The number of threads of a process: the user's, that of the run it goes on with, or what suits the model."""
-    before, user = directory.kept_threads, given()
-    if user is not None:
-        threads = Threads(user, "as set")
-        if before not in (None, user):
-            emit(Noted(f"the run began with another number of threads, {before}: last bits may differ", warning=True))
-    elif before is not None:
-        threads = Threads(before, "as the run began", fixed=before == 1)
-    elif device.type != "cpu":
-        threads = Threads(available(), f"the work is done by {device}")
-    else:
-        threads = _chosen(prepared)
-    emit(Noted(str(threads)))
-    return threads
-
-
-def _chosen(prepared: Prepared) -> Threads:
-    """What is best for training the model, tried on a copy of it."""
-    task, batch = prepared.task, prepared.data.train_loader(device="cpu", seed=0).batch(0)
-    trial = copy.deepcopy(prepared.module).eval()
-
-    def step() -> None:
-        torch.autograd.backward(task.loss(task.forward(trial, batch), batch[1]))
-        trial.zero_grad()
-
-    with torch.random.fork_rng(devices=[]):
-        return choose(trial, first_samples(batch[0], 2), samples_in(batch[0]), None if wanted() else step)
