@@ -17,7 +17,7 @@ from extcon_cli.catalyst.bifurcation import Flow
 from extcon_cli.catalyst.filters import Filters
 from extcon_cli.catalyst.hand_over import HandOver, hand_over
 from extcon_cli.catalyst.limits import Limits
-from extcon_cli.catalyst.saliency import compensated, drawn_labels
+from extcon_cli.catalyst.saliency import Compare, classes_dim, compensated, drawn_labels, usual_comparison
 from extcon_cli.catalyst.scores import energy, normalised, taylor_terms
 from extcon_cli.catalyst.target import decide
 from extcon_cli.channels import (
@@ -30,7 +30,7 @@ from extcon_cli.channels import (
     remove,
     remove_zeros,
 )
-from extcon_cli.channels.compare import Examples, Inputs
+from extcon_cli.channels.compare import Examples, Inputs, each_example, outputs
 from extcon_cli.errors import UsageError
 
 
@@ -136,18 +136,28 @@ class Catalyst:
         self._decide()
 
     def score_compensated(
-        self, inputs: Iterable[Inputs], loss: Callable[[Sequence[Tensor]], Tensor] | None = None
+        self,
+        inputs: Iterable[Inputs],
+        loss: Callable[[Sequence[Tensor]], Tensor] | None = None,
+        *,
+        compare: Compare | None = None,
     ) -> None:
         """Score by what is left of the loss once the other channels stand in, with frozen weights.
 
         Args:
             inputs: arguments of forward passes, some hundred samples in all.
-            loss: of all tensors that the model gives, a sum over samples. None: the first of them holds logits,
-                classes along dimension 1, and labels are drawn from them.
+            loss: of all tensors that the model gives, a sum over samples. None: the first of them holds logits, and
+                labels are drawn from them. Classes lie along dimension 1, or the last if each token id has some.
+            compare: what tells groups apart: `shares` where much of many groups goes, `losses` where little is lost.
+                None: `losses` where each token id has logits, as in a language model, else `shares`.
         """
         generator = torch.Generator().manual_seed(0)
-        drawn = loss or (lambda outputs: drawn_labels(outputs[0], generator))
-        self.scores = compensated(self.model, self.channels, self.filters, inputs, drawn)
+        example = each_example(self.example)[0]
+        classes = classes_dim(example, outputs(self.model, example)[0])
+        drawn = loss or (lambda given: drawn_labels(given[0], generator, dim=classes))
+        self.scores = compensated(
+            self.model, self.channels, self.filters, inputs, drawn, compare=compare or usual_comparison(classes)
+        )
         self._decide(relative=True)
 
     def hand_over(self, original: nn.Module, inputs: Iterable[Inputs], *, ridge: float = 1e-2) -> HandOver:

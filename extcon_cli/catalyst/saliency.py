@@ -21,6 +21,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils._pytree import tree_leaves
 
 from extcon_cli.catalyst.filters import Filters, norms
 from extcon_cli.catalyst.least_squares import NormalEquations
@@ -107,6 +108,17 @@ def drawn_labels(logits: Tensor, generator: torch.Generator, *, dim: int = 1, te
     rows = (logits.float() / temperature).movedim(dim, -1).flatten(0, -2)
     drawn = torch.multinomial(rows.detach().softmax(1).cpu(), 1, generator=generator).flatten()
     return F.cross_entropy(rows, drawn.to(rows.device), reduction="sum")
+
+
+def classes_dim(inputs: Inputs, logits: Tensor) -> int:
+    """Along which dimension logits hold classes: the last if every token id that was read has some, else 1."""
+    ids = [leaf for leaf in tree_leaves(inputs) if isinstance(leaf, Tensor) and not leaf.is_floating_point()]
+    return -1 if logits.dim() == 3 and any(leaf.shape == logits.shape[:2] for leaf in ids) else 1
+
+
+def usual_comparison(classes: int | None) -> Compare:
+    """What tells groups apart where nobody says: the losses of language models, whose classes come last (-1)."""
+    return "losses" if classes == -1 else "shares"
 
 
 def drawn_noise(values: Tensor, generator: torch.Generator) -> Tensor:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import extcon_cli
+from extcon_cli.catalyst.saliency import classes_dim, compensated, drawn_labels
 from extcon_cli.channels import difference
 from extcon_cli.errors import UsageError
 
@@ -61,6 +62,24 @@ def test_the_compensated_choice_and_the_hand_over_in_an_own_loop(net: nn.Module,
     assert catalyst.hand_over(original, inputs).maps
     assert difference(original, net, inputs).largest < zeroed
     assert catalyst.contract().certificate.exact
+
+
+def test_a_language_model_is_told_by_its_tokens_and_compared_by_losses() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Embedding(7, 4), nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 7))
+    ids = torch.randint(7, (16, 3))
+    usual, shares = (extcon_cli.Catalyst(net, (ids[:2],), ratio=0.5) for _ in range(2))
+    usual.score_compensated([(ids,)])
+    shares.score_compensated([(ids,)], compare="shares")
+    generator = torch.Generator().manual_seed(0)
+    expected = compensated(
+        net, usual.channels, usual.filters, [(ids,)], lambda z: drawn_labels(z[0], generator, dim=-1), compare="losses"
+    )
+    assert torch.equal(usual.scores, expected)
+    assert float(shares.scores.sum()) == pytest.approx(len(shares.filters.groups), rel=1e-6)
+    assert float(usual.scores.sum()) != pytest.approx(len(shares.filters.groups), rel=1e-2)
+    assert classes_dim((ids,), net(ids)) == -1
+    assert classes_dim((torch.randn(2, 3),), torch.randn(2, 3, 7)) == 1
 
 
 def test_the_report_counts_what_the_plan_removed(net: nn.Module, batches: Batches) -> None:

@@ -15,7 +15,7 @@ from extcon_cli.catalyst.alike import Tie
 from extcon_cli.catalyst.filters import Filters, by_group
 from extcon_cli.catalyst.limits import LayerRule, Limits
 from extcon_cli.catalyst.regulariser import Race, group_lasso
-from extcon_cli.catalyst.saliency import Compare, compensated, drawn_labels, drawn_noise
+from extcon_cli.catalyst.saliency import Compare, compensated, drawn_labels, drawn_noise, usual_comparison
 from extcon_cli.catalyst.scores import normalised
 from extcon_cli.catalyst.target import decide
 from extcon_cli.channels import Channels, Masks
@@ -176,8 +176,8 @@ def _compensated(pruning: PruneRun) -> Tensor:
 
 
 def compared_by(spec: ScoreSpec, task: str) -> Compare:
-    """What tells layers apart: of a language model, which is cut by little and may not be trained, the losses."""
-    return spec.compare or ("losses" if task in ("causal_lm", "masked_lm") else "shares")
+    """What tells layers apart: what the recipe says, else what suits the task."""
+    return spec.compare or usual_comparison(CLASSES.get(task))
 
 
 def drawn_loss(
