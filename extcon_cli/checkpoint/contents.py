@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import zipfile
 from difflib import get_close_matches
 from pathlib import Path
@@ -64,6 +65,8 @@ def _size(path: Path) -> int:
         with path.open("rb"):
             pass
     except FileNotFoundError:
+        if re.match(r"\w{2,}:/", str(path)):
+            raise CheckpointError(f"{path}: is an address, and extcon downloads nothing: give a file.") from None
         try:
             near = get_close_matches(path.name, os.listdir(path.parent), n=1)
         except OSError:

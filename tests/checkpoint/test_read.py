@@ -142,6 +142,10 @@ def test_missing_names_the_nearest(tmp_path: Path) -> None:
     assert "no such file" in refused(tmp_path / "nowhere" / "model.pt")
 
 
+def test_an_address_is_not_fetched() -> None:
+    assert "is an address, and extcon downloads nothing" in refused(Path("https://example.org/model.pt"))
+
+
 def test_a_folder_with_no_checkpoint_or_with_several(tmp_path: Path) -> None:
     assert "is a folder with no checkpoint file" in refused(tmp_path)
     for name in ("a.pt", "b.pth"):

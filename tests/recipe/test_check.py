@@ -122,6 +122,10 @@ def test_a_wrong_value_is_told_in_plain_words(text: str, message: str) -> None:
     assert "Input should" not in found
 
 
+def test_a_word_that_only_python_reads_as_a_number_gets_no_hint() -> None:
+    assert complaint("train: {epochs: nan}").endswith("should be a number, not 'nan'")
+
+
 def test_all_problems_come_together_in_the_order_of_the_file() -> None:
     text = """\
 tasks: classification
