@@ -11,10 +11,38 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 
+def named_modules(module: nn.Module, *, every_name: bool = False) -> list[tuple[str, nn.Module]]:
+    """What nn.Module.named_modules gives, in one walk instead of a generator within another.
+
+    With `every_name` a module that stands in several places is there under each of its names.
+    """
+    found: list[tuple[str, nn.Module]] = []
+    seen: set[int] = set()
+
+    def visit(path: str, child: nn.Module) -> None:
+        if not every_name:
+            if id(child) in seen:
+                return
+            seen.add(id(child))
+        found.append((path, child))
+        front = f"{path}." if path else ""
+        for name, below in child._modules.items():
+            if below is not None:
+                visit(front + name, below)
+
+    visit("", module)
+    return found
+
+
+def submodules(module: nn.Module) -> list[nn.Module]:
+    """The module and all within it, each once."""
+    return [child for _, child in named_modules(module)]
+
+
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[nn.Module]:
     """The module in eval mode, every submodule's own mode restored afterwards."""
-    modes = [(child, child.training) for child in module.modules()]
+    modes = [(child, child.training) for child in submodules(module)]
     if any(training for _, training in modes):
         module.eval()
     try:
@@ -34,7 +62,7 @@ def named_tensor(module: nn.Module, name: str) -> Tensor:
 
 def named_tensors(module: nn.Module) -> dict[str, Tensor]:
     """All parameters and buffers by name, tied ones under each of their names."""
-    places = [(f"{path}.".removeprefix("."), child) for path, child in module.named_modules(remove_duplicate=False)]
+    places = [(f"{path}." if path else "", child) for path, child in named_modules(module, every_name=True)]
     return {
         f"{path}{key}": tensor
         for store in ("_parameters", "_buffers")

@@ -223,3 +223,35 @@ def test_the_copies_computations_are_their_own_in_a_certificate() -> None:
     module(*EXAMPLE)
     plan = plan_removal(module, channel_groups(module, EXAMPLE))
     assert certify(module, duplicate(module), plan, EXAMPLE).exact
+
+
+class CopiedInItsOwnWay(nn.Linear):
+    def __deepcopy__(self, memo: dict[int, Any]) -> CopiedInItsOwnWay:
+        return self
+
+
+class SavedInItsOwnWay(nn.Linear):
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return nn.Linear, (2, 2)
+
+
+def test_a_duplicate_is_what_a_deep_copy_is() -> None:
+    """Modules are copied by a way of their own, which is sooner: what is shared within them stays shared."""
+    module = nn.ModuleDict({
+        "lstm": nn.LSTM(3, 4),
+        "conv": nn.Sequential(nn.Conv2d(1, 2, 3, padding="same"), nn.BatchNorm2d(2)),
+        "own": CopiedInItsOwnWay(2, 2),
+        "saved": SavedInItsOwnWay(2, 2),
+    })  # fmt: skip
+    module.again, module.lstm.tags, module.tags = module.conv, (tags := []), tags
+    module.conv.pair = ("a", [module.conv[0].weight], module.conv[1])
+    for copied in (duplicate(module), copy.deepcopy(module)):
+        assert copied.own is module.own
+        assert type(copied.saved) is nn.Linear
+        assert copied.again is copied.conv is not module.conv
+        assert copied.tags is copied.lstm.tags is not tags
+        assert copied.conv.pair[1][0] is copied.conv[0].weight is not module.conv[0].weight
+        assert copied.conv.pair[2] is copied.conv[1]
+        assert copied.lstm(x := torch.randn(5, 3))[0].equal(module.lstm(x)[0])
+        assert copied.conv[1]._buffers.keys() == module.conv[1]._buffers.keys()
+        assert vars(copied.conv[0]).keys() == vars(module.conv[0]).keys()

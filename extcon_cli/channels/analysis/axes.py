@@ -146,15 +146,14 @@ class Analysis:
         parent = np.arange(self.size, dtype=np.int64)
         if not self.ties:
             return parent
-        first = np.concatenate([pair[0] for pair in self.ties])
-        second = np.concatenate([pair[1] for pair in self.ties])
+        first, second = (np.concatenate([pair[end] for pair in self.ties]) for end in range(2))
         while True:
-            left, right = parent[first], parent[second]
-            if np.array_equal(left, right):
+            left, right = parent[first], parent[second]  # roots
+            apart = left != right
+            if not apart.any():
                 return parent
-            low = np.minimum(left, right)
-            np.minimum.at(parent, left, low)
-            np.minimum.at(parent, right, low)
+            first, second, left, right = first[apart], second[apart], left[apart], right[apart]
+            np.minimum.at(parent, np.maximum(left, right), np.minimum(left, right))
             while not np.array_equal(parent, jumped := parent[parent]):
                 parent = jumped
 

@@ -8,11 +8,14 @@ from __future__ import annotations
 import linecache
 import sys
 from contextlib import ExitStack
+from functools import lru_cache
 from pathlib import Path
 from types import FrameType
 
 import torch
 from torch import nn
+
+from extcon_cli.channels.modules import named_modules
 
 TORCH = str(Path(torch.__file__).parent) + "/"
 LAYERS = f"{TORCH}nn/"
@@ -23,7 +26,7 @@ class Callers(ExitStack):
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
-        self.paths = {id(child): path for path, child in reversed(list(module.named_modules()))}
+        self.paths = {id(child): path for path, child in reversed(named_modules(module))}
         self.calls: list[tuple[str, type]] = []
 
     def __enter__(self) -> Callers:
@@ -65,5 +68,9 @@ def line(below: str) -> str:
         return ""
     forwards = [frame for frame in found if frame.f_code.co_name == "forward"] or found
     outside = [frame for frame in forwards if not frame.f_code.co_filename.startswith(LAYERS)] or forwards
-    file, number = outside[0].f_code.co_filename, outside[0].f_lineno
+    return _said(outside[0].f_code.co_filename, outside[0].f_lineno)
+
+
+@lru_cache(1000)
+def _said(file: str, number: int) -> str:
     return f'  File "{file}", line {number}, in forward\n    {linecache.getline(file, number).strip()}'

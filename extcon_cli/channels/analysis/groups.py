@@ -17,7 +17,7 @@ from extcon_cli.channels.analysis import rules
 from extcon_cli.channels.analysis.axes import Analysis, Axis, Consumer, Index, Value, axes_in
 from extcon_cli.channels.analysis.operator import FlowOperator, NotLiteral, holds_tensor
 from extcon_cli.channels.analysis.trace import Graph
-from extcon_cli.channels.modules import named_tensors
+from extcon_cli.channels.modules import named_modules, named_tensors
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,7 +120,7 @@ def _walk(module: nn.Module, graphs: Iterable[Graph], view_layouts: dict[fx.Node
     """Apply each operator's rule in the order of the graphs, with these choices of the views."""
     tensors = named_tensors(module)
     names = {placeholder: name for graph in graphs for placeholder, name in graph.stored.items()}
-    analysis = Analysis(names=names, modules=dict(module.named_modules()), view_layouts=view_layouts)
+    analysis = Analysis(names=names, modules=dict(named_modules(module)), view_layouts=view_layouts)
     held: dict[str, Value] = {}
     for graph, node in ((one, node) for one in graphs for node in one.nodes):
         if node.name in graph.inputs or not analysis.computed.isdisjoint(node.all_input_nodes):

@@ -26,7 +26,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from extcon_cli.channels.analysis import shapes
 from extcon_cli.channels.analysis.callers import Callers, line
 from extcon_cli.channels.deferred import Deferred
-from extcon_cli.channels.modules import named_tensors, open_dataclasses
+from extcon_cli.channels.modules import named_tensors, open_dataclasses, submodules
 from extcon_cli.channels.preserving import preserving
 
 PLAIN = (Tensor, nn.Parameter, nn.Buffer)
@@ -77,7 +77,7 @@ def record(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) 
 
 def _check(module: nn.Module) -> None:
     """Refuse what runs outside Python or holds tensors of its own kind."""
-    for child in module.modules():
+    for child in submodules(module):
         if isinstance(child, torch.jit.ScriptModule):
             raise NotRecorded("a scripted module")
         for tensor in (*child._parameters.values(), *child._buffers.values()):
@@ -145,7 +145,7 @@ class _Recorder(SchemaCheckMode):
         for name, tensor in named_tensors(module).items():
             if id(tensor) not in self.metas:
                 self._store(name, tensor)
-        for child in module.modules():
+        for child in submodules(module):
             for store in (child._parameters, child._buffers):
                 for key, held in store.items():
                     if held is not None:
@@ -162,7 +162,7 @@ class _Recorder(SchemaCheckMode):
     def _placeholder(self, name: str, real: Tensor, meta: Tensor) -> fx.Node:
         """A placeholder before all operators."""
         with nullcontext() if self.first is None else self.graph.inserting_before(self.first):
-            node = self.graph.placeholder(name)
+            node = self.graph.create_node("placeholder", name, name=name)  # `placeholder` works on the name for long
         node.meta["val"] = meta
         self.reals.append(real)
         self.metas[id(real)] = meta
@@ -243,9 +243,9 @@ class _Recorder(SchemaCheckMode):
                 after.meta.update(node.meta, val=other.tensor)
                 self.seen[id(other.tensor)] = _Watched(after, other.tensor)
 
-    def _meta(self, value: Any) -> Any:
+    def _meta(self, value: Tensor) -> Tensor:
         """The meta tensor that stands for an argument of an operator; a real tensor is a constant of the model."""
-        if not isinstance(value, Tensor) or id(value) in self.seen:
+        if id(value) in self.seen:
             return value
         if id(value) in self.metas:
             return self.metas[id(value)]
@@ -265,10 +265,11 @@ class _Recorder(SchemaCheckMode):
         return self.seen[id(self._meta(tensor))].node
 
     def _note(self, func: Any, args: Any, kwargs: Any, result: Any) -> fx.Node:
-        def node_of(value: Any) -> Any:
-            return self.seen[id(value)].node if isinstance(value, Tensor) else value
+        def node_of(value: Tensor) -> fx.Node:
+            return self.seen[id(value)].node
 
-        node = self.graph.call_function(func, *_mapped((args, kwargs), node_of))
+        node = self.graph.call_function(func)
+        node.args, node.kwargs = _mapped((args, kwargs), node_of)  # given above, torch would walk through them
         node.meta.update(val=result, nn_module_stack=self.callers.stack, stack_trace=line(__file__))
         self.first = self.first or node
         self._see(result, node)
@@ -297,21 +298,34 @@ NUMBERS = {torch.ops.aten.item.default, torch.ops.aten._local_scalar_dense.defau
 MOST_VALUES = 1000  # numbers of a constant that the model's code may ask for
 
 
-def _mapped(value: Any, of: Callable[[Any], Any]) -> Any:
-    """An operator's arguments with each leaf exchanged; torch's tree_map takes longer than the operator."""
+def _mapped(value: Any, of: Callable[[Tensor], Any]) -> Any:
+    """An operator's arguments with each tensor exchanged; torch's tree_map takes longer than the operator."""
     kind = type(value)
     if kind is tuple or kind is list:
-        return kind([_mapped(part, of) for part in value])
-    return {key: _mapped(part, of) for key, part in value.items()} if kind is dict else of(value)
+        return kind([
+            of(part) if isinstance(part, Tensor) else _mapped(part, of) if type(part) in NESTED else part
+            for part in value
+        ])  # fmt: skip
+    if kind is dict:
+        return {key: _mapped(part, of) for key, part in value.items()} if value else {}
+    return of(value) if isinstance(value, Tensor) else value
+
+
+NESTED = {tuple, list, dict}
+"""Kinds of containers among the arguments of operators."""
 
 
 def _tensors(value: Any) -> list[Tensor]:
     """All tensors in an operator's arguments, or in what it returns."""
     if isinstance(value, Tensor):
         return [value]
-    if isinstance(value, dict):
-        return _tensors(list(value.values()))
-    return [tensor for part in value for tensor in _tensors(part)] if isinstance(value, (tuple, list)) else []
+    found: list[Tensor] = []
+    for part in value.values() if isinstance(value, dict) else value if isinstance(value, (tuple, list)) else ():
+        if isinstance(part, Tensor):
+            found.append(part)
+        elif isinstance(part, (tuple, list, dict)) and part:
+            found += _tensors(part)
+    return found
 
 
 def _meta_of(tensor: Tensor) -> Tensor:

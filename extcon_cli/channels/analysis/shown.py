@@ -16,11 +16,13 @@ from functools import partial
 from torch import Tensor, nn
 from torch.nn.modules import transformer
 
+from extcon_cli.channels.modules import submodules
+
 
 @contextmanager
 def shown(module: nn.Module) -> Iterator[None]:
     """The module as the tracer is to see it; afterwards it is as before."""
-    forwards = {child: forward for child in module.modules() if (forward := _shown(child)) is not None}
+    forwards = {child: forward for child in submodules(module) if (forward := _shown(child)) is not None}
     detect = vars(transformer).get("_detect_is_causal_mask")
     try:
         if detect is not None:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from extcon_cli.channels.analysis.axes import Index
 from extcon_cli.channels.analysis.groups import ChannelGroup
-from extcon_cli.channels.modules import evaluating, is_norm, named_tensor, named_tensors
+from extcon_cli.channels.modules import evaluating, is_norm, named_modules, named_tensor, named_tensors, submodules
 from extcon_cli.channels.preserving import duplicate
 from extcon_cli.channels.removal.narrow import narrow_attention, narrow_norm
 from extcon_cli.channels.removal.narrow_encoder import narrow_encoder
@@ -39,12 +39,12 @@ def remove(module: nn.Module, plan: RemovalPlan) -> None:
     tensors = named_tensors(module)
     _exchange(module, ((tensors[name], _narrowed(tensors.pop(name), dims)) for name, dims in _kept(plan).items()))
     narrow_response_norms(widths)
-    for child in module.modules():
+    for child in submodules(module):
         narrow_attention(child)
     for size in plan.sizes:
         setattr(module.get_submodule(size.module), size.attribute, size.after)
     sync_attributes(module)
-    for child in module.modules():
+    for child in submodules(module):
         narrow_encoder(child)
 
 
@@ -125,7 +125,7 @@ def zero_channels(module: nn.Module, group: ChannelGroup, channels: Index) -> No
 def sync_attributes(module: nn.Module) -> None:
     """Set every attribute that names a size (`in_channels`, `num_features` ...) from the parameters' shapes."""
     with evaluating(module):  # in training mode, to ask for a parametrised weight may change it (spectral norm)
-        for child in module.modules():
+        for child in submodules(module):
             _sync_sizes(child)
 
 
@@ -167,7 +167,7 @@ def _sync_sizes(module: nn.Module) -> None:
 def _check(module: nn.Module, plan: RemovalPlan) -> None:
     """CheckpointError where a change of the plan does not fit the module; nothing is changed yet."""
     shapes = {name: tuple(tensor.shape) for name, tensor in named_tensors(module).items()}
-    attributes = {path: vars(child) for path, child in module.named_modules()}
+    attributes = {path: vars(child) for path, child in named_modules(module)}
     for fold in plan.folds:
         rows, columns = (*shapes.get(fold.weight, ()), 0, 0)[:2]
         rows, columns = (rows, columns) if fold.dim == 1 else (columns, rows)
@@ -284,7 +284,7 @@ def _narrowed(tensor: Tensor, kept: Mapping[int, Tensor]) -> Tensor:
 def _exchange(module: nn.Module, pairs: Iterable[tuple[Tensor, Tensor]]) -> None:
     """Put new tensors in every place that held the old ones, so that tied weights stay tied."""
     places: dict[int, list[tuple[nn.Module, str]]] = {}
-    for child in module.modules():
+    for child in submodules(module):
         for key, tensor in (*child._parameters.items(), *child._buffers.items()):
             places.setdefault(id(tensor), []).append((child, key))
     for old, new in pairs:

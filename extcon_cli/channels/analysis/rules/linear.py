@@ -20,6 +20,8 @@ from extcon_cli.channels.analysis.rules.registry import constants, flow
 
 TRANSPOSED = ("conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
 CONVOLUTIONS = ("conv1d", "conv2d", "conv3d", *TRANSPOSED)
+AT_ONCE = 1 << 20
+"""Numbers of a weight that are copied at a time: they stay in the cache."""
 
 
 @dataclass(frozen=True)
@@ -246,13 +248,15 @@ def _known_rows(
 ) -> Tensor:
     """The same for one group, where most rows are not worth the sum: (rows,)."""
     unusable, moved = (~usable).nonzero().flatten(), usable & (inputs != 0)
-    few = ~block[:, unusable[:1]].flatten(1).any(1)  # rows that the first input which is not usable does not reach
+    few = (~block[:, unusable[:1]].flatten(1).any(1)).nonzero().flatten()  # which the first unusable one does not reach
     result = torch.full((len(block),), torch.nan, dtype=torch.float64)
-    if not few.any():
-        return result
-    rows = block[few]
-    sums = rows[:, moved].double().sum(-1) @ inputs[moved].double()
-    sums += 0 * rows.flatten(1).sum(1)  # zero times a weight that is no number is none
-    reached = (rows.any(-1) & ~usable).any(1)
-    result[few] = torch.where(reached, torch.nan, sums)
+    gains = inputs[moved].double()
+    each = max(1, AT_ONCE * len(block) // max(1, block.numel()))
+    for start in range(0, len(few), each):
+        some = few[start : start + each]
+        rows = block[some]
+        sums = rows[:, moved].double().sum(-1) @ gains
+        sums += 0 * rows.flatten(1).sum(1)  # zero times a weight that is no number is none
+        reached = (rows.any(-1) & ~usable).any(1)
+        result[some] = torch.where(reached, torch.nan, sums)
     return result
