@@ -16,7 +16,7 @@ Weights of filters that go, and of dead ones, are not touched: what is zero stay
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -57,6 +57,7 @@ def hand_over(
     batches: Iterable[Inputs],
     *,
     ridge: float = 1e-2,
+    after_fit: Callable[[Tensor], None] = lambda _: None,
 ) -> HandOver:
     """Fit the linear maps of `model` behind its decided channels, and its batch norms, front to back.
 
@@ -69,6 +70,7 @@ def hand_over(
         original: of the same architecture, with the weights whose outputs are the target.
         channels, filters: of either.
         batches: arguments of forward passes, a few hundred samples in all.
+        after_fit: called with a weight of the model that has changed.
         ridge: pull towards the present weights, as a share of the mean variance of what a map reads.
 
     Raises:
@@ -77,12 +79,12 @@ def hand_over(
     inputs = list(batches)
     with preserving(original), evaluating(model), evaluating(original):
         decisions = _Decisions(channels, filters, decided)
-        walk = _Walk(SideBySide((original, model), inputs), decisions, ridge)
+        walk = _Walk(SideBySide((original, model), inputs), decisions, ridge, after_fit)
         shared = {name for name, count in walk.calls.items() if count > 1}
         walk.fit(waiting=shared)
         maps = walk.maps
         if shared := shared & set(maps):  # now they are fitted for all their readers; the others once more with them
-            walk = _Walk(SideBySide((original, model), inputs), decisions, ridge)
+            walk = _Walk(SideBySide((original, model), inputs), decisions, ridge, after_fit)
             walk.fit(without=shared)
             maps = [*sorted(shared), *walk.maps]
     return HandOver(tuple(maps), tuple(walk.norms), tuple(sorted(walk.left)))
@@ -118,8 +120,10 @@ class _Behind:
 class _Walk:
     """One pass through the graph."""
 
-    def __init__(self, both: SideBySide, decisions: _Decisions, ridge: float) -> None:
-        self.both, self.decisions, self.ridge = both, decisions, ridge
+    def __init__(
+        self, both: SideBySide, decisions: _Decisions, ridge: float, after_fit: Callable[[Tensor], None]
+    ) -> None:
+        self.both, self.decisions, self.ridge, self.after_fit = both, decisions, ridge, after_fit
         self.wanted, self.tensors = (replays[0].tensors for replays in both.replays)
         self.stored = both.graph.stored
         self.uses = {self.stored[node.name]: len(node.users) for node in both.graph.nodes if node.name in self.stored}
@@ -251,6 +255,7 @@ class _Walk:
         going = self.decisions.along(reader.weight, dim, weight.shape[dim]).to(rows.device)
         rows &= ~going.reshape(1 if going.numel() < rows.numel() else reader.groups, -1)
         reader.add_to(weight, change * rows[..., None])
+        self.after_fit(weight)
         if own and bias is not None:
             bias.add_((shift * rows).flatten().to(bias))
         self.maps.append(reader.weight)

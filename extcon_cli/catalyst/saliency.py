@@ -24,15 +24,19 @@ from torch.nn import functional as F
 from torch.utils._pytree import tree_leaves
 
 from extcon_cli.catalyst.filters import Filters, norms
+from extcon_cli.catalyst.fisher import Fisher
 from extcon_cli.catalyst.least_squares import NormalEquations
 from extcon_cli.channels import Channels
 from extcon_cli.channels.compare import Inputs, batch_size
+from extcon_cli.channels.deferred import dense, is_deferred
 from extcon_cli.channels.maps import StoredMap, sample_positions
 from extcon_cli.channels.modules import evaluating, named_tensors
 from extcon_cli.channels.preserving import preserving
 from extcon_cli.channels.replay import SideBySide
 
 WIDEST = 1152  # columns of one covariance; more are treated as independent blocks
+COARSE = 256  # the same, and rows of a sketch of S, of a module whose weights are read when they are used
+MOST_OUTPUTS = 4096  # of a map whose S is held as a whole
 POSITIONS = 1 << 13  # of one map and one batch
 DAMPING = 1e-3  # of each entry of C's diagonal, added to it: no unit counts
 
@@ -55,9 +59,9 @@ class Block:
 class _Reader:
     """One group of a map: its part of the matrix, the S of its outputs, and its blocks."""
 
-    matrix: Tensor  # (o, columns), float64 on the CPU
+    matrix: Tensor  # (o, columns), float64 on the CPU; it may be deferred
     blocks: list[Block]
-    fisher: Tensor | float = 0.0  # (o, o)
+    fisher: Fisher
 
 
 def compensated(
@@ -91,13 +95,11 @@ def compensated(
     curves: list[tuple[Tensor, Tensor]] = []  # the order of each group, and e(1) .. e(m); all 0: nothing is known
     sizes = norms(module, filters).cpu()
     for span in filters.spans():
-        blocks = [(reader, block) for reader in readers for block in reader.blocks if _within(block, span)]
-        for reader, block in blocks:
-            prepare(block, reader.matrix, torch.as_tensor(reader.fisher))
+        blocks = [block for reader in readers for block in _prepared(reader, span)]
         members = range(span.start, span.stop)
-        order, costs = eliminate([block for _, block in blocks], members)
+        order, costs = eliminate(blocks, members)
         curves.append((order if costs[-1] > 0 else sizes[span].argsort(stable=True) + span.start, costs))
-        for _, block in blocks:
+        for block in blocks:
             block.weight = block.inverse = None
         after_group()
     return _compared(curves, len(filters), compare)
@@ -134,7 +136,7 @@ def _measure(
     loss: Callable[[Sequence[Tensor]], Tensor],
 ) -> list[_Reader]:
     """C and S of every map that reads filters that may go."""
-    owners, tensors = filters.owners(channels), named_tensors(module)
+    owners, tensors, coarse = filters.owners(channels), named_tensors(module), is_deferred(module)
     readers: dict[str, list[_Reader]] = {}
     samples = 0
     with preserving(module), evaluating(module), torch.enable_grad():
@@ -149,7 +151,8 @@ def _measure(
                     leaves = passing.values(node)[0][0]
                 elif found is not None and not found.depthwise:  # a depthwise filter goes with its channel
                     if found.weight not in readers:
-                        readers[found.weight] = _readers(found, tensors[found.weight], channels, filters, owners)
+                        weight = tensors[found.weight]
+                        readers[found.weight] = _readers(found, weight, channels, filters, owners, coarse=coarse)
                     if readers[found.weight]:
                         outputs[found] = passing.tap(node)
                         _add_inputs(found, readers[found.weight], passing.values(found.input)[0][0], outputs[found])
@@ -159,13 +162,15 @@ def _measure(
             for found, gradient in zip(outputs, gradients, strict=True):
                 if gradient is not None:
                     _add_gradients(found, readers[found.weight], gradient)
-    every = [reader for found in readers.values() for reader in found if isinstance(reader.fisher, Tensor)]
+    every = [reader for found in readers.values() for reader in found if reader.fisher.reached]
     for reader in every:
-        reader.fisher = torch.as_tensor(reader.fisher) / samples
+        reader.fisher.samples = samples
     return every
 
 
-def _readers(found: StoredMap, weight: Tensor, channels: Channels, filters: Filters, owners: Tensor) -> list[_Reader]:
+def _readers(
+    found: StoredMap, weight: Tensor, channels: Channels, filters: Filters, owners: Tensor, *, coarse: bool
+) -> list[_Reader]:
     """The groups of a map, each with its columns in blocks; none where it reads no filter that may go."""
     dim = 1 - found.output_dim
     owner = owners[torch.from_numpy(channels.channel_ids[channels.analysis.dims[found.weight, dim]])]
@@ -173,18 +178,19 @@ def _readers(found: StoredMap, weight: Tensor, channels: Channels, filters: Filt
     made = []
     for part, own in zip(found.matrix(weight.detach()).double().cpu(), owner, strict=True):
         columns = own.repeat_interleave(found.taps)
-        blocks = [block for span in filters.spans() for block in _blocks(columns, span)]
-        made.append(_Reader(part, blocks))
+        widest, rows = (COARSE, COARSE) if coarse else (WIDEST, WIDEST if len(part) > MOST_OUTPUTS else len(part))
+        blocks = [block for span in filters.spans() for block in _blocks(columns, span, widest)]
+        made.append(_Reader(part, blocks, Fisher(rows if rows < len(part) else None)))
     return made if any(reader.blocks for reader in made) else []
 
 
-def _blocks(columns: Tensor, span: slice) -> list[Block]:
+def _blocks(columns: Tensor, span: slice, widest: int) -> list[Block]:
     """The filters of one group among the columns' owners, as many a block as are refitted together."""
     held = {one: (columns == one).nonzero().flatten() for one in range(span.start, span.stop)}
     blocks = []
     for taps in sorted({len(places) for places in held.values()} - {0}):
         same = [one for one, places in held.items() if len(places) == taps]
-        most = max(1, WIDEST // taps)
+        most = max(1, widest // taps)
         for some in (same[start : start + most] for start in range(0, len(same), most)):
             blocks.append(Block(torch.tensor(some), taps, torch.cat([held[one] for one in some])))
     return blocks
@@ -204,8 +210,8 @@ def _add_gradients(found: StoredMap, readers: list[_Reader], gradient: Tensor) -
     """g g^T of every position."""
     every = torch.arange(found.positions(gradient), device=gradient.device)
     g = found.outputs(gradient, every).reshape(len(every), found.groups, -1).transpose(0, 1)
-    for reader, square in zip(readers, (g.transpose(1, 2) @ g).double().cpu(), strict=True):
-        reader.fisher = reader.fisher + square
+    for reader, each in zip(readers, g, strict=True):
+        reader.fisher.add(each)
 
 
 def _within(block: Block, span: slice) -> bool:
@@ -261,15 +267,23 @@ def marginal_costs(curve: Tensor) -> Tensor:
     return torch.tensor(slopes, dtype=torch.float64) * (1 + 1e-9 * torch.arange(len(slopes), dtype=torch.float64))
 
 
-def prepare(block: Block, matrix: Tensor, fisher: Tensor) -> None:
-    """S^1/2 W and A of a block."""
-    values, vectors = torch.linalg.eigh(fisher)
-    root = vectors * values.clamp_min(0).sqrt()
-    block.weight = root.T @ matrix[:, block.columns]
+def _prepared(reader: _Reader, span: slice) -> list[Block]:
+    """The blocks of one group, each with S^1/2 W and A."""
+    blocks = [block for block in reader.blocks if _within(block, span)]
+    matrix, root = (dense(reader.matrix), reader.fisher.root()) if blocks else (reader.matrix, reader.matrix)
+    for block in blocks:
+        block.weight, block.inverse = root @ matrix[:, block.columns], _inverse(block)
+    return blocks
+
+
+def _inverse(block: Block) -> Tensor:
+    """A of a block, whose sums are forgotten."""
     covariance = block.equations.covariance()[0].cpu()
+    block.equations = NormalEquations()  # they are not asked for again
     own = covariance.diagonal()
     own.add_(DAMPING * own.clamp_min(1e-6 * own.mean()).clamp_min(1e-30))
-    block.inverse = torch.linalg.inv(covariance)
+    inverse: Tensor = torch.linalg.inv(covariance)
+    return inverse
 
 
 def _costs(block: Block, alive: Tensor) -> Tensor:

@@ -106,12 +106,10 @@ def check_folder(path: Path, option: str) -> None:
         raise UsageError(f"{path} cannot be written: permission denied; choose another {option}")
 
 
-def check_ultralytics(*, plan: bool, resume: bool, dry_run: bool, export: bool, several: bool) -> None:
+def check_ultralytics(*, resume: bool, export: bool, several: bool) -> None:
     """UsageError: one of these is asked for a checkpoint of Ultralytics; with what to do instead."""
     asked = {
-        "--plan": (plan, "its rows keep shares that its YAML can say; give --ratio, --macs, --params or --size"),
         "--resume": (resume, "Ultralytics' trainer begins anew; run it again with --force"),
-        "--dry-run": (dry_run, "try --set prune.finetune.steps=0 with another --out: nothing is trained then"),
         "--export": (export, "prune first, then run yolo export model=... format=... on the result"),
         "several targets": (several, "run it once for each target"),
     }

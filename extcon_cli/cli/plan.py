@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from extcon_cli.checkpoint.ultralytics.look import is_ultralytics
 from extcon_cli.cli import checks, resolve
 from extcon_cli.cli import options as o
 from extcon_cli.errors import UsageError
@@ -49,6 +50,8 @@ def plan(
 
     Example: `extcon plan model.pt --macs 0.5`
 
+    Of a checkpoint of Ultralytics neither sensitivities nor latencies are measured.
+
     Example: `extcon plan model.pt --ratio 0.3 --out mine.json`, then `extcon prune model.pt --plan mine.json`
     """
     o.set_memory(max_memory)
@@ -59,7 +62,8 @@ def plan(
         raise UsageError(f"--samples {samples}: should be 0 or more")
     checkpoint = resolve.checkpoint_file(checkpoint)
     output = out or checkpoint.with_name(f"{checkpoint.stem}.plan.json")
-    kind = resolve.data_kind(data)
+    theirs = is_ultralytics(checkpoint)
+    kind = resolve.data_kind(data, theirs=theirs)
     resolved = resolve.find_recipe("prune", recipe, checkpoint, overrides, kind, **aim, **timing, seed=seed)
     checks.check_output(output, force=force, resume=False, suffixes=[".json"])
     checks.check_data(resolved, checkpoint)
@@ -69,16 +73,21 @@ def plan(
 
     trust = resolve.trust(trust_code, trust_pickle, resolved)
     with listening(quiet=quiet) as emit:
-        from extcon_cli.pipelines.plan import plan as run  # takes seconds: torch
+        if theirs:
+            from extcon_cli.pipelines.ultralytics_previews import plan_ultralytics  # takes seconds: torch
 
-        result = run(
-            checkpoint,
-            resolve.complete(resolved, checkpoint, kind, overrides, trust, emit),
-            output=output,
-            samples=samples,
-            latency=not no_latency,
-            device=device,
-            trust=trust,
-            emit=emit,
-        )
+            result = plan_ultralytics(checkpoint, resolved.recipe, output=output, device=device, trust=trust, emit=emit)
+        else:
+            from extcon_cli.pipelines.plan import plan as run
+
+            result = run(
+                checkpoint,
+                resolve.complete(resolved, checkpoint, kind, overrides, trust, emit),
+                output=output,
+                samples=samples,
+                latency=not no_latency,
+                device=device,
+                trust=trust,
+                emit=emit,
+            )
     show_plan(result, as_json=as_json, quiet=quiet)

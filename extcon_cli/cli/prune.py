@@ -139,9 +139,7 @@ def prune(
     checkpoint = resolve.checkpoint_file(checkpoint)
     theirs = is_ultralytics(checkpoint) and not already_zero and (out is None or out.suffix != ".safetensors")
     if theirs:
-        checks.check_ultralytics(
-            plan=plan is not None, resume=resume, dry_run=dry_run, export=bool(exports), several=several
-        )
+        checks.check_ultralytics(resume=resume, export=bool(exports), several=several)
     kind = resolve.data_kind(data, theirs=theirs)
     every = [
         resolve.find_recipe("prune", recipe, checkpoint, overrides, kind, **aim, **timing, seed=seed) for aim in aims
@@ -201,6 +199,8 @@ def prune(
             found: PruneResult | SweepResult = pruning.of_what_is_dead(wish, emit, tolerance)
         elif without_data:
             found = pruning.at_once(wish, emit)
+        elif theirs and dry_run:
+            tried = pruning.tried_out_for_ultralytics(wish, emit)
         elif theirs:
             found = pruning.of_ultralytics(wish, emit)
         else:

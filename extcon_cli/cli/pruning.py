@@ -99,7 +99,23 @@ def of_ultralytics(wish: Wish, emit: Emit) -> PruneResult:
         force=wish.force,
         limits=wish.gates,
         keep_run=wish.keep_run,
+        plan=wish.plan,
         latency=wish.latency,
+        trust=wish.trust,
+        emit=emit,
+    )
+
+
+def tried_out_for_ultralytics(wish: Wish, emit: Emit) -> DryRunResult:
+    """`--dry-run` of the same; nothing is trained."""
+    from extcon_cli.pipelines.ultralytics_previews import try_ultralytics
+
+    return try_ultralytics(
+        wish.checkpoint,
+        wish.recipe,
+        output=wish.output,
+        device=wish.device,
+        plan=wish.plan,
         trust=wish.trust,
         emit=emit,
     )

@@ -18,14 +18,14 @@ from extcon_cli.errors import UsageError
 from extcon_cli.events import Emit, Event, Progress, RunStarted, ignore
 from extcon_cli.pipelines.pruning.budget import without
 from extcon_cli.pipelines.pruning.keep import check_patterns
-from extcon_cli.pipelines.pruning.plan_file import labels, write_plan
+from extcon_cli.pipelines.pruning.plan_file import asked, planned_groups, write_plan
 from extcon_cli.pipelines.pruning.prune_run import PruneRun, analyse
 from extcon_cli.pipelines.pruning.scoring import TRAINED, score, select
 from extcon_cli.pipelines.running.measure import timed
 from extcon_cli.pipelines.running.start import start_run
 from extcon_cli.recipe.schema import Recipe
 from extcon_cli.report.measure import measure
-from extcon_cli.report.results.previews import PlanGroup, PlanResult
+from extcon_cli.report.results.previews import PlanResult
 from extcon_cli.report.results.records import ModelStats
 
 
@@ -77,40 +77,20 @@ def plan(
         stats = ModelStats({}, before), ModelStats({}, after)
         *_, times = timed(*stats, modules, run.prepared.example, spec, device=str(run.device), emit=tell)
         sha = run.prepared.opened.checkpoint.sha256 if run.prepared.opened is not None else ""
-    named = zip(labels(pruning.channels.groups), pruning.channels.groups, strict=True)
-    spans = dict(zip(map(id, pruning.filters.groups), pruning.filters.spans(), strict=True))
-    groups = tuple(
-        PlanGroup(
-            name=name,
-            channels=group.size,
-            sensitivity=found.get(id(group)),
-            reason=group.reason or None,
-            remove=tuple(selected[spans[id(group)]].nonzero().flatten().tolist()) if group.prunable else (),
-        )
-        for name, group in named
-    )
     result = PlanResult(
         checkpoint=str(checkpoint),
         sha256=sha,
         output=str(output),
-        asked=_asked(recipe),
+        asked=asked(recipe),
         before=before,
         after=after,
         latency=times,
         filters=int(selected.sum()),
         prunable=len(pruning.filters),
-        groups=groups,
+        groups=planned_groups(pruning.channels, pruning.filters, selected, found),
     )
     write_plan(output, result)
     return result
-
-
-def _asked(recipe: Recipe) -> str:
-    """The target in words: `macs 0.5`."""
-    if recipe.prune.target is None:
-        return f"ratio {recipe.prune.ratio:g}"
-    ((quantity, asked),) = recipe.prune.target.model_dump(exclude_none=True).items()
-    return f"{quantity} {asked}"
 
 
 @torch.no_grad()

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from extcon_cli.channels.deferred import is_deferred
 from extcon_cli.checkpoint.precision import round_to
 from extcon_cli.checkpoint.trust import UNTRUSTED, Trust
 from extcon_cli.events import Emit, Saved, ignore
@@ -22,12 +23,12 @@ from extcon_cli.pipelines.pruning.keep import check_patterns
 from extcon_cli.pipelines.pruning.plan_file import planned, read_plan
 from extcon_cli.pipelines.pruning.prune_run import PruneRun, PruneState, analyse
 from extcon_cli.pipelines.pruning.removal import remove, repeat
-from extcon_cli.pipelines.pruning.scoring import score, select
+from extcon_cli.pipelines.pruning.scoring import UNTRAINED, score, select
 from extcon_cli.pipelines.running.gates import NO_LIMITS, Limits, enforce
 from extcon_cli.pipelines.running.measure import timed
 from extcon_cli.pipelines.running.output import data_metadata, frozen, widths
 from extcon_cli.pipelines.running.start import start_run
-from extcon_cli.recipe.schema import Recipe
+from extcon_cli.recipe.schema import PruneSpec, Recipe
 from extcon_cli.report.results.prune import PruneHistory, PruneRecord, PruneResult
 
 AGAIN = "repeat with --resume and another limit to accept it, or fine-tune longer"
@@ -65,10 +66,10 @@ def prune(
     Raises: GateError where the removal is not exact, the target is missed, or a limit is not kept; then nothing is
     written. Interrupted (resumable) on Ctrl-C or SIGTERM.
     """
-    document = read_plan(plan) if plan is not None else None
+    document, trains = read_plan(plan) if plan is not None else None, _trains(recipe.prune)
     with start_run(
-        "prune", recipe, checkpoint, output=output, device=device, speed=recipe.prune.finetune, resume=resume,
-        force=force, trust=trust, emit=emit, rehearsal=rehearsal,
+        "prune", recipe, checkpoint, output=output, device=device, speed=recipe.prune.finetune if trains else None,
+        resume=resume, force=force, trust=trust, emit=emit, rehearsal=rehearsal, sparing=not trains,
     ) as run:  # fmt: skip
         pruning = analyse(run)
         chosen = None
@@ -92,7 +93,11 @@ def prune(
         after = run.stats(removal.module)
     known = removal.record
     record = PruneRecord(before=known.before, after=after, removal=known.figures, certificate=known.certificate)
-    original, module = pruning.original.cpu(), removal.module.cpu().eval()
+    original, module = pruning.original, removal.module.eval()
+    if is_deferred(module):  # it is on the CPU, and to read the weights would be most of its latency
+        latency = False
+    else:
+        original, module = original.cpu(), module.cpu()
     example, first = run.prepared.example, run.processes.first
     if not first:  # the first one times, judges and writes
         limits, latency = NO_LIMITS, False
@@ -126,3 +131,10 @@ def prune(
         result = replace(result, folder=folder)
     run.finish(keep=keep_run)
     return result
+
+
+def _trains(spec: PruneSpec) -> bool:
+    """Does anything of this need the gradients of the weights?"""
+    hands_over = spec.compensate.enabled and spec.compensate.hand_over != "sequential"
+    still = spec.finetune.steps == 0 and spec.bifurcate.method == "none" and spec.score.method in UNTRAINED
+    return hands_over or not still

@@ -9,6 +9,8 @@ from __future__ import annotations
 import copy
 import shutil
 import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ import torch
 from torch import Tensor
 
 from extcon_cli import __version__
+from extcon_cli.catalyst.filters import Filters
 from extcon_cli.channels import Removal, coverage
 from extcon_cli.checkpoint.metadata import Metadata
 from extcon_cli.checkpoint.precision import round_to
@@ -27,6 +30,7 @@ from extcon_cli.errors import UsageError
 from extcon_cli.events import Emit, Noted, RunStarted, Saved, ignore
 from extcon_cli.pipelines.pruning.budget import Budget
 from extcon_cli.pipelines.pruning.keep import check_patterns
+from extcon_cli.pipelines.pruning.plan_file import planned, read_plan
 from extcon_cli.pipelines.pruning.removal import certificate_record, figures
 from extcon_cli.pipelines.pruning.ultralytics import Session
 from extcon_cli.pipelines.pruning.ultralytics_phases import (
@@ -35,6 +39,7 @@ from extcon_cli.pipelines.pruning.ultralytics_phases import (
     along_the_flow,
     at_once,
     finetuned,
+    ties,
 )
 from extcon_cli.pipelines.running.gates import NO_LIMITS, Limits, enforce
 from extcon_cli.pipelines.running.measure import timed
@@ -45,7 +50,7 @@ from extcon_cli.report.measure import measure
 from extcon_cli.report.numbers import percent
 from extcon_cli.report.results.prune import FolderFigures, PruneRecord, PruneResult, SizeChange
 from extcon_cli.report.results.records import Metrics, ModelStats, RunFacts
-from extcon_cli.report.serialise import to_json
+from extcon_cli.report.serialise import Json, to_json
 from extcon_cli.tasks import Task
 from extcon_cli.training.device import create_accelerator
 from extcon_cli.training.run_lock import RunLock
@@ -73,6 +78,7 @@ def prune_ultralytics(
     force: bool = False,
     limits: Limits = NO_LIMITS,
     keep_run: bool = False,
+    plan: Path | None = None,
     latency: bool = True,
     trust: Trust = UNTRUSTED,
     emit: Emit = ignore,
@@ -81,30 +87,60 @@ def prune_ultralytics(
 
     Args:
         recipe: its `prune`, `data`, `model.input_shape` and `seed` count.
-        device, force, limits, keep_run, latency, trust: as in `prune`.
+        device, force, limits, keep_run, plan, latency, trust: as in `prune`.
 
     Raises: GateError where the removal is not exact, the target is missed, the YAML cannot say the widths, or a limit
     is not kept; then nothing is written.
     """
-    _check(recipe)
+    document = read_plan(plan) if plan is not None else None
+    if document is not None and recipe.prune.bifurcate.method == "flow":
+        raise UsageError("--plan says what goes, and the flow in Ultralytics' trainer decides itself: leave one out")
     if output.exists() and not force:
         raise UsageError(f"{output} exists already; overwrite it with --force or choose another --out")
+    with started(
+        "prune", checkpoint, recipe, output=output, device=device, keep_run=keep_run, trust=trust, emit=emit
+    ) as run:
+        return prune_with(run, output, limits=limits, latency=latency, plan=document, source=str(plan))
+
+
+@contextmanager
+def started(
+    command: str,
+    checkpoint: Path,
+    recipe: Recipe,
+    *,
+    output: Path,
+    device: str | None,
+    keep_run: bool = False,
+    trust: Trust,
+    emit: Emit,
+) -> Iterator[UltralyticsRun]:
+    """A run with its model and data open; what Ultralytics writes on its way goes with it. `output`: as in `prune`."""
+    _check(recipe)
     yolo = read_yolo(checkpoint, trust_pickle=trust.pickle)
     if recipe.prune.finetune.distill is not None and recipe.prune.finetune.steps != 0:
         emit(Noted("Ultralytics' trainer trains: the original does not teach (prune.finetune.distill)", warning=True))
     place = create_accelerator(device).device
     lock = RunLock(Path(f"{output}.run"))
     try:
-        emit(RunStarted("prune", str(checkpoint), str(output), str(place), recipe.seed))
-        run = UltralyticsRun(yolo, Session(yolo, recipe, lock.folder, place), recipe, place, emit)
-        return _prune(run, output, limits=limits, latency=latency)
+        emit(RunStarted(command, str(checkpoint), str(output), str(place), recipe.seed))
+        yield UltralyticsRun(yolo, Session(yolo, recipe, lock.folder, place), recipe, place, emit)
     finally:
         if not keep_run:
             shutil.rmtree(lock.folder, ignore_errors=True)
             lock.remove()
 
 
-def _prune(run: UltralyticsRun, output: Path, *, limits: Limits, latency: bool) -> PruneResult:
+def prune_with(
+    run: UltralyticsRun,
+    output: Path,
+    *,
+    limits: Limits = NO_LIMITS,
+    latency: bool = True,
+    plan: Mapping[str, Json] | None = None,
+    source: str = "",
+) -> PruneResult:
+    """The phases of `prune_ultralytics`, and the checkpoint. `plan`: a plan's document, read from `source`."""
     spec, yolo, session = run.recipe.prune, run.yolo, run.session
     if spec.decide.round_to == "auto" or (spec.target is not None and spec.target.latency is not None):
         raise UsageError(
@@ -124,17 +160,24 @@ def _prune(run: UltralyticsRun, output: Path, *, limits: Limits, latency: bool) 
         text = f"{percent(shares['uniform'])} of the parameters can go so that the YAML says it"
         run.emit(Noted(f"{text}, {percent(shares['free'])} where widths are free"))
     check_patterns(spec.decide, [group.name for group in says.channels.groups])
-    removal, moved = _removed(run, module, original, says, example, before)
+    chosen = planned(plan, says.channels, Filters.of(says.channels.groups), source, ties(says)) if plan else None
+    removal, moved = _removed(run, module, original, says, example, before, chosen)
     small: Any = removal.module
     round_to(small, yolo.precision)
     gap = says.finish(small.to(run.device), example)
     after = ModelStats(session.figures(small), measure(small, example, yolo.precision))
-    target = Budget.of(spec.target, before.size).figures(after.size) if spec.target is not None else None
+    asked = spec.target if chosen is None else None
+    target = Budget.of(asked, before.size).figures(after.size) if asked is not None else None
     record = PruneRecord(
         before=before,
         after=after,
         removal=figures(
-            removal, removal.certificate.random, requested=spec.ratio, before=moved[0], after=moved[1], target=target
+            removal,
+            removal.certificate.random,
+            requested=spec.ratio if chosen is None else None,
+            before=moved[0],
+            after=moved[1],
+            target=target,
         ),
         certificate=certificate_record(removal.certificate),
     )
@@ -178,12 +221,21 @@ def _prune(run: UltralyticsRun, output: Path, *, limits: Limits, latency: bool) 
 
 
 def _removed(
-    run: UltralyticsRun, module: Any, original: Any, says: Widths, example: tuple[Tensor], before: ModelStats
+    run: UltralyticsRun,
+    module: Any,
+    original: Any,
+    says: Widths,
+    example: tuple[Tensor],
+    before: ModelStats,
+    chosen: Tensor | None = None,
 ) -> tuple[Removal, tuple[Metrics, Metrics]]:
-    """What is left in the end, and the figures right before and right after the removal, where it is a phase."""
+    """What is left in the end, and the figures right before and right after the removal, where it is a phase.
+
+    `chosen`: the filters that go, (n,); None: by their scores.
+    """
     if run.recipe.prune.bifurcate.method == "flow":
         return along_the_flow(run, module, says), ({}, {})
-    removal = at_once(run, module, original, says, example, before.size)
+    removal = at_once(run, module, original, says, example, before.size, chosen)
     moved = run.session.figures(module), run.session.figures(removal.module)
     says.finish(removal.module, example)
     if not run.epochs:

@@ -29,6 +29,7 @@ from extcon_cli.checkpoint.state import shown
 from extcon_cli.errors import CheckpointError, first_line
 from extcon_cli.events import Emit, Noted, ignore
 from extcon_cli.json_text import parse_json
+from extcon_cli.memory import return_freed
 
 NOTE, CARD, WEIGHTS = "extcon.json", "README.md", "model.safetensors"
 LARGEST_FILE = 64 * 2**20
@@ -87,6 +88,7 @@ def read_folder(path: str | Path, *, trust_code: bool = False, sparing: bool = F
         precision = stored_precision(module.state_dict())
     if sparing and too_large(_computed(tuple(p.shape) for p in module.parameters())):
         emit(Noted(f"{path}: too large for several copies in memory: its tensors are read when they are used"))
+        return_freed()
         doubles = any(parameter.dtype == torch.float64 for parameter in module.parameters())
         read_on_demand(module, path, torch.float64 if doubles else torch.float32)
     sha256 = _sha256(_read(path))

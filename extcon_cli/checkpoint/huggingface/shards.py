@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import safetensors
 import torch
 from torch import Tensor, nn
 
-from extcon_cli.channels.deferred import Make, defer
+from extcon_cli.channels.deferred import Deferred, Make, defer, dense
 from extcon_cli.checkpoint.encode import encoded
 from extcon_cli.memory import memory_limit
 
@@ -55,6 +57,20 @@ def store(file: Path, state: Mapping[str, Tensor]) -> None:
     with file.open("xb") as opened:
         for part in encoded(state, {"format": "pt"}):
             opened.write(part)
+
+
+def spill(tensor: Tensor, folder: Path) -> None:
+    """Put what a deferred tensor is now into an unnamed file of this folder, so that what was written to it is no
+    longer in memory; a plain tensor stays. The system takes the file away when nobody needs it.
+    """
+    if not isinstance(tensor, Deferred):
+        return
+    numbers = dense(tensor).contiguous()
+    with tempfile.TemporaryFile(dir=folder) as file:
+        file.write(numbers.reshape(-1).view(torch.uint8).numpy().data)
+        file.flush()
+        held = np.memmap(file, np.uint8, "r+", shape=(numbers.nbytes,))
+    tensor.copy_(torch.from_numpy(held).view(numbers.dtype).reshape(numbers.shape))
 
 
 def stored(file: Path) -> dict[str, Tensor]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +17,7 @@ from extcon_cli.catalyst.hand_over import hand_over
 from extcon_cli.catalyst.local_hand_over import Compensation, fit_compensation
 from extcon_cli.channels import Channels
 from extcon_cli.channels.compare import Inputs
+from extcon_cli.checkpoint.huggingface.shards import spill
 from extcon_cli.errors import GateError, TraceError
 from extcon_cli.events import Emit, Noted
 from extcon_cli.pipelines.pruning.prune_run import PruneRun
@@ -164,7 +165,8 @@ class _Sequential:
             count = fitting(pruning.examples[0], spec.images)
             batches = [task.arguments(inputs) for inputs, _ in pruning.batches(3, 1, count)]
             arguments = pruning.module, pruning.original, pruning.channels, pruning.filters, self.selected
-            hand_over_if_traced(*arguments, batches, spec, pruning.run.emit)
+            folder = pruning.run.directory.path
+            hand_over_if_traced(*arguments, batches, spec, pruning.run.emit, after_fit=lambda w: spill(w, folder))
 
 
 def hand_over_if_traced(
@@ -176,11 +178,13 @@ def hand_over_if_traced(
     batches: list[Inputs],
     spec: CompensateSpec,
     emit: Emit,
+    *,
+    after_fit: Callable[[Tensor], None] = lambda _: None,
 ) -> None:
     """The sequential hand-over; where the forward pass cannot be run again, the model as it was and a warning."""
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     try:
-        hand_over(model, original, channels, filters, selected, batches, ridge=spec.ridge)
+        hand_over(model, original, channels, filters, selected, batches, ridge=spec.ridge, after_fit=after_fit)
     except TraceError as error:
         model.load_state_dict(before)
         emit(Noted(f"nothing was handed over: {error}", warning=True))

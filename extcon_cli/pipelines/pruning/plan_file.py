@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -20,7 +21,8 @@ from extcon_cli.catalyst.filters import Filters
 from extcon_cli.channels import ChannelGroup, Channels
 from extcon_cli.errors import DataError, UsageError
 from extcon_cli.json_text import parse_json
-from extcon_cli.report.results.previews import PlanResult
+from extcon_cli.recipe.schema import Recipe
+from extcon_cli.report.results.previews import PlanGroup, PlanResult
 from extcon_cli.report.serialise import Json, to_json
 from extcon_cli.training.whole import write_whole
 
@@ -33,6 +35,31 @@ def labels(groups: Sequence[ChannelGroup]) -> list[str]:
         seen[group.name] += 1
         found.append(group.name if seen[group.name] == 1 else f"{group.name}#{seen[group.name]}")
     return found
+
+
+def planned_groups(
+    channels: Channels, filters: Filters, selected: Tensor, sensitivities: Mapping[int, float] = MappingProxyType({})
+) -> tuple[PlanGroup, ...]:
+    """The rows of a plan that takes the selected filters (n,); `sensitivities` by the `id` of each group."""
+    spans = dict(zip(map(id, filters.groups), filters.spans(), strict=True))
+    return tuple(
+        PlanGroup(
+            name=name,
+            channels=group.size,
+            sensitivity=sensitivities.get(id(group)),
+            reason=group.reason or None,
+            remove=tuple(selected[spans[id(group)]].nonzero().flatten().tolist()) if group.prunable else (),
+        )
+        for name, group in zip(labels(channels.groups), channels.groups, strict=True)
+    )
+
+
+def asked(recipe: Recipe) -> str:
+    """The target in words: `macs 0.5`."""
+    if recipe.prune.target is None:
+        return f"ratio {recipe.prune.ratio:g}"
+    ((quantity, wanted),) = recipe.prune.target.model_dump(exclude_none=True).items()
+    return f"{quantity} {wanted}"
 
 
 def write_plan(path: Path, plan: PlanResult) -> None:

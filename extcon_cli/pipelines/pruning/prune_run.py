@@ -14,6 +14,7 @@ from extcon_cli.catalyst.alike import Tie
 from extcon_cli.catalyst.filters import Filters
 from extcon_cli.channels import Channels, channel_groups
 from extcon_cli.channels.compare import Inputs
+from extcon_cli.channels.deferred import is_deferred
 from extcon_cli.errors import GateError, UsageError
 from extcon_cli.pipelines.pruning.folders import FolderWidths, folder_widths
 from extcon_cli.pipelines.running.phase import interruptible
@@ -85,7 +86,9 @@ class PruneRun:
 
 def analyse(run: Run) -> PruneRun:
     """Trace the model of a run and find its filters (GateError: none of them can go)."""
-    module = run.prepared.module.to(run.device)
+    module = run.prepared.module
+    if not is_deferred(module):
+        module = module.to(run.device)
     original = copy.deepcopy(module).requires_grad_(False)
     spec = run.recipe.model
     examples = run.examples

@@ -20,6 +20,7 @@ from extcon_cli.catalyst.scores import normalised
 from extcon_cli.catalyst.target import decide
 from extcon_cli.channels import Channels, Masks
 from extcon_cli.channels.compare import Inputs, call
+from extcon_cli.channels.deferred import is_deferred
 from extcon_cli.channels.modules import evaluating, open_dataclasses
 from extcon_cli.checkpoint.precision import Precision
 from extcon_cli.errors import GateError, TraceError
@@ -40,6 +41,8 @@ TRAINED = ("race", "group_lasso")
 """Scores that a training leaves."""
 LOSSES = ("energy", "taylor")
 """Scores that say what a filter's removal does to the loss, in whichever group it is."""
+UNTRAINED = ("compensated", "magnitude", "random")
+"""Scores that ask for no gradient of a weight."""
 CLASSES = {"classification": 1, "segmentation": 1, "causal_lm": -1, "masked_lm": -1}
 """The dimension of the outputs that counts classes, of the tasks that have one."""
 SHARES = ("compensated",)
@@ -55,6 +58,8 @@ def score(pruning: PruneRun) -> Tensor:
         try:
             return pruning.run.processes.once(lambda: _compensated(pruning))
         except TraceError as error:
+            if is_deferred(pruning.module):
+                raise
             pruning.run.emit(Noted(f"{error}; filters are scored by their energy instead", warning=True))
             return normalised(_summed(pruning, scores.energy), pruning.filters)
     if spec.method == "magnitude":

@@ -67,6 +67,14 @@ class Session:
             loader = self.trainer.get_dataloader(self.trainer.data["train"], batch_size=self.batch_size, rank=-1)
         return max(1, len(loader))
 
+    def samples(self, split: str) -> int:
+        """Pictures of Ultralytics' `train` or `val` split."""
+        with quiet():
+            loader = self.trainer.get_dataloader(
+                self.trainer.data[split], batch_size=self.batch_size, rank=-1, mode="val"
+            )
+        return len(loader.dataset)
+
     @cached_property
     def trainer(self) -> Any:
         """A trainer that does not train: for its loaders and the settings of its loss."""

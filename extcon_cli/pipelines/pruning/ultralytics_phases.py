@@ -61,26 +61,44 @@ class UltralyticsRun:
 
 
 def at_once(
-    run: UltralyticsRun, module: Any, original: Any, says: Widths, example: tuple[Tensor], before: Size
+    run: UltralyticsRun,
+    module: Any,
+    original: Any,
+    says: Widths,
+    example: tuple[Tensor],
+    before: Size,
+    chosen: Tensor | None = None,
 ) -> Removal:
     """Score, decide, set to zero, hand over and remove; the module is changed on the way, and nothing is trained.
 
     Args:
         before: of the module.
+        chosen: the filters that go, (n,); None: by their scores.
     """
-    spec, filters = run.recipe.prune, Filters.of(says.channels.groups)
-    worth = _scores(run, module, filters)
-    ties = [Tie(one.groups, one.parts, one.allowed) for one in says.found]
+    filters = Filters.of(says.channels.groups)
+    selected = decided(run, module, says, example, before) if chosen is None else chosen
     with raw_outputs(module):
-        selected = choose(worth, filters, spec, module, says.channels, before, example, run.yolo.precision, ties)
         scale(module, filters, torch.where(selected, 0.0, 1.0).to(run.device))
         _hand_over(run, module, original, says, filters, selected)
         with run.phase("remove", "Removing"):
             removal = remove_zeros(
-                module, example, channels=says.channels, decided=filters.masks(selected), others=not ties
+                module, example, channels=says.channels, decided=filters.masks(selected), others=not ties(says)
             )
     plain_outputs(removal.module)
     return removal
+
+
+def ties(says: Widths) -> list[Tie]:
+    """Groups that keep the same share of their filters; none where widths are free."""
+    return [Tie(one.groups, one.parts, one.allowed) for one in says.found]
+
+
+def decided(run: UltralyticsRun, module: Any, says: Widths, example: tuple[Tensor], before: Size) -> Tensor:
+    """The filters that go by their scores: (n,). The module is as it was; `before` is what it costs."""
+    filters, spec = Filters.of(says.channels.groups), run.recipe.prune
+    worth = _scores(run, module, filters)
+    with raw_outputs(module):
+        return choose(worth, filters, spec, module, says.channels, before, example, run.yolo.precision, ties(says))
 
 
 def along_the_flow(run: UltralyticsRun, module: Any, says: Widths) -> Removal:

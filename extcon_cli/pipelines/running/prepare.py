@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from extcon_cli.channels.compare import Inputs
+from extcon_cli.channels.deferred import is_deferred
 from extcon_cli.checkpoint.architectures import build, default_input_shape
 from extcon_cli.checkpoint.habits import habit
 from extcon_cli.checkpoint.precision import Precision
@@ -81,9 +82,12 @@ def prepare(
     checkpoint: Path | None,
     *,
     trust: Trust = UNTRUSTED,
+    sparing: bool = False,
     emit: Emit = ignore,
 ) -> Prepared:
     """Open the data and the checkpoint (None: build the recipe's architecture, by torch's seed), and try one input.
+
+    `sparing`: as in `open_model`; where tensors are read when they are used, a batch is one sample.
 
     Errors: of data, checkpoint, recipe.
     """
@@ -111,6 +115,7 @@ def prepare(
             recipe,
             trust=trust,
             data_shape=data.input_shape,
+            sparing=sparing,
             emit=emit,
         )
         module, arch = opened.module, opened.arch
@@ -131,7 +136,11 @@ def prepare(
     if data.reader is not None:
         data.reader.on_skip = lambda line: emit(Noted(line, warning=True))
     data = data.tried()
-    module.float()
+    if is_deferred(module):
+        data = replace(data, spec=data.spec.model_copy(update={"batch_size": 1, "eval_batch_size": 1}))
+        module.requires_grad_(False)
+    else:
+        module.float()
     task.ready(module)
     batch = data.example(2, device="cpu")
     example = task.example(batch[0])

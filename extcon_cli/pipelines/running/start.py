@@ -50,6 +50,7 @@ def start_run(
     plain: bool = False,
     check: Callable[[Prepared], None] | None = None,
     rehearsal: bool = False,
+    sparing: bool = False,
 ) -> Iterator[Run]:
     """Begin a run, or go on with one; within, Ctrl-C and SIGTERM wait for the end of a step.
 
@@ -64,6 +65,8 @@ def start_run(
         plain: the output may be a plain state dict (.pt, .pth) as well.
         check: refuses what this command cannot work with, before anything is written.
         rehearsal: measure on one evaluation batch.
+        sparing: nothing is trained, so that the tensors of a folder too large for its copies may be read when they
+            are used (on the CPU).
 
     Raises: UsageError where the output cannot be written or the kept run is another; errors of data, checkpoint and
     recipe; from within, Interrupted (resumable) in the place of KeyboardInterrupt.
@@ -87,7 +90,8 @@ def start_run(
     lock = processes.on_first(claim)
     try:
         torch.manual_seed(recipe.seed)
-        prepared = prepare(recipe, checkpoint, trust=trust, emit=emit)
+        sparing = sparing and accelerator.device.type == "cpu" and not processes.several
+        prepared = prepare(recipe, checkpoint, trust=trust, sparing=sparing, emit=emit)
         if check is not None:
             check(prepared)
         prepared = prepared.shorter() if rehearsal else prepared

@@ -6,6 +6,7 @@ import copy
 
 import torch
 
+from extcon_cli.channels.deferred import is_deferred
 from extcon_cli.events import Emit, Noted
 from extcon_cli.pipelines.running.prepare import Prepared
 from extcon_cli.tasks.base import first_samples, samples_in
@@ -25,6 +26,8 @@ def choose_threads(prepared: Prepared, device: torch.device, directory: RunDirec
         threads = Threads(before, "as the run began", fixed=before == 1)
     elif device.type != "cpu":
         threads = Threads(available(), f"the work is done by {device}")
+    elif is_deferred(prepared.module):
+        threads = Threads(available(), "the model is too large to try others")
     else:
         threads = _chosen(prepared)
     emit(Noted(str(threads)))
