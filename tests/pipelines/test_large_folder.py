@@ -1,8 +1,7 @@
-"""A folder too large for its copies is pruned on text with its tensors read when they are used: the same comes of it."""
+"""A folder too large for its copies is pruned on text tensor by tensor: the same comes of it."""
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from pathlib import Path
 from typing import Any
