@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import copy
 import itertools
-import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -17,9 +16,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from selection_nets import SUBJECTS, pixels_and_labels
+from selection_training import fast, tune
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.optim.swa_utils import AveragedModel
 
 from extcon_cli.catalyst import scores
 from extcon_cli.catalyst.bifurcation import Flow
@@ -47,6 +46,17 @@ class Job(NamedTuple):
     lr: float = 0.0
 
 
+class Stage(NamedTuple):
+    """A model that is to lose filters: the original, or what a schedule has made of it so far."""
+
+    module: nn.Module
+    channels: Channels
+    filters: Filters
+
+
+PARTS = (1 / 3, 2 / 3, 1.0)
+"""What share of all that goes is gone after each of the cycles."""
+
 BEFORE = ("budget", "seed", "choice", "hand_over", "schedule")
 """What a run right after removal depends on."""
 
@@ -63,12 +73,18 @@ class Bench:
         self.test = pixels[:images], labels[:images]
         self.original = self.subject.load(checkpoint)
         self.example = (torch.zeros(2, *self.subject.shape),)
-        self.channels: Channels = channel_groups(self.original, self.example)
-        self.filters = Filters.of([group for group in self.channels.groups if self.subject.may_go(group.name)])
+        self.start = self.stage(self.original)
+        self.filters = self.start.filters
         self.size = measure(self.original, (torch.zeros(1, *self.subject.shape),))
         self.cache = cache
         self.guides: dict[int, list[Tensor]] = {}
         cache.mkdir(exist_ok=True)
+
+    def stage(self, module: nn.Module) -> Stage:
+        """A model with those of its filters that may go."""
+        channels = channel_groups(module, self.example)
+        may = [group for group in channels.groups if self.subject.may_go(group.name)]
+        return Stage(module, channels, Filters.of(may))
 
     def batches(self, seed: int, size: int = BATCH) -> Iterator[tuple[Tensor, Tensor]]:
         """Augmented training batches without end."""
@@ -100,7 +116,7 @@ class Bench:
         name, _, allocation = choice.partition(":")
         path = self.cache / f"scores_{name}_{seed}.pt"
         if not path.exists():
-            torch.save(self._scores(name, seed), path)
+            torch.save(self._scores(self.start, name, seed), path)
         found: Tensor = torch.load(path)
         return self.allocated(found, allocation, seed) if allocation else found
 
@@ -139,8 +155,7 @@ class Bench:
         for gone in (round(count * share) for share in (0.5, 0.75, 0.9)):
             decided = torch.zeros(len(self.filters), dtype=torch.bool)
             decided[span.start + order[:gone]] = True
-            model = copy.deepcopy(self.original)
-            self.to_zero(model, decided, 0, "sequential", calibration, iter(()), 0.0)
+            model = self.to_zero(self.start, decided, 0, "sequential", calibration, iter(()), 0.0)
             with torch.no_grad():
                 lost = F.kl_div(model(calibration).log_softmax(1), wanted, reduction="batchmean")
             places.append(gone)
@@ -148,8 +163,8 @@ class Bench:
         curve = np.interp(np.arange(1, count + 1), places, np.maximum.accumulate(losses))
         return hull_slopes(torch.from_numpy(curve))
 
-    def _scores(self, choice: str, seed: int) -> Tensor:
-        model, filters = copy.deepcopy(self.original).to(memory_format=torch.channels_last), self.filters
+    def _scores(self, stage: Stage, choice: str, seed: int) -> Tensor:
+        model, filters = copy.deepcopy(stage.module).to(memory_format=torch.channels_last), stage.filters
 
         def loss(batch: tuple[Tensor, Tensor]) -> Tensor:
             return F.cross_entropy(model(batch[0]), batch[1])
@@ -165,32 +180,41 @@ class Bench:
         if choice == "compensated":
             generator = torch.Generator().manual_seed(seed)
             inputs = [(x,) for x, _ in itertools.islice(self.batches(seed), CALIBRATION // BATCH)]
-            return compensated(model, self.channels, filters, inputs, lambda z: drawn_labels(z[0], generator))
+            return compensated(model, stage.channels, filters, inputs, lambda z: drawn_labels(z[0], generator))
         return torch_pruning(model, filters, self.example, choice, batches, loss)
 
-    def decided(self, job: Job) -> Tensor:
-        """The filters that go: (n,)."""
-        worth = self.scores(job.choice, job.seed)
+    def decided(self, job: Job, stage: Stage, part: float = 1.0) -> Tensor:
+        """The filters that go of a stage, so that this part of all that is to go is gone: (n,)."""
+        filters = stage.filters
+        first = stage is self.start
+        worth = self.scores(job.choice, job.seed) if first else self._scores(stage, job.choice, job.seed)
         if job.budget.startswith("macs/"):
-            cost = macs_cost(self.channels).anchored(self.size.macs)
-            groups = [cost.groups.index(group) for group in self.filters.groups]
-            own = replace(cost, groups=self.filters.groups, held=cost.held[groups])
-            return decide_within(worth, self.filters, own, self.size.macs / float(job.budget[5:]))
-        return decide(worth, self.filters, float(job.budget))
+            size = self.size.macs if first else measure(stage.module, (torch.zeros(1, *self.subject.shape),)).macs
+            cost = macs_cost(stage.channels).anchored(size)
+            groups = [cost.groups.index(group) for group in filters.groups]
+            own = replace(cost, groups=filters.groups, held=cost.held[groups])
+            return decide_within(worth, filters, own, self.size.macs * (1 - part * (1 - 1 / float(job.budget[5:]))))
+        gone = len(self.filters) - len(filters)
+        return decide(worth, filters, (part * float(job.budget) * len(self.filters) - gone) / len(filters))
 
     def run(self, job: Job, removal: float | None) -> dict[str, Any]:
-        """One job: accuracy right after removal, unless that is known, and at the end, in percent."""
-        decided = self.decided(job)
+        """One job: accuracy right after the last removal, unless that is known, and at the end, in percent."""
         began = time.process_time()
-        model = copy.deepcopy(self.original)
         lessons, calibration = self.lessons(1000 + job.seed), next(self.batches(2000 + job.seed, CALIBRATION))[0]
-        shrinking = job.steps // 2 if job.schedule == "flow" else 0
-        self.to_zero(model, decided, shrinking, job.hand_over, calibration, lessons, job.lr)
-        # the certificate is of float32 on random inputs; a refit of so few images leaves it untouched
-        small = remove_zeros(model, self.example, channels=self.channels, decided=self.filters.masks(decided)).module
+        stage, before = self.start, {"cycles": job.steps // 6, "flow": job.steps // 2}.get(job.schedule, 0)
+        rest = job.steps - before
+        if job.schedule.startswith("sparse:"):
+            rest = job.steps - job.steps // 2
+            stage = self.sparse(float(job.schedule[7:]), job, itertools.islice(lessons, job.steps // 2))
+        elif job.schedule == "cycles":
+            for part in PARTS[:-1]:
+                made = self.cut(stage, job, part, 0, calibration, lessons)
+                tune(made, itertools.islice(lessons, before), before, job.lr, constant=True)
+                stage = self.stage(made)
+            rest = job.steps - before * (len(PARTS) - 1)
+        small = self.cut(stage, job, 1.0, before if job.schedule == "flow" else 0, calibration, lessons)
         removal = self.accuracy(small, self.test) if removal is None else removal
         teacher = copy.deepcopy(self.original) if job.training == "features" else None
-        rest = job.steps - shrinking
         tune(small, itertools.islice(lessons, rest), rest, job.lr, training=job.training, teacher=teacher)
         lessons.close()
         size = measure(small, (torch.zeros(1, *self.subject.shape),))
@@ -203,30 +227,58 @@ class Bench:
             "seconds": time.process_time() - began,
         }
 
+    def sparse(self, strength: float, job: Job, lessons: Iterator[tuple[Tensor, Tensor, Tensor]]) -> Stage:
+        """The original after training under Torch-Pruning's group regulariser, by its own pruner."""
+        import torch_pruning as tp
+
+        model = copy.deepcopy(self.original)
+        held = [part for name, part in model.named_modules() if isinstance(part, nn.Conv2d | nn.Linear)
+                and name not in {group.name for group in self.filters.groups}]  # fmt: skip
+        importance = tp.importance.GroupMagnitudeImportance()
+        pruner = tp.pruner.GroupNormPruner(model, self.example[0], importance, reg=strength, ignored_layers=held)
+        tune(model, lessons, job.steps // 2, job.lr, before=lambda: pruner.regularize(model), constant=True)
+        return self.stage(model)
+
+    def cut(
+        self,
+        stage: Stage,
+        job: Job,
+        part: float,  # of all that is to go
+        steps: int,  # of the flow
+        calibration: Tensor,
+        lessons: Iterator[tuple[Tensor, Tensor, Tensor]],
+    ) -> nn.Module:
+        """The smaller model: filters chosen, taken to zero, their work handed over, removed."""
+        decided = self.decided(job, stage, part)
+        model = self.to_zero(stage, decided, steps, job.hand_over, calibration, lessons, job.lr)
+        # the certificate is of float32 on random inputs; a refit of so few images leaves it untouched
+        masks = stage.filters.masks(decided)
+        return remove_zeros(model, self.example, channels=stage.channels, decided=masks).module
+
     def to_zero(
         self,
-        model: nn.Module,
+        stage: Stage,
         decided: Tensor,
         steps: int,  # of training while the filters shrink; zero after half of them
         over: str,
         calibration: Tensor,
         lessons: Iterator[tuple[Tensor, Tensor, Tensor]],
         lr: float,
-    ) -> None:
-        """Take the decided filters to zero, and hand their work over."""
-        flow = Flow(model, self.filters, decided, steps=max(1, steps // 2))
+    ) -> nn.Module:
+        """A copy with the decided filters at zero, their work handed over."""
+        model = copy.deepcopy(stage.module)
+        flow = Flow(model, stage.filters, decided, steps=max(1, steps // 2))
         every = max(1, steps // 40)
         local = None
         if over == "local":
-            local = fit_compensation(model, self.channels, self.filters, decided, [calibration], model, every=every)
+            local = fit_compensation(model, stage.channels, stage.filters, decided, [calibration], model, every=every)
 
         def shrink() -> None:
             fallen = flow.step(0.0)
             if local is not None:
                 local.step(fallen)
             if flow.done == flow.steps and over == "sequential":
-                arguments = model, self.original, self.channels, self.filters, decided
-                hand_over(*arguments, [(calibration,)])
+                hand_over(model, stage.module, stage.channels, stage.filters, decided, [(calibration,)])
 
         if steps:
             tune(model, itertools.islice(lessons, steps), steps, lr, after=shrink, constant=True)
@@ -234,6 +286,7 @@ class Bench:
             shrink()
         if local is not None:
             local.move()
+        return model
 
     @torch.no_grad()
     def accuracy(self, model: nn.Module, data: tuple[Tensor, Tensor]) -> float:
@@ -245,89 +298,6 @@ class Bench:
             with fast():
                 right += int((model(self.subject.normalized(x)).argmax(1) == y).sum())
         return 100 * right / len(labels)
-
-
-def tune(
-    model: nn.Module,
-    lessons: Iterator[tuple[Tensor, Tensor, Tensor]],
-    steps: int,
-    lr: float,
-    *,
-    after: Callable[[], None] | None = None,
-    constant: bool = False,
-    training: str = "sgd",
-    teacher: nn.Module | None = None,  # whose blocks give features, where these are matched
-) -> None:
-    """Train with half of the loss from the teacher."""
-    model.to(memory_format=torch.channels_last)
-    optimizer = optimizer_of(model, training, lr)
-    rates = [group["lr"] for group in optimizer.param_groups]
-    average = AveragedModel(model, use_buffers=True) if training == "average" else None
-    model.train()
-    seen, wanted = (Features(model), Features(teacher)) if teacher is not None else (None, None)
-    for step, (x, y, guide) in enumerate(lessons):
-        for group, rate in zip(optimizer.param_groups, rates, strict=True):
-            group["lr"] = rate * (1.0 if constant else 0.5 * (1 + math.cos(math.pi * step / steps)))
-        with fast():
-            z = model(x)
-        z = z.float()
-        taught = 16 * F.kl_div(
-            (z / 4).log_softmax(1), (guide / 4).log_softmax(1), reduction="batchmean", log_target=True
-        )
-        loss = 0.5 * F.cross_entropy(z, y) + 0.5 * taught
-        if teacher is not None and seen is not None and wanted is not None:
-            with torch.no_grad(), fast():
-                teacher(x)
-            loss = loss + seen.apart(wanted)
-        loss.backward()
-        if constant:
-            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        if after is not None:
-            after()
-        if average is not None and 2 * step >= steps:
-            average.update_parameters(model)
-    for features in (seen, wanted):
-        if features is not None:
-            features.detach()
-    if average is not None and steps > 1:
-        model.load_state_dict(average.module.state_dict())
-    model.eval().to(memory_format=torch.contiguous_format)
-
-
-def optimizer_of(model: nn.Module, training: str, lr: float) -> torch.optim.Optimizer:
-    """SGD, or what `training` names; AdamW's rate is a tenth of SGD's."""
-    if training == "adamw":
-        return torch.optim.AdamW(model.parameters(), lr=lr / 10, weight_decay=0.01)
-    return torch.optim.SGD(model.parameters(), lr=lr, momentum=0.9, weight_decay=5e-4)
-
-
-class Features:
-    """What the residual blocks of a model give; their streams are as wide as the original's."""
-
-    def __init__(self, model: nn.Module) -> None:
-        self.held: list[Tensor] = []
-        blocks = [block for block in model.modules() if hasattr(block, "conv2")]
-        self.hooks = [block.register_forward_hook(self._keep) for block in blocks]
-        self.count = len(blocks)
-
-    def _keep(self, _module: nn.Module, _inputs: tuple[Tensor, ...], given: Tensor) -> None:
-        self.held = [*self.held, given] if len(self.held) < self.count else [given]
-
-    def apart(self, wanted: Features) -> Tensor:
-        """The mean over blocks of the squared difference over the variance."""
-        pairs = zip(self.held, wanted.held, strict=True)
-        return torch.stack([F.mse_loss(now.float(), then.float()) / then.float().var() for now, then in pairs]).mean()
-
-    def detach(self) -> None:
-        for hook in self.hooks:
-            hook.remove()
-
-
-def fast() -> torch.autocast:
-    """bfloat16 where the processor multiplies matrices of it."""
-    return torch.autocast("cpu", torch.bfloat16, enabled=torch.cpu._is_amx_tile_supported())
 
 
 def hull_slopes(curve: Tensor) -> Tensor:

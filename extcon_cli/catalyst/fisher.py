@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+NEGLIGIBLE = 1e-9  # of the largest eigenvalue of S: a direction with less curvature prices nothing
 
 class Fisher:
     """S added up batch by batch, on the CPU: in float64, a sketch in float32.
@@ -36,14 +37,15 @@ class Fisher:
         part = part.double() if self.rows is None else part.float()
         self._sum = part if self._sum is None else self._sum + part
 
-    def root(self) -> Tensor:  # (o or r, o)
+    def root(self) -> Tensor:  # (its rank or r, o)
         """R with R^T R = S, or its estimate; no position may be added after. `samples` is what the mean is over."""
         assert self._sum is not None
         if self.rows is not None:
             return self._sum.double() / self.samples**0.5
         if self._root is None:
             values, vectors = torch.linalg.eigh(self._sum / self.samples)
-            self._root = self._sum = (vectors * values.clamp_min(0).sqrt()).T
+            counting = values > NEGLIGIBLE * values[-1]  # no more than the positions that came
+            self._root = self._sum = (vectors[:, counting] * values[counting].sqrt()).T
         return self._root
 
     def _signs(self, positions: int) -> Tensor:
