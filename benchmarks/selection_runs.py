@@ -212,7 +212,13 @@ class Bench:
                 tune(made, itertools.islice(lessons, before), before, job.lr, constant=True)
                 stage = self.stage(made)
             rest = job.steps - before * (len(PARTS) - 1)
-        small = self.cut(stage, job, 1.0, before if job.schedule == "flow" else 0, calibration, lessons)
+        path = self.cache / ("start_" + "_".join(str(getattr(job, key)) for key in BEFORE).replace("/", "_") + ".pt")
+        if job.schedule == "once" and path.exists():
+            small = torch.load(path, weights_only=False)
+        else:
+            small = self.cut(stage, job, 1.0, before if job.schedule == "flow" else 0, calibration, lessons)
+        if job.schedule == "once" and not path.exists():
+            torch.save(small, path)
         removal = self.accuracy(small, self.test) if removal is None else removal
         teacher = copy.deepcopy(self.original) if job.training == "features" else None
         tune(small, itertools.islice(lessons, rest), rest, job.lr, training=job.training, teacher=teacher)
