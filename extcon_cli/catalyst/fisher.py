@@ -11,6 +11,7 @@ from torch import Tensor
 
 NEGLIGIBLE = 1e-9  # of the largest eigenvalue of S: a direction with less curvature prices nothing
 
+
 class Fisher:
     """S added up batch by batch, on the CPU: in float64, a sketch in float32.
 

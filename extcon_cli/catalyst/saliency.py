@@ -51,7 +51,7 @@ class Block:
     taps: int
     columns: Tensor  # (n,) of the map's matrix
     equations: NormalEquations = field(default_factory=NormalEquations)
-    weight: Tensor | None = None  # (o, n) S^1/2 W
+    weight: Tensor | None = None  # (r, n) R W, with R^T R = S
     inverse: Tensor | None = None  # (n, n) A
 
 
@@ -268,7 +268,7 @@ def marginal_costs(curve: Tensor) -> Tensor:
 
 
 def _prepared(reader: _Reader, span: slice) -> list[Block]:
-    """The blocks of one group, each with S^1/2 W and A."""
+    """The blocks of one group, each with R W and A."""
     blocks = [block for block in reader.blocks if _within(block, span)]
     matrix, root = (dense(reader.matrix), reader.fisher.root()) if blocks else (reader.matrix, reader.matrix)
     for block in blocks:
