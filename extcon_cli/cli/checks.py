@@ -51,7 +51,7 @@ def check_output(path: Path, *, force: bool, resume: bool, suffixes: Sequence[st
 def _written_by(run: Path, path: Path) -> bool:
     """Is the file the one that the run in this folder wrote?"""
     try:
-        told = parse_json((run / "output.json").read_text(encoding="utf-8"))["sha256"]
+        told = parse_json((run / "output.json").read_text(encoding="utf-8"))["output"]
         return bool(told == sha256(path))
     except (OSError, ValueError, KeyError, TypeError):
         return False

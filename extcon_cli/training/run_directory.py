@@ -72,15 +72,19 @@ class RunDirectory:
         UsageError where the kept run is one of another recipe or another input; CheckpointError where it is damaged.
         """
         if resume:
-            threads, speed = self._at_begin("threads"), self._at_begin("speed")
+            threads, speed = self._kept("threads"), self._kept("speed")
             self.kept_threads = threads if isinstance(threads, int) else None
             self.kept_speed = _speed(speed)
         kept = self.load() if resume else None
+        own = resume and self._kept("output") is not None  # an output that is there may be overwritten
+        if kept is None and resume and not own and (self.path / "output.json").is_file():
+            raise UsageError(f"{self.path}: is of another run; repeat that one, or start anew without --resume")
+        stays = {"output.json"} if own else set[str]()
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             for name in FILES:
                 remove_temporaries(self.path / name)
-                if kept is None:
+                if kept is None and name not in stays:
                     (self.path / name).unlink(missing_ok=True)
             text = yaml.safe_dump(self._recipe.model_dump(mode="json"), sort_keys=False)
             write_whole(self.path / "recipe.yaml", lambda file: file.write(text.encode()))
@@ -103,11 +107,11 @@ class RunDirectory:
         """Compute with these from now on, and keep their number for a run that goes on."""
         self.threads = threads
         threads.apply()
-        self._keep_at_begin("threads", threads.number)
+        self._keep("threads", threads.number)
 
     def begin_speed(self, speed: Speed) -> None:
         """Keep for a run that goes on how steps are computed."""
-        self._keep_at_begin("speed", asdict(speed))
+        self._keep("speed", asdict(speed))
 
     def save(self, phase: str, payload: Mapping[str, Any]) -> None:
         """Keep the state of this moment, atomically; payload: tensors, numbers, text, in dicts, lists, tuples."""
@@ -125,7 +129,7 @@ class RunDirectory:
 
     def announce_output(self, sha256: str) -> None:
         """The output gets its name now: a run that goes on may overwrite this one, and no other."""
-        self._write("output.json", lambda file: file.write(json.dumps({"sha256": sha256}).encode()))
+        self._keep("output", sha256)
 
     def due(self) -> bool:
         """Is it time for a periodic save?"""
@@ -150,12 +154,12 @@ class RunDirectory:
             raise UsageError(f"{self.path}: is of a run with {what}; repeat that one, or start anew without --resume")
         return ResumeState(phase, payload)
 
-    def _keep_at_begin(self, name: str, value: object) -> None:
+    def _keep(self, name: str, value: object) -> None:
         text = json.dumps({"identity": self.identity, name: value})
         self._write(f"{name}.json", lambda file: file.write(text.encode()))
 
-    def _at_begin(self, name: str) -> Any:
-        """What this same run kept when it began, such as its number of threads. None: nothing, or another run did."""
+    def _kept(self, name: str) -> Any:
+        """What this same run kept by `_keep`, such as its number of threads. None: nothing, or another run did."""
         try:
             kept = parse_json((self.path / f"{name}.json").read_text())
             return kept[name] if kept["identity"] == self.identity else None

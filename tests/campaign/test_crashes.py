@@ -206,6 +206,19 @@ def test_killed_at_some_calls(started: Path) -> None:
     assert campaign(started, "train", every=9, kills=1)[0] >= 3
 
 
+def test_killed_while_its_folder_is_taken_away_and_again_after_that(
+    started: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run begins anew, and still knows its own output."""
+    command = fresh(started, "train")
+    with monkeypatch.context() as patch:
+        patch.setattr(RunDirectory, "clear", lambda self: (self.path / "state.pt").unlink())
+        command(resume=False)
+    wanted = command.output.read_bytes()
+    assert killed_at(command, 12, after=True, resume=True) == KILLED
+    assert_goes_on(command, wanted)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["train", "prune", "bypass"])
 def test_killed_at_every_call_and_at_random(started: Path, name: str) -> None:

@@ -52,6 +52,18 @@ def test_without_resume_it_starts_anew(tmp_path):
     assert run(tmp_path).begin(resume=True) is None
 
 
+def test_what_it_says_of_its_output_outlives_a_run_that_begins_anew_for_want_of_a_state(tmp_path):
+    first = run(tmp_path)
+    first.begin(resume=False)
+    first.announce_output("ab")
+    assert run(tmp_path).begin(resume=True) is None
+    assert "ab" in (first.path / "output.json").read_text()
+    with pytest.raises(UsageError, match="is of another run; repeat that one"):
+        run(tmp_path, inputs={"command": "other"}).begin(resume=True)
+    run(tmp_path).begin(resume=False)
+    assert not (first.path / "output.json").exists()
+
+
 def test_the_recipe_lies_there_to_read(tmp_path):
     run(tmp_path).begin(resume=False)
     told = yaml.safe_load((tmp_path / "out.run" / "recipe.yaml").read_text())
