@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -33,7 +34,7 @@ from extcon_cli.channels.compare import (
 )
 from extcon_cli.channels.culprits import Failure, culprits
 from extcon_cli.channels.modules import named_tensor
-from extcon_cli.channels.preserving import duplicate
+from extcon_cli.channels.preserving import duplicate, sketch
 from extcon_cli.channels.reached import holding_unreached
 from extcon_cli.channels.removal.apply import removed_copy, zero_channels
 from extcon_cli.channels.removal.classify import GroupStatus, classify, holding_back
@@ -95,7 +96,14 @@ def dry_run(module: nn.Module, channels: Channels, examples: Examples, seed: int
     while (trial := _silenced(module, channels, tried, parts, examples)).stuck:  # they silence others no more
         reasons |= trial.stuck
         tried = [group for group in tried if id(group) not in reasons]
-    reasons |= culprits(tried, lambda groups: _attempt(module, trial, groups, examples))
+    attempts = 0
+
+    def attempt(groups: Sequence[ChannelGroup]) -> Sequence[Failure]:
+        nonlocal attempts
+        attempts += 1
+        return _attempt(module, trial, groups, examples, attempts > 1)
+
+    reasons |= culprits(tried, attempt)
     for group in (group for group, possible in counts.items() if not possible):
         reasons[id(group)] = "a single channel" if group.size == 1 else "as few channels as what reads them takes"
     frozen = tuple(replace(group, reason=reasons.get(id(group), group.reason)) for group in channels.groups)
@@ -128,6 +136,11 @@ class _Trial:
     batches: Sequence[Inputs] = ()
     expected: Sequence[list[Tensor]] = ()
 
+    @cached_property
+    def sketch(self) -> nn.Module:
+        """The copy without numbers."""
+        return sketch(self.module)
+
 
 def _silenced(
     module: nn.Module, channels: Channels, groups: Sequence[ChannelGroup], parts: dict[int, Index], examples: Examples
@@ -151,14 +164,22 @@ def _silenced(
     return _Trial(trial, only, inputs, statuses, {}, batches, expected)
 
 
-def _attempt(module: nn.Module, trial: _Trial, groups: Sequence[ChannelGroup], examples: Examples) -> Sequence[Failure]:
-    """Remove what is silent of these groups from a copy: what does not work out."""
+def _attempt(
+    module: nn.Module, trial: _Trial, groups: Sequence[ChannelGroup], examples: Examples, sketched: bool
+) -> Sequence[Failure]:
+    """Remove what is silent of these groups from a copy: what does not work out.
+
+    With `sketched` its graph is made without numbers first, where a recording is asked for: one failure is rarely the
+    only one, and what fails there needs no copy of weights.
+    """
     tried = {id(group) for group in groups}
     statuses = holding_back(trial.statuses, lambda group: id(group) not in tried)
     removal = plan_removal(trial.module, trial.channels, trial.inputs, statuses)
-    small = removed_copy(trial.module, removal)
+    sketched = sketched and not any(graph.exported for graph in trial.channels.graphs)
+    small = removed_copy(trial.sketch if sketched else trial.module, removal)
     if failures := failures_after(small, trial.channels, removal, examples):
         return failures
+    small = removed_copy(trial.module, removal) if sketched else small
     try:
         found = [outputs(small, batch) for batch in trial.batches]
     except Exception as error:  # whatever the model's own code raises on other sizes

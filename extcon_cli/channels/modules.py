@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
 from typing import Any, TypeGuard
 
+import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
@@ -70,6 +71,22 @@ def named_tensors(module: nn.Module) -> dict[str, Tensor]:
         for key, tensor in getattr(child, store).items()
         if tensor is not None
     }
+
+
+def meta_like(tensor: Tensor) -> Tensor:
+    """A tensor without numbers that is like this one."""
+    if tensor.is_contiguous():  # what empty_like gives, sooner
+        return torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")
+    return torch.empty_like(tensor, device="meta")
+
+
+def stand_in(tensor: Tensor) -> Tensor:
+    """A parameter or buffer without numbers in the place of this one, with its attributes."""
+    meta = meta_like(tensor)
+    if isinstance(tensor, nn.Parameter):
+        meta = nn.Parameter(meta, requires_grad=tensor.requires_grad)
+    vars(meta).update(vars(tensor))
+    return meta
 
 
 def open_dataclasses(output: Any) -> Any:

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from extcon_cli.channels.modules import submodules
+from extcon_cli.channels.modules import named_tensors, stand_in, submodules
 
 LARGE = 10_000
 """Containers of more entries are noted, not walked through: data, not state."""
@@ -45,7 +45,7 @@ def preserving(module: nn.Module) -> Iterator[None]:
     """Whatever the block does, by running the module or by failing in it, its state is as before afterwards."""
     reached = _Reached(module)
     containers = [(held, _content(held)) for held in reached.filled]
-    buffers = [(buffer, buffer.detach().clone()) for buffer in module.buffers()]
+    buffers = [(buffer, buffer.detach().clone()) for buffer in module.buffers() if not buffer.is_meta]
     devices = {tensor.device.index for tensor in module.parameters() if tensor.device.type == "cuda"}
     python, numpy = random.getstate(), np.random.get_state()
     try:
@@ -69,7 +69,17 @@ def duplicate(module: nn.Module, shared: Iterable[Tensor] = ()) -> nn.Module:
     """A deep copy, parameters with their attributes. Tensors that are kept on the module are copied without what
     they were computed from; those that are to be shared are not copied.
     """
-    memo: dict[int, Any] = {id(tensor): tensor for tensor in shared}
+    return _duplicate(module, {id(tensor): tensor for tensor in shared})
+
+
+def sketch(module: nn.Module) -> nn.Module:
+    """A copy whose parameters and buffers are meta tensors: to be cut and traced, not to be run."""
+    tensors = {id(tensor): tensor for tensor in named_tensors(module).values()}
+    return _duplicate(module, {key: stand_in(tensor) for key, tensor in tensors.items()})
+
+
+def _duplicate(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
+    """A deep copy with these in the place of what has these ids."""
     for held in _Reached(module).filled:
         for value in _each(held):
             if isinstance(value, Tensor) and not value.is_leaf:

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 from extcon_cli.channels import ChannelGroup, channel_groups, dry_run
 from extcon_cli.channels.culprits import Failure, culprits
+from extcon_cli.channels.removal.apply import removed_copy
+from extcon_cli.channels.removal.rewrites import RemovalPlan
 
 GROUPS = [ChannelGroup(f"{number}", 4, (), ()) for number in range(8)]
 
@@ -111,9 +113,16 @@ def test_sizes_in_the_code_of_many_blocks_are_found_one_attempt_each(monkeypatch
         seen.append(args)
         return original(*args)  # type: ignore[arg-type]
 
+    def copied(module: nn.Module, plan: RemovalPlan) -> nn.Module:
+        copies.append(module.get_parameter("0.up.weight").is_meta)
+        return removed_copy(module, plan)
+
+    copies: list[bool] = []
     monkeypatch.setattr(dry_run, "_attempt", counted)
+    monkeypatch.setattr(dry_run, "removed_copy", copied)
     net = nn.Sequential(*(Block(8 if number % 5 == 0 else None) for number in range(20)))
     channels = channel_groups(net.eval(), (torch.randn(2, 6),))
     stays = {group.name for group in channels.groups if group.reason and group.name.endswith("up")}
     assert stays == {f"{number}.up" for number in range(0, 20, 5)}
     assert len(seen) == 5
+    assert copies == [False, True, True, True, True, False]  # weights are copied where a forward pass may follow

@@ -26,7 +26,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from extcon_cli.channels.analysis import shapes
 from extcon_cli.channels.analysis.callers import Callers, line
 from extcon_cli.channels.deferred import Deferred
-from extcon_cli.channels.modules import named_tensors, open_dataclasses, submodules
+from extcon_cli.channels.modules import meta_like, named_tensors, open_dataclasses, stand_in, submodules
 from extcon_cli.channels.preserving import preserving
 
 PLAIN = (Tensor, nn.Parameter, nn.Buffer)
@@ -152,11 +152,7 @@ class _Recorder(SchemaCheckMode):
                         store[key] = self.metas[id(held)]  # type: ignore[assignment]
 
     def _store(self, name: str, tensor: Tensor) -> None:
-        meta = _meta_of(tensor)
-        if isinstance(tensor, nn.Parameter):
-            meta = nn.Parameter(meta, requires_grad=tensor.requires_grad)
-        vars(meta).update(vars(tensor))
-        node = self._placeholder(f"p_{name.replace('.', '_')}", tensor, meta)
+        node = self._placeholder(f"p_{name.replace('.', '_')}", tensor, stand_in(tensor))
         self.stored[node.name] = name
 
     def _placeholder(self, name: str, real: Tensor, meta: Tensor) -> fx.Node:
@@ -176,7 +172,7 @@ class _Recorder(SchemaCheckMode):
         if type(value) not in PLAIN or value.layout != torch.strided:
             raise NotRecorded(f"an input of type {type(value).__name__}")
         if id(value) not in self.metas:
-            node = self._placeholder(f"input_{len(self.inputs)}", value, _meta_of(value))
+            node = self._placeholder(f"input_{len(self.inputs)}", value, meta_like(value))
             self.inputs.append(node.name)
         return self.metas[id(value)]
 
@@ -254,7 +250,7 @@ class _Recorder(SchemaCheckMode):
         if value.device.type == "meta":
             self.seen[id(value)] = _Watched(self.fresh.pop(_storage(value)), value)
             return value
-        meta = _meta_of(value)
+        meta = meta_like(value)
         node = self._placeholder(f"constant_{len(self.constants)}", value, meta)
         self.constants[node.name] = value
         if value.numel() <= MOST_VALUES:
@@ -326,13 +322,6 @@ def _tensors(value: Any) -> list[Tensor]:
         elif isinstance(part, (tuple, list, dict)) and part:
             found += _tensors(part)
     return found
-
-
-def _meta_of(tensor: Tensor) -> Tensor:
-    """A tensor without values that is like this one."""
-    if tensor.is_contiguous():  # what empty_like gives, sooner
-        return torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")
-    return torch.empty_like(tensor, device="meta")
 
 
 def _storage(tensor: Tensor) -> int:

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from extcon_cli.channels.modules import Norm, norm_dim
+from extcon_cli.channels.modules import Norm, named_modules, norm_dim
 from extcon_cli.channels.removal.narrow_models import NarrowMapAttention, NarrowResponseNorm
 from extcon_cli.errors import CheckpointError
 
@@ -247,7 +247,7 @@ NARROW = (NarrowLayerNorm, NarrowRMSNorm, NarrowGroupNorm, NarrowResponseNorm, *
 
 def exchanged(module: nn.Module) -> frozenset[str]:
     """The paths of the modules that a removal has turned into one of these."""
-    return frozenset(path for path, child in module.named_modules() if isinstance(child, NARROW))
+    return frozenset(path for path, child in named_modules(module) if isinstance(child, NARROW))
 
 
 def narrow_attention(module: nn.Module) -> None:

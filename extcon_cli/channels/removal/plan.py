@@ -83,10 +83,10 @@ def _resized(module: nn.Module, channels: Channels, gone: Mask) -> tuple[Resize,
         if kept == size:
             continue
         held = vars(module.get_submodule(path))
-        for name in (*COUNTS, *WIDTHS):
-            value = held.get(name)
-            counted = name in WIDTHS or value in (size, len(np.unique(channel_ids)))
-            if type(value) is int and counted and value * kept % size == 0:
+        values = [(name, held[name]) for name in (*COUNTS, *WIDTHS) if type(held.get(name)) is int]
+        widths = (size, len(np.unique(channel_ids))) if values else ()
+        for name, value in values:
+            if (name in WIDTHS or value in widths) and value * kept % size == 0:
                 found.setdefault((path, name), Resize(path, name, value, value * kept // size))
     return tuple(found.values())
 

@@ -92,6 +92,7 @@ class _Comparison:
 
     def __post_init__(self) -> None:
         self.gone = _removed(self.channels, self.plan)
+        self.masks: dict[int, Mask] = {}  # which of an axis' positions stay, by their `id`: many values have the same
         self.folds = {fold.weight: fold.bias for fold in self.plan.folds}
         self.epsilons = {norm.owner: (norm.eps, norm.eps * (norm.before / norm.after)) for norm in self.plan.norms}
 
@@ -190,8 +191,7 @@ class _Comparison:
         size = shape(node)[dim]
         if not isinstance(axis, Axis) or len(axis.positions) != size:
             return np.ones(size, bool)
-        kept: Mask = ~self.gone[self.channels.channel_ids[axis.positions]]
-        return kept
+        return self._staying(axis)
 
     def _sizes(self, node: fx.Node) -> list[tuple[int, ...]]:
         """The shapes of a node's tensors with what is removed taken off."""
@@ -206,7 +206,13 @@ class _Comparison:
     def _left(self, size: int, axis: object) -> int:
         if not isinstance(axis, Axis) or len(axis.positions) != size:
             return size
-        return int((~self.gone[self.channels.channel_ids[axis.positions]]).sum())
+        return int(np.count_nonzero(self._staying(axis)))
+
+    def _staying(self, axis: Axis) -> Mask:
+        key = id(axis.positions)
+        if key not in self.masks:
+            self.masks[key] = ~self.gone[self.channels.channel_ids[axis.positions]]
+        return self.masks[key]
 
 
 def _filled(axes: object, rank: int) -> list[object]:
