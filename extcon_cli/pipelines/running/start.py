@@ -23,6 +23,7 @@ from extcon_cli.pipelines.running.threads import choose_threads
 from extcon_cli.pipelines.running.trial import choose_speed, settled
 from extcon_cli.processes import launched
 from extcon_cli.recipe.schema import Recipe, SpeedSpec
+from extcon_cli.training.allocator import keeping_freed_memory
 from extcon_cli.training.determinism import deterministic, wanted
 from extcon_cli.training.device import create_accelerator, join
 from extcon_cli.training.interrupt import graceful
@@ -110,7 +111,12 @@ def start_run(
     subject = str(checkpoint or prepared.recipe.model.arch)
     emit(RunStarted(command, subject, str(output), str(accelerator.device), recipe.seed))
     before = torch.get_num_threads()
-    with deterministic(wanted()), graceful(ECHO if processes.several else 0.0) as stop:
+    on_cpu = accelerator.device.type == "cpu"
+    with (
+        deterministic(wanted()),
+        keeping_freed_memory(wanted=on_cpu),
+        graceful(ECHO if processes.several else 0.0) as stop,
+    ):
         try:
             threads = processes.once(lambda: choose_threads(prepared, accelerator.device, directory, emit))
             threads.fixed = threads.fixed or processes.several or wanted()
