@@ -24,6 +24,13 @@ def checkpoint_file(path: str | Path) -> Path:
         inside = sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES and file.is_file())
     except (OSError, ValueError):
         return path  # the reader says what is wrong with it
+    if (path / "adapter_config.json").is_file():
+        raise CheckpointError(f"{path} holds an adapter: merge it into its model and save that")
+    if any("-of-0" in file.name for file in inside) or (path / "model.safetensors.index.json").is_file():
+        lacks = "names no model_type that can be read" if (path / "config.json").is_file() else "is not there"
+        raise CheckpointError(
+            f"{path} holds shards of Hugging Face's transformers, and {path / 'config.json'} {lacks}."
+        )
     named = [file for file in inside if file.name in NAMES]
     if len(inside) == 1 or named:
         return (named or inside)[0]

@@ -11,7 +11,7 @@ from extcon_cli.report.results.bypass import NO_GAIN, BranchCertificate, BypassR
 from extcon_cli.report.results.compare import CompareResult
 from extcon_cli.report.results.export import ExportResult
 from extcon_cli.report.results.inspect import THESE_WEIGHTS, GroupSummary, InspectResult, VerifyResult
-from extcon_cli.report.results.prune import FrozenGroup, PruneResult, SweepResult
+from extcon_cli.report.results.prune import FolderFigures, FrozenGroup, PruneResult, SweepResult
 from extcon_cli.report.results.records import (
     CertificateRecord,
     LatencyFigures,
@@ -177,7 +177,17 @@ def exactness(result: PruneResult) -> list[str]:
         + (f" ({double.relative:.1e} in float64)" if double else "")
         + (f"; arg-max agrees on {percent(removal.argmax_agreement)}" if has_argmax(result.run.recipe) else "")
     )
+    if result.folder is not None:
+        sentences.append(shares(result.folder))
     return sentences
+
+
+def shares(folder: FolderFigures) -> str:
+    """What it costs that a configuration says all widths, in one sentence."""
+    return (
+        f"{percent(folder.uniform_share)} of the parameters are in channels that can go where the configuration says "
+        f"all widths, {percent(folder.free_share)} where each layer has its own"
+    )
 
 
 def timing(latency: Sequence[LatencyFigures] | None) -> str:

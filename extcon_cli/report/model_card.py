@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from extcon_cli.report.document import comparison
+from extcon_cli.report.document import comparison, shares
 from extcon_cli.report.markdown import table
 from extcon_cli.report.numbers import percent
 from extcon_cli.report.results.prune import FolderFigures, PruneRecord
@@ -34,6 +34,7 @@ def model_card(name: str, record: PruneRecord, folder: FolderFigures) -> str:
                 if folder.widths == "uniform"
                 else "- Layers have widths of their own, which no configuration says: open it with "
                 "`extcon_cli.load(folder)`.",
+                f"- {shares(folder)}.",
                 f"- sha256 of the weights before: `{certificate.before}`",
                 f"- sha256 of the weights after removal: `{certificate.after}`",
             ]

@@ -16,7 +16,7 @@ import torch
 
 import extcon_cli
 from extcon_cli.channels import channel_groups
-from extcon_cli.checkpoint.folder import image_of, is_transformers, task_of
+from extcon_cli.checkpoint.folder import checkpoint_file, image_of, is_transformers, task_of
 from extcon_cli.checkpoint.huggingface import folder
 from extcon_cli.checkpoint.huggingface.examples import example_inputs, without_cache
 from extcon_cli.checkpoint.huggingface.folder import read_folder
@@ -240,6 +240,26 @@ def test_an_adapter_is_refused(llama: Path, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text((llama / "config.json").read_text())
     (tmp_path / "adapter_config.json").write_text("{}")
     with pytest.raises(CheckpointError, match="adapter"):
+        read_folder(tmp_path)
+    (tmp_path / "config.json").unlink()
+    with pytest.raises(CheckpointError, match="adapter"):
+        checkpoint_file(tmp_path)
+
+
+@pytest.mark.parametrize(("content", "message"), [(None, "is not there"), ("{", "names no model_type")])
+def test_shards_without_a_configuration_are_told(tmp_path: Path, content: str | None, message: str) -> None:
+    for number in (1, 2):
+        (tmp_path / f"model-0000{number}-of-00002.safetensors").write_bytes(b"")
+    if content is not None:
+        (tmp_path / "config.json").write_text(content)
+    with pytest.raises(CheckpointError, match=message):
+        checkpoint_file(tmp_path)
+
+
+def test_weights_in_gguf_alone_are_refused(llama: Path, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text((llama / "config.json").read_text())
+    (tmp_path / "model.gguf").write_bytes(b"GGUF")
+    with pytest.raises(CheckpointError, match="GGUF"):
         read_folder(tmp_path)
 
 

@@ -12,7 +12,9 @@ from safetensors.torch import load_file
 
 from extcon_cli.channels.deferred import Deferred, defer, dense
 from extcon_cli.checkpoint.huggingface.shards import spill
+from extcon_cli.errors import DataError
 from extcon_cli.pipelines.prune import prune
+from extcon_cli.pipelines.running.prepare import prepare
 from extcon_cli.recipe.load import resolve
 
 transformers = pytest.importorskip("transformers")
@@ -57,6 +59,22 @@ def test_text_scores_and_hands_over_without_copies_in_memory(
     for name, tensor in same.items():
         assert tensor.dtype == torch.bfloat16
         assert torch.allclose(tensor, whole[name], rtol=0.02, atol=1e-4), name  # a last bit of half precision
+
+
+@pytest.mark.parametrize(("known", "message"), [(100, "the model knows 100"), (600, "is data.tokenizer missing")])
+def test_bytes_that_mean_nothing_to_the_model(known: int, message: str, tmp_path: Path) -> None:
+    config = transformers.GPT2Config(vocab_size=known, n_positions=8, n_embd=4, n_layer=1, n_head=1)
+    transformers.GPT2LMHeadModel(config).save_pretrained(tmp_path / "model")
+    (tmp_path / "text.txt").write_text("a b c " * 40)
+    data = {"dataset": "text", "root": str(tmp_path / "text.txt"), "block_size": 8, "batch_size": 2}
+    recipe = resolve("prune", overrides=["task=causal_lm", f"data={json.dumps(data)}"]).recipe
+    told = list[Any]()
+    if known < 256:
+        with pytest.raises(DataError, match=message):
+            prepare(recipe, tmp_path / "model", emit=told.append)
+    else:
+        prepare(recipe, tmp_path / "model", emit=told.append)
+        assert any(message in event.message for event in told)
 
 
 def test_what_is_spilled_takes_no_memory_and_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

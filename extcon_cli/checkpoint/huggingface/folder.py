@@ -103,6 +103,9 @@ def _configuration(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path} holds an adapter: merge it into its model and save that")
     if content.get("quantization_config"):
         raise CheckpointError(f"{path} is quantised: take the model in half or full precision")
+    held = {file.suffix for file in files(path)}
+    if ".gguf" in held and not held & {".safetensors", ".bin"}:
+        raise CheckpointError(f"{path} holds weights in GGUF alone: take the model in safetensors")
     return content
 
 

@@ -28,6 +28,9 @@ from extcon_cli.recipe.schema import DataSpec, ModelSpec, Recipe
 from extcon_cli.tasks import Batch, Task
 from extcon_cli.tasks.base import samples_in
 
+BYTES = 256
+"""Tokens of a text without a tokenizer."""
+
 
 @dataclass(frozen=True)
 class Prepared:
@@ -130,6 +133,7 @@ def prepare(
                 trust_code=trusted,
                 measure=False,
             )
+        _check_tokens(opened, data, emit)
         data = data.measured()
     for note in data.notes:
         emit(Noted(note, warning=True))
@@ -157,6 +161,22 @@ def prepare(
     if prepared.test_caution is not None:
         emit(Noted(prepared.test_caution, warning=True))
     return prepared
+
+
+def _check_tokens(opened: Opened, data: Data, emit: Emit) -> None:
+    """Text is read as bytes where nobody names a tokenizer: do they mean anything to a folder's model?
+
+    DataError where it has too few tokens for them; a warning where it has many more.
+    """
+    folder = opened.folder
+    if folder is None or data.spec.dataset.lower() != "text" or data.spec.tokenizer is not None:
+        return
+    known = getattr(folder.config.get_text_config(), "vocab_size", BYTES)
+    text = f"{folder.path} has no tokenizer, so that each byte of the text is a token"
+    if known < BYTES:
+        raise DataError(f"{text}; the model knows {known}: name its tokenizer's folder in data.tokenizer")
+    if known > 2 * BYTES:
+        emit(Noted(f"{text}; the model knows {known}: is data.tokenizer missing?", warning=True))
 
 
 def _resizes(recipe: Recipe) -> bool:
