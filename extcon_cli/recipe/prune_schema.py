@@ -237,6 +237,14 @@ class FinetuneSchedule(ScheduleSpec):
     """Steps over which the learning rate rises in a straight line at the start."""
 
 
+class FinetuneDistill(DistillSpec):
+    """Learning from the outputs of the original model beside the labels."""
+
+    temperature: PositiveFloat = 8.0
+    """What both models' logits are divided by before the softmax. Higher than in `train`: the smaller model is to be as
+    the original in more than its answers."""
+
+
 class FinetuneSpec(TrainSpec):
     """Training of the smaller model: as `train`, but by default shorter, gentler, and with distillation."""
 
@@ -252,7 +260,7 @@ class FinetuneSpec(TrainSpec):
     schedule: FinetuneSchedule = FinetuneSchedule()
     """The learning rate over the phase."""
 
-    distill: DistillSpec | None = DistillSpec()
+    distill: FinetuneDistill | None = FinetuneDistill()
     """Learn from the original model as well. null: no."""
 
 
