@@ -36,7 +36,7 @@ def test_prune_begins_with_the_defaults_that_were_measured() -> None:
     assert (prune.compensate.enabled, prune.compensate.hand_over) == (True, "sequential")
     assert (prune.bifurcate.optimizer.lr, prune.bifurcate.clip_grad) == (0.01, 1.0)
     assert prune.finetune.distill is not None
-    assert prune.finetune.distill.temperature == 4.0
+    assert prune.finetune.distill.temperature == 8.0
 
 
 def test_finetune_is_a_shorter_and_gentler_train() -> None:
