@@ -1,12 +1,13 @@
 """How often the diagnosis of `extcon bypass` names the right kind of plateau, on a labelled set of small nets.
 
-    python benchmarks/diagnosis.py [SEEDS] --fashion fashion_mnist.npz [--tuning 1] [--figures FILE] [--case NAME]
+    python benchmarks/diagnosis.py [SEEDS] --fashion fashion_mnist.npz [--first 4] [--figures FILE] [--case NAME]
 
-Eight kinds in three cases each, every one trained anew by each seed (4 by default: 96 runs), all seeds of a case at
-once, by batched products. A case is what its making says: units that a far too high rate has killed, a deep stack
+Eight kinds in four cases each, three of multilayer perceptrons and one of convolutions, every one trained anew by each
+seed (8 by default, from `--first` on); the seeds of a perceptron all at once, by batched products. A case is what its making says: units that a far too high rate has killed, a deep stack
 without skips, the end of a cosine schedule, a rate ten times too high, few examples for long, shuffled labels or inputs
-of noise, a net of three to eight units at the end of its training, a training that was cut short. The first `--tuning`
-seeds are those on which the thresholds of extcon_cli/pipelines/bypassing/kinds.py were set; the others were held out.
+of noise, a net of three to eight units at the end of its training, a training that was cut short. The first four seeds
+(`--tuning`) are those on which the thresholds of extcon_cli/pipelines/bypassing/kinds.py were set; the others were held
+out.
 
 Prints one JSON document: of the tuning seeds and of the held-out ones the table of labels and verdicts, precision and
 recall of each kind, and what a diagnosis cost. `--figures FILE` keeps the figures of each run (JSON lines) and, where
@@ -30,12 +31,15 @@ from typing import Any
 
 import numpy as np
 import torch
+from stack import OURS
 from torch import Tensor, nn
 
+from extcon_cli.events import ignore
 from extcon_cli.pipelines.bypassing.diagnosis import diagnose
 from extcon_cli.pipelines.bypassing.kinds import kind
 from extcon_cli.pipelines.bypassing.stalled import stalled_model
 from extcon_cli.pipelines.running.prepare import Prepared, prepare
+from extcon_cli.pipelines.train import train as trained_by_command
 from extcon_cli.recipe.load import from_dict
 from extcon_cli.recipe.schema import Recipe
 from extcon_cli.report.results.bypass import Diagnosis
@@ -50,7 +54,7 @@ class Case:
 
     label: str
     data: str
-    """digits or fashion."""
+    """digits or fashion; images of a net of convolutions keep their two dimensions."""
     images: int
     """Of which half are for validation."""
     widths: tuple[int, ...]
@@ -62,6 +66,13 @@ class Case:
     """The rate of the first twentieth."""
     spoilt: str = ""
     """labels: shuffled; inputs: noise."""
+    net: str = "zoo:mlp"
+    """zoo:convnet has batch norm, the nets of plateaus_nets.py have none; they have no `widths`."""
+
+    @property
+    def side(self) -> int:
+        """Pixels of an image along one side."""
+        return 8 if self.data == "digits" else 14
 
 
 CASES = {
@@ -89,6 +100,14 @@ CASES = {
     "noise-fashion": Case("data at fault", "fashion", 4000, (32,), 0.001, 30, spoilt="inputs"),
     "narrow-fashion-two": Case("capacity-bound", "fashion", 10000, (8, 6), 0.003, 30, "cosine"),
     "short-fashion-slow": Case("still learning", "fashion", 10000, (32,), 0.0003, 3),
+    "dead-branches": Case("dead units", "digits", 1400, (), 0.001, 40, killing=0.1, net="plateaus_nets:residual"),
+    "deep-convolutions": Case("dying stack", "digits", 1400, (), 0.003, 8, net="plateaus_nets:deep_convolutions"),
+    "end-convnet": Case("finished schedule", "fashion", 8000, (16, 32, 32), 0.003, 5, "cosine", net="zoo:convnet"),
+    "high-convnet": Case("rate too high", "fashion", 8000, (8, 16), 0.1, 8, net="zoo:convnet"),
+    "few-convnet": Case("overfitting", "fashion", 400, (16, 32), 0.002, 400, net="zoo:convnet"),
+    "labels-convnet": Case("data at fault", "fashion", 3000, (8, 16), 0.003, 12, spoilt="labels", net="zoo:convnet"),
+    "narrow-convnet": Case("capacity-bound", "fashion", 8000, (2, 2), 0.01, 15, "cosine", net="zoo:convnet"),
+    "short-convnet": Case("still learning", "fashion", 8000, (8, 16), 0.001, 1, net="zoo:convnet"),
 }
 
 
@@ -102,6 +121,8 @@ def arrays(case: Case, fashion: Mapping[str, Any], folder: Path) -> Path:
     else:
         x = fashion["x_train"][: case.images + 1000].reshape(-1, 14, 2, 14, 2).mean((2, 4)).reshape(-1, 196) / 255
         x, y = x.astype(np.float32), fashion["y_train"][: case.images + 1000].astype(np.int64)
+    if case.net != "zoo:mlp":
+        x = x.reshape(-1, 1, case.side, case.side)
     noise = np.random.default_rng(1)
     if case.spoilt == "labels":
         y = noise.permutation(y)
@@ -114,17 +135,15 @@ def arrays(case: Case, fashion: Mapping[str, Any], folder: Path) -> Path:
 
 def recipe(case: Case, data: Path) -> Recipe:
     """How a case is made, and how it goes on."""
-    features = 64 if case.data == "digits" else 196
+    shape = [case.side**2] if case.net == "zoo:mlp" else [1, case.side, case.side]
+    sizes: dict[str, Any] = {"widths": [*case.widths], "num_classes": 10} if case.widths else {}
+    kwargs = {"zoo:mlp": {**sizes, "in_features": case.side**2}, "zoo:convnet": {**sizes, "channels": 1}}
     schedule: dict[str, Any] = {"name": case.schedule}
     if case.killing is not None:
         schedule = {"name": "step", "milestones": [0.05], "gamma": case.rate / case.killing}
     return from_dict(
         {
-            "model": {
-                "arch": "zoo:mlp",
-                "kwargs": {"in_features": features, "widths": [*case.widths], "num_classes": 10},
-                "input_shape": [features],
-            },
+            "model": {"arch": case.net, "kwargs": kwargs.get(case.net, {}), "input_shape": shape},
             "data": {"dataset": "arrays", "root": str(data), "batch_size": 64, "validation": 0.5},
             "task": "classification",
             "train": {"epochs": case.epochs, "optimizer": {"name": "adam", "lr": case.killing or case.rate},
@@ -132,6 +151,19 @@ def recipe(case: Case, data: Path) -> Recipe:
             "bypass": {"optimizer": {"name": "adam", "lr": case.rate}},
         }
     )  # fmt: skip
+
+
+def trained(made: Recipe, seeds: range) -> Iterator[Prepared]:
+    """The recipe's net, trained anew by each seed: multilayer perceptrons all at once, others one after the other."""
+    if made.model.arch == "zoo:mlp":
+        yield from train(made, seeds)
+        return
+    for seed in seeds:
+        own = made.model_copy(update={"seed": seed})
+        with tempfile.TemporaryDirectory() as folder:
+            output = Path(folder) / "net.safetensors"
+            trained_by_command(own, checkpoint=None, output=output, device="cpu", trust=OURS, emit=ignore)
+            yield prepare(own, output, trust=OURS)
 
 
 def train(made: Recipe, seeds: range) -> list[Prepared]:
@@ -176,7 +208,7 @@ def runs(name: str, seeds: range, fashion: Mapping[str, Any]) -> Iterator[dict[s
     """The figures of each seed of a case."""
     with tempfile.TemporaryDirectory() as folder:
         made = recipe(CASES[name], arrays(CASES[name], fashion, Path(folder)))
-        for seed, prepared in zip(seeds, train(made, seeds), strict=True):
+        for seed, prepared in zip(seeds, trained(made, seeds), strict=True):
             stalled = stalled_model(replace(prepared, module=prepared.module.eval()), create_accelerator("cpu", "no"))
             began = time.process_time()
             found = diagnose(stalled)
@@ -213,9 +245,10 @@ def judged(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("seeds", nargs="?", type=int, default=4)
+    parser.add_argument("seeds", nargs="?", type=int, default=8)
     parser.add_argument("--fashion", type=Path, required=True)
-    parser.add_argument("--tuning", type=int, default=1)
+    parser.add_argument("--first", type=int, default=0)
+    parser.add_argument("--tuning", type=int, default=4)
     parser.add_argument("--figures", type=Path)
     parser.add_argument("--case", choices=CASES)
     given = parser.parse_args()
@@ -227,7 +260,7 @@ def main() -> None:
     for name in names:
         if any(row["case"] == name for row in rows):
             continue
-        for row in runs(name, range(given.seeds), fashion):
+        for row in runs(name, range(given.first, given.seeds), fashion):
             rows.append(row)
             if given.figures:
                 with given.figures.open("a") as file:

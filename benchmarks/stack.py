@@ -19,6 +19,7 @@ from torch.func import functional_call, vmap
 from extcon_cli.bypass.strategies import CONTROLS, STRATEGIES, Strategy
 from extcon_cli.bypass.strategies.base import StepInfo
 from extcon_cli.bypass.trace import Trace
+from extcon_cli.checkpoint.trust import Trust
 from extcon_cli.errors import GateError, UsageError
 from extcon_cli.pipelines.bypass import strategies
 from extcon_cli.pipelines.bypassing.stalled import Stalled, schedule_of, stalled_model
@@ -30,6 +31,9 @@ from extcon_cli.training.calibration import calibrate
 from extcon_cli.training.device import create_accelerator
 from extcon_cli.training.loop import Batches
 from extcon_cli.training.optim import lr_factor, optimizer, total_steps
+
+OURS = Trust(recipe=True)
+"""The recipes here are the benchmarks' own, and so are the nets that they name."""
 
 
 class Stack:
@@ -107,7 +111,7 @@ def stalled(recipe: Recipe, seeds: int) -> list[nn.Module]:
     prepared = []
     for seed in range(seeds):
         torch.manual_seed(seed)
-        prepared.append(prepare(recipe.model_copy(update={"seed": seed}), None))
+        prepared.append(prepare(recipe.model_copy(update={"seed": seed}), None, trust=OURS))
     modules = [item.module for item in prepared]
     loaders = [item.data.train_loader(device="cpu", seed=seed) for seed, item in enumerate(prepared)]
     spec = recipe.train
@@ -134,33 +138,34 @@ def compare(recipe: Recipe, modules: Sequence[nn.Module]) -> list[dict[str, Any]
     """
     seeds = []
     for seed, module in enumerate(modules):
-        prepared = prepare(recipe.model_copy(update={"seed": seed}), None)
+        prepared = prepare(recipe.model_copy(update={"seed": seed}), None, trust=OURS)
         seeds.append(stalled_model(replace(prepared, module=module.eval()), create_accelerator("cpu", "no")))
     walks = {name: _walk(name, seeds) for name in strategies(recipe.bypass)}
-    documents = []
-    for seed, stalled in enumerate(seeds):
-        found = {name: walked[seed] for name, walked in walks.items()}
-        ended = {"theta*": stalled.model(stalled.theta)}
-        ended |= {name: walked.module for name, walked in found.items() if walked.module is not None}
-        losses = {name: stalled.metrics(module, "validation")["loss"] for name, module in ended.items()}
-        calibrated = {name: stalled.calibrated(module) for name, module in ended.items()}
-        judged = {name: losses[name] if found is None else found.loss for name, found in calibrated.items()}
-        allowed = [name for name in losses if name not in CONTROLS and losses[name] <= losses["theta*"]]
-        verdict = min(allowed, key=judged.__getitem__)
-        documents.append(
-            {
-                "certificate": {name: walked.certificate for name, walked in found.items()},
-                "history": {"phases": [walked.history for walked in found.values()]},
-                "validation": losses,
-                "calibrated": {name: found and vars(found) for name, found in calibrated.items()},
-                "test": {name: stalled.metrics(module, "test") for name, module in ended.items()},
-                "test calibrated": {name: _calibrated(stalled, module) for name, module in ended.items()},
-                "verdict": verdict,
-                "before": {"metrics": stalled.metrics(ended["theta*"], "test")},
-                "after": {"metrics": stalled.metrics(ended[verdict], "test")},
-            }
-        )
-    return documents
+    return [
+        document(stalled, {name: walked[seed] for name, walked in walks.items()}) for seed, stalled in enumerate(seeds)
+    ]
+
+
+def document(stalled: Stalled, found: Mapping[str, Walked]) -> dict[str, Any]:
+    """What the document of one seed would hold, and the figures of each strategy."""
+    ended = {"theta*": stalled.model(stalled.theta)}
+    ended |= {name: walked.module for name, walked in found.items() if walked.module is not None}
+    losses = {name: stalled.metrics(module, "validation")["loss"] for name, module in ended.items()}
+    calibrated = {name: stalled.calibrated(module) for name, module in ended.items()}
+    judged = {name: losses[name] if known is None else known.loss for name, known in calibrated.items()}
+    allowed = [name for name in losses if name not in CONTROLS and losses[name] <= losses["theta*"]]
+    verdict = min(allowed, key=judged.__getitem__)
+    return {
+        "certificate": {name: walked.certificate for name, walked in found.items()},
+        "history": {"phases": [walked.history for walked in found.values()]},
+        "validation": losses,
+        "calibrated": {name: known and vars(known) for name, known in calibrated.items()},
+        "test": {name: stalled.metrics(module, "test") for name, module in ended.items()},
+        "test calibrated": {name: _calibrated(stalled, module) for name, module in ended.items()},
+        "verdict": verdict,
+        "before": {"metrics": stalled.metrics(ended["theta*"], "test")},
+        "after": {"metrics": stalled.metrics(ended[verdict], "test")},
+    }
 
 
 def _calibrated(stalled: Stalled, module: nn.Module) -> float | None:

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 import torch
 
+from extcon_cli.bypass.strategies import EXTENSIONS, RESTARTS
 from extcon_cli.errors import UsageError
-from extcon_cli.pipelines.bypassing.diagnosis import Evidence, conclude
+from extcon_cli.pipelines.bypassing.diagnosis import Evidence, _extensions, conclude
 from extcon_cli.pipelines.bypassing.probe import Refusal, Trial
-from extcon_cli.report.results.bypass import DeadUnits, Depth, Diagnosis, GradientNorm
+from extcon_cli.pipelines.bypassing.stalled import Stalled
+from extcon_cli.recipe.schema import BypassSpec
+from extcon_cli.report.results.bypass import DeadUnits, Depth, Diagnosis, GradientNorm, ProbeGain
 
 NOISE = torch.randn(400, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 
@@ -139,6 +144,7 @@ DEEP = Depth(layers=24, signal=1e-7, gradient=1e-12, signals=(0.1, 1e-7), gradie
     [
         ("overfitting", WIDE, 0.3, 1.3, 1.2, 3.0, None, None, ("shrink",)),
         ("overfitting", BY_HEART, 0.4, 1.0, 1.0, 3.0, None, None, ("shrink",)),
+        ("overfitting", begun(0.2), 0.1, 0.8, 0.7, 3.0, None, None, ("shrink",)),
         ("rate too high", WIDE, 0.4, 1.0, 0.6, 3.0, None, None, ("shrink",)),
         ("finished schedule", WIDE, 0.6, 1.3, 1.01, 3.0, None, None, ("shrink",)),
         ("still learning", WIDE, 0.3, 0.9, 0.95, 3.0, None, None, ("shrink",)),
@@ -190,3 +196,25 @@ def test_where_a_net_overfits_and_is_not_too_sure_nothing_is_prescribed() -> Non
     found = conclude(trials, evidence, least_gain=0.05, restarts=("restart", "shrink"))
     assert found.remedies == ()
     assert "Bypassing is not the remedy" in found.verdict
+
+
+@pytest.mark.parametrize(("explained", "kind"), [(0.3, "capacity-bound"), (0.1, "plateau")])
+def test_what_a_read_out_explains_beside_a_net_tells_that_capacity_is_missing(explained: float, kind: str) -> None:
+    trials = {"baseline": Trial([1.0, 0.9] * 8, level(1.0), level(0.9))}
+    evidence = replace(SOUND, theta=Trial([], begun(1.0), NARROW), read_out=ProbeGain(1 - explained, explained, 0.01))
+    found = conclude(trials, evidence, least_gain=0.05, restarts=("restart",))
+    assert found.kind == kind
+    assert ("a read-out of random features" in found.verdict) == (kind == "capacity-bound")
+    assert ("a read-out beside it", "gains") in {(row.sign, row.says) for row in found.signs}
+
+
+def test_extensions_are_probed_where_the_recipe_names_them_or_units_are_dead_and_not_where_no_unit_is_known() -> None:
+    def probed(dead: dict[str, DeadUnits], *named: str) -> tuple[str, ...]:
+        spec = BypassSpec.model_validate({"extensions": [*named]} if named else {})
+        return _extensions(cast(Stalled, SimpleNamespace(spec=spec)), replace(SOUND, dead=dead))
+
+    own = tuple(name for name in EXTENSIONS if name not in RESTARTS)
+    assert probed(MOST_DEAD) == own
+    assert probed({"act": DeadUnits(dead=0, nearly=0, units=64)}) == ()
+    assert probed({}) == ()
+    assert probed({}, "restart", "mirror") == ("mirror",)

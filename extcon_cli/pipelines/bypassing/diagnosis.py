@@ -30,6 +30,7 @@ from extcon_cli.report.results.bypass import (
     Fit,
     GradientNorm,
     LossSlope,
+    ProbeGain,
 )
 
 STALLED_T, STALLED_SLOPE = 2.0, 0.05
@@ -54,6 +55,8 @@ class Evidence:
     depth: Depth | None = None
     """None: the model has no deep plain stack."""
     features: Features | None = None
+    read_out: ProbeGain | None = None
+    """None: it was not asked, or not possible."""
 
 
 def diagnose(stalled: Stalled) -> Diagnosis:
@@ -76,6 +79,9 @@ def diagnose(stalled: Stalled) -> Diagnosis:
         probe.follow("lr_drop", *_extensions(stalled, evidence))
     found = concluded()
     if unexplained(found, stalled.spec.probe.gain):
+        evidence = replace(evidence, read_out=probe.read_out(module))
+        found = concluded()
+    if unexplained(found, stalled.spec.probe.gain):
         probe.follow(WIDER)
         found = concluded()
     return found
@@ -85,7 +91,7 @@ def _extensions(stalled: Stalled, evidence: Evidence) -> tuple[str, ...]:
     """Which extensions are probed: those that the recipe names; else all, where enough units are dead."""
     named = stalled.spec.extensions
     dead, _, number = counts(evidence.dead)
-    if named is None and dead < PROBED_DEAD * number:
+    if named is None and dead < PROBED_DEAD * max(1, number):  # without a unit known, none is dead
         return ()
     return tuple(name for name in named or EXTENSIONS if name not in RESTARTS)
 
@@ -141,6 +147,7 @@ def conclude(
         temperature=evidence.temperature,
         depth=evidence.depth,
         features=evidence.features,
+        read_out=evidence.read_out,
     )
     if evidence.theta is not None:
         diagnosis = _since(diagnosis, evidence.theta, trials)

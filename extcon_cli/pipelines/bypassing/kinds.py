@@ -20,8 +20,12 @@ NARROW = 1.15
 """Validation loss, as a multiple of the training loss, up to which a model is held back by what it can express."""
 REMEMBERED = 2.0
 """Validation loss, as a multiple of the training loss, from which on a model knows its training data by heart."""
+BY_HEART = 4.0
+"""The same, from which on it does whatever a few more steps gain."""
 WIDER_GAIN = 0.05
 """Share of the loss that a wider copy gains over going on within the probe, where capacity is what is missing."""
+READ_OUT = 0.145
+"""Share of the loss that a read-out of random features gains beside a model, where capacity is what is missing."""
 
 
 def kind(found: Diagnosis, least_gain: float) -> PlateauKind:
@@ -39,7 +43,9 @@ def kind(found: Diagnosis, least_gain: float) -> PlateauKind:
     if found.fit is not None and found.fit.informed is not None and found.fit.informed < CHANCE:
         return "data at fault"
     learns = _gains(found.learnt) if found.learnt is not None else found.slope.t >= 2
-    if (learns and _loses(found.drift)) or (_remembers(found.fit) and not _gains(found.drift)):
+    if (learns and _loses(found.drift)) or (_apart(found.fit, REMEMBERED) and not _gains(found.drift)):
+        return "overfitting"
+    if _apart(found.fit, BY_HEART):
         return "overfitting"
     helped = [row.gain for row in (found.lowered, found.averaged) if row is not None and _gains(row)]
     if helped and max(helped) >= least_gain and max(helped) > found.drift.gain:
@@ -66,16 +72,18 @@ def unexplained(found: Diagnosis, least_gain: float) -> bool:
 
 
 def _bound(found: Diagnosis) -> bool:
-    wider = found.probe.get(WIDER)
-    return wider is not None and wider.gain >= max(WIDER_GAIN, 2 * wider.error) and _narrow(found.fit)
+    wider, beside = found.probe.get(WIDER), found.read_out
+    pulls_ahead = wider is not None and wider.gain >= max(WIDER_GAIN, 2 * wider.error)
+    explains = beside is not None and beside.gain >= max(READ_OUT, 2 * beside.error)
+    return (pulls_ahead or explains) and _narrow(found.fit)
 
 
 def _narrow(fit: Fit | None) -> bool:
     return fit is not None and fit.validation <= NARROW * fit.training
 
 
-def _remembers(fit: Fit | None) -> bool:
-    return fit is not None and fit.validation >= REMEMBERED * fit.training
+def _apart(fit: Fit | None, factor: float) -> bool:
+    return fit is not None and fit.validation >= factor * fit.training
 
 
 def _gains(gain: ProbeGain) -> bool:

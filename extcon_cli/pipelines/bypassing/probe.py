@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from extcon_cli.averaging import WeightAverage
+from extcon_cli.bypass.readout import read_out
 from extcon_cli.bypass.strategies import BASELINE, STRATEGIES
 from extcon_cli.bypass.strategies.base import PhaseSteps, StrategyContext
 from extcon_cli.errors import GateError, TraceError, UsageError
@@ -22,6 +23,7 @@ from extcon_cli.events import Progress
 from extcon_cli.pipelines.bypassing.phased import phased_training
 from extcon_cli.pipelines.bypassing.stalled import Stalled
 from extcon_cli.pipelines.running.phase import PROGRESS_EVERY
+from extcon_cli.processes import ALONE, Processes
 from extcon_cli.report.results.bypass import ProbeGain
 from extcon_cli.tasks import Batch
 from extcon_cli.training.objective import per_sample_loss
@@ -53,6 +55,15 @@ class Refusal:
     reason: str
 
 
+@dataclass(frozen=True)
+class Answers:
+    """Samples with what a model gives for them."""
+
+    inputs: Tensor  # (N, ...)
+    outputs: Tensor  # (N, K)
+    targets: Tensor  # (N, ...)
+
+
 @dataclass
 class Probe:
     """The trials of one diagnosis, one after the other, each on the same batches."""
@@ -72,6 +83,37 @@ class Probe:
         for name in names:
             if name not in self.trials:
                 self.trials[name] = self._follow(name)
+
+    @torch.no_grad()
+    def read_out(self, module: nn.Module) -> ProbeGain | None:
+        """What a read-out of random features of the inputs gains beside a module. None: inputs are no numbers, or
+        outputs no rows of them.
+
+        Every process fits the whole, and so finds the same.
+        """
+        fitted, judged = (self._answers(module, split) for split in ("train", "validation"))
+        if fitted is None or judged is None:
+            return None
+        task = self.stalled.prepared.task
+        found = read_out(fitted.inputs, fitted.outputs, lambda outputs: task.loss(outputs, fitted.targets))
+        beside = judged.outputs + found(judged.inputs)
+        losses = (task.sample_losses(outputs, judged.targets).double() for outputs in (judged.outputs, beside))
+        return against(*losses)
+
+    def _answers(self, module: nn.Module, split: str) -> Answers | None:
+        """What a module gives for the samples of a split that losses are compared on."""
+        stalled = self.stalled
+        parts: list[tuple[Tensor, Tensor, Tensor]] = []
+        for batch in self._batches(split, ALONE):
+            given, outputs, targets = stalled.task.arguments(batch[0]), stalled.task.forward(module, batch), batch[1]
+            inputs = given[0] if isinstance(given, tuple) and len(given) == 1 else None
+            if not all(isinstance(part, Tensor) for part in (inputs, outputs, targets)):
+                return None
+            assert isinstance(inputs, Tensor)
+            if not inputs.is_floating_point() or outputs.dim() != 2:
+                return None
+            parts.append((inputs.float().cpu(), outputs.float().cpu(), targets.cpu()))
+        return Answers(*(torch.cat(part) for part in zip(*parts, strict=True)))
 
     def _follow(self, name: str) -> Trial | Refusal:
         stalled, context, place = self.stalled, self.context, len(self.trials)
@@ -128,13 +170,14 @@ class Probe:
             return None
         return torch.cat([losses for _, part in gathered for losses in part])
 
-    def _batches(self, split: str) -> Iterator[Batch]:
-        """This process's part of at most `SAMPLES` samples of a split, the same ones each time."""
+    def _batches(self, split: str, processes: Processes | None = None) -> Iterator[Batch]:
+        """This process's part of at most `SAMPLES` samples of a split, the same ones each time; of other `processes`,
+        where they are given."""
         stalled = self.stalled
         loader = stalled.prepared.data.eval_loader(split, device=stalled.accelerator.device)
         number = min(len(loader), max(1, math.ceil(SAMPLES / loader.batch_size)))
         steps = [round(place * (len(loader) - 1) / max(1, number - 1)) for place in range(number)]
-        return (loader.batch(step) for step in steps[stalled.processes.share.of(number)])
+        return (loader.batch(step) for step in steps[(processes or stalled.processes).share.of(number)])
 
 
 def in_miniature(stalled: Stalled) -> StrategyContext:

@@ -44,6 +44,14 @@ def signs(found: Diagnosis, *, falling: bool) -> tuple[Sign, ...]:
     rows += [Sign(name, _change(row), _drifts(row)) for name, row in changes if row is not None]
     if found.temperature is not None:
         rows.append(Sign("temperature", f"{found.temperature:.2f}", _confidence(found.temperature)))
+    if found.read_out is not None:
+        rows.append(
+            Sign(
+                "a read-out beside it",
+                f"{percent(found.read_out.gain)} +- {percent(found.read_out.error)}",
+                _said(found.read_out),
+            )
+        )
     for name, row in found.probe.items():
         if name != BASELINE:
             of = "control" if name in CONTROLS else "probe"
@@ -79,11 +87,10 @@ def _meaning(found: Diagnosis) -> str:
                 f"the rate is too high: a lowered one changes the validation loss at once ({_change(found.lowered)}), "
                 f"and so does averaging ({_change(found.averaged)})"
             )
-        case "capacity-bound" if WIDER in found.probe:
+        case "capacity-bound":
             return (
-                "capacity-bound: training and validation loss are alike, and a wider copy gains "
-                f"{percent(found.probe[WIDER].gain)} over going on at once: only a wider model helps much "
-                "(--allow-wider keeps one, at its price)"
+                f"capacity-bound: training and validation loss are alike, and {_left_over(found)}: only a wider model "
+                "helps much (--allow-wider keeps one, at its price)"
             )
         case "finished schedule":
             return "its schedule has come to an end: going on at this rate undoes it"
@@ -129,6 +136,14 @@ def _reach(depth: Depth) -> str:
 
 def _both(fit: Fit) -> str:
     return f"{fit.training:.3g} training, {fit.validation:.3g} validation"
+
+
+def _left_over(found: Diagnosis) -> str:
+    """What shows that capacity is missing."""
+    if WIDER in found.probe:
+        return f"a wider copy gains {percent(found.probe[WIDER].gain)} over going on at once"
+    assert found.read_out is not None
+    return f"a read-out of random features of its inputs, beside it, gains {percent(found.read_out.gain)}"
 
 
 def _fits(fit: Fit) -> str:

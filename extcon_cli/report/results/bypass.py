@@ -153,6 +153,9 @@ class Diagnosis:
     """What the mean of the last weights of going on gains over theta*."""
     fit: Fit | None = None
     """None: it was not measured."""
+    read_out: ProbeGain | None = None
+    """What a linear read-out of random features of the inputs, beside the model, gains over theta*. None: it was not
+    asked, or not possible."""
     features: Features | None = None
     """None: no map was found."""
     kind: PlateauKind = "plateau"
