@@ -3,11 +3,11 @@
     python benchmarks/diagnosis.py [SEEDS] --fashion fashion_mnist.npz [--first 4] [--figures FILE] [--case NAME]
 
 Eight kinds in four cases each, three of multilayer perceptrons and one of convolutions, every one trained anew by each
-seed (8 by default, from `--first` on); the seeds of a perceptron all at once, by batched products. A case is what its making says: units that a far too high rate has killed, a deep stack
-without skips, the end of a cosine schedule, a rate ten times too high, few examples for long, shuffled labels or inputs
-of noise, a net of three to eight units at the end of its training, a training that was cut short. The first four seeds
-(`--tuning`) are those on which the thresholds of extcon_cli/pipelines/bypassing/kinds.py were set; the others were held
-out.
+seed (8 by default, from `--first` on); the seeds of a perceptron all at once, by batched products. A case is what its
+making says: units that a far too high rate has killed, a deep stack without skips, the end of a cosine schedule, a rate
+ten times too high, few examples for long, shuffled labels or inputs of noise, a net of two to fourteen units at the end
+of its training, a training that was cut short. The first four seeds (`--tuning`) are those on which the thresholds of
+extcon_cli/pipelines/bypassing/kinds.py were set; the others were held out.
 
 Prints one JSON document: of the tuning seeds and of the held-out ones the table of labels and verdicts, precision and
 recall of each kind, and what a diagnosis cost. `--figures FILE` keeps the figures of each run (JSON lines) and, where
