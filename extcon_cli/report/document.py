@@ -169,8 +169,10 @@ def exactness(result: PruneResult) -> list[str]:
     if main is not None:
         moments = (removal.metrics_before_removal, removal.metrics_after_removal, after)
         shown = [figure(main, moment[main]) for moment in moments]
+        trained = result.history is None or any(phase.phase == "finetune" for phase in result.history.phases)
         sentences.append(
-            f"{main}: {shown[0]} right before removal, {shown[1]} right after, {shown[2]} after fine-tuning"
+            f"{main}: {shown[0]} right before removal, {shown[1]} right after"
+            + (f", {shown[2]} after fine-tuning" if trained else "; nothing was fine-tuned")
         )
     sentences.append(
         f"outputs moved by at most {removal.relative_difference:.1e} of the largest at removal"

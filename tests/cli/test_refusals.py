@@ -151,9 +151,8 @@ def test_a_wrong_override_is_one_line_and_does_not_blame_the_sidecar(extcon: Ext
     ("more", "says"),
     [
         (["--resume"], "--resume: Ultralytics' trainer begins anew"),
-        (["--dry-run"], "--dry-run: try --set prune.finetune.steps=0"),
         (["--export", "onnx"], "--export: prune first, then run yolo export"),
-        (["--plan", "plan.json"], "--plan: its rows keep shares"),
+        (["--ratio", "0.3,0.5"], "several targets: run it once for each target"),
     ],
 )
 def test_what_a_checkpoint_of_ultralytics_does_not_take(tmp_path: Path, more: list[str], says: str) -> None:
