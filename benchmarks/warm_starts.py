@@ -1,11 +1,13 @@
 """Warm starts: a net trained on the data of yesterday goes on with those of today, by ours and by others' ways.
 
     python benchmarks/warm_starts.py cifar10.npz --results warm.jsonl [--seeds 3] [--settings half,noise,classes]
+                                     [--size larger]
 
 half: on half of the images, then on all. noise: half of the labels drawn at random, then the right ones. classes: on
 five of the ten classes, then on all ten. The net has ResNet-18's four stages with one block in each, an eighth as wide;
-the data are 800 images of CIFAR-10, their inner 24 x 24 pixels halved. Every way takes as many steps (Adam), along half
-a cosine but for ours, which has a schedule of its own.
+the data are 800 images of CIFAR-10, their inner 24 x 24 pixels halved. `--size larger`: two blocks in each, as
+ResNet-18 has, and 1,600 whole images, halved; without the "restarted" ways. Every way takes as many steps (Adam), along
+half a cosine but for ours, which has a schedule of its own.
 
 The other ways, each from its paper: going on; from scratch; shrink and perturb (Ash & Adams 2020); DASH (Shin et al.
 2024); ReDo (Sokar et al. 2023); FIRE (Han et al. 2026). Ours is `extcon bypass --try restart,shrink`: the best of
@@ -47,9 +49,30 @@ from extcon_cli.training.device import create_accelerator
 
 SETTINGS = ("half", "noise", "classes")
 WIDTHS = (8, 16, 32, 64)
-IMAGES, VALIDATION, TEST = 800, 400, 2000
-STEPS, BEFORE = 200, 300
-"""Of the second training, and of the first."""
+VALIDATION, TEST = 400, 2000
+
+
+@dataclass(frozen=True)
+class Size:
+    """Of the problem and of the net."""
+
+    images: int
+    border: int
+    """Pixels that are cut off on each side, before halving."""
+    blocks: int
+    """In each stage."""
+    before: int
+    """Steps of the first training."""
+    steps: int
+    """Of the second one."""
+
+    @property
+    def side(self) -> int:
+        """Pixels of an image along one side."""
+        return (32 - 2 * self.border) // 2
+
+
+SIZES = {"small": Size(800, 4, 1, 300, 200), "larger": Size(1600, 0, 2, 450, 300)}
 OURS = ("going on", "restart", "shrink")
 RESTARTED = ", restarted"
 REDO_EVERY, REDO_DORMANT = 50, 0.1
@@ -69,32 +92,34 @@ def pictures(file: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
         return found[f"x_{split}"], found[f"y_{split}"].astype(np.int64)
 
 
-def smaller(x: np.ndarray) -> np.ndarray:  # (N, 32, 32, 3) -> (N, 3, 12, 12), uint8
-    """The inner 24 x 24 pixels, halved."""
-    pooled = x[:, 4:28, 4:28].reshape(len(x), 12, 2, 12, 2, 3).mean((2, 4)).round()
+def smaller(x: np.ndarray, size: Size) -> np.ndarray:  # (N, 32, 32, 3) -> (N, 3, side, side), uint8
+    """The inner pixels, halved."""
+    inner, side = slice(size.border, 32 - size.border), size.side
+    pooled = x[:, inner, inner].reshape(len(x), side, 2, side, 2, 3).mean((2, 4)).round()
     return pooled.astype(np.uint8).transpose(0, 3, 1, 2).copy()
 
 
-def phases(file: Path, setting: str, seed: int) -> Iterator[dict[str, np.ndarray]]:
+def phases(file: Path, setting: str, seed: int, size: Size) -> Iterator[dict[str, np.ndarray]]:
     """The arrays of the first and of the second training. Validation and test data are always those of the second."""
     x, y = pictures(file, "train")
+    images = size.images
     draw = np.random.default_rng(seed)
-    chosen = draw.permutation(len(x))[: IMAGES + VALIDATION]
-    (x, x_val), (y, y_val) = np.split(smaller(x[chosen]), [IMAGES]), np.split(y[chosen], [IMAGES])
+    chosen = draw.permutation(len(x))[: images + VALIDATION]
+    (x, x_val), (y, y_val) = np.split(smaller(x[chosen], size), [images]), np.split(y[chosen], [images])
     x_test, y_test = (array[:TEST] for array in pictures(file, "test"))
-    rest = {"x_val": x_val, "y_val": y_val, "x_test": smaller(x_test), "y_test": y_test}
+    rest = {"x_val": x_val, "y_val": y_val, "x_test": smaller(x_test, size), "y_test": y_test}
     first_x, first_y = x, y
     if setting == "half":
-        first_x, first_y = x[: IMAGES // 2], y[: IMAGES // 2]
+        first_x, first_y = x[: images // 2], y[: images // 2]
     elif setting == "noise":
-        first_y = np.where(draw.random(IMAGES) < 0.5, draw.integers(0, 10, IMAGES), y)
+        first_y = np.where(draw.random(images) < 0.5, draw.integers(0, 10, images), y)
     else:
         first_x, first_y = x[y < 5], y[y < 5]
     yield {"x_train": first_x, "y_train": first_y, **rest}
     yield {"x_train": x, "y_train": y, **rest}
 
 
-def opened(arrays: Mapping[str, np.ndarray], seed: int, folder: Path, steps: int) -> Stalled:
+def opened(arrays: Mapping[str, np.ndarray], seed: int, folder: Path, size: Size, steps: int) -> Stalled:
     """A new net on these data, and how it is trained."""
     np.savez(folder / "data.npz", **arrays)
     torch.manual_seed(seed)
@@ -105,8 +130,8 @@ def opened(arrays: Mapping[str, np.ndarray], seed: int, folder: Path, steps: int
             {
                 "model": {
                     "arch": "zoo:digits_resnet",
-                    "kwargs": {"widths": [*WIDTHS], "blocks": 1, "channels": 3},
-                    "input_shape": [3, 12, 12],
+                    "kwargs": {"widths": [*WIDTHS], "blocks": size.blocks, "channels": 3},
+                    "input_shape": [3, size.side, size.side],
                 },
                 "data": {
                     "dataset": "arrays",
@@ -233,7 +258,7 @@ def ended(stalled: Stalled, way: str, theta: Weights) -> nn.Module:
     start, branch = theta, Branch("restart" if restarted else way if way in STRATEGIES else BASELINE)
     if begin == "from scratch":
         torch.manual_seed(1000 + stalled.prepared.recipe.seed)
-        start = DigitsResNet(10, WIDTHS, blocks=1, channels=3).state_dict()
+        start = DigitsResNet(10, **stalled.prepared.recipe.model.kwargs).state_dict()
     elif begin in RESETS:
         module = stalled.model(theta)
         RESETS[begin](module, stalled)
@@ -279,11 +304,12 @@ WAYS = ("theta*", "going on", "from scratch", "restart", "shrink", *RESETS, "ReD
 BEGINNINGS = tuple(f"{way}{RESTARTED}" for way in ("from scratch", "DASH", "FIRE"))
 
 
-def run(file: Path, setting: str, seed: int, ways: Sequence[str]) -> Iterator[Row]:
+def run(file: Path, setting: str, seed: int, ways: Sequence[str], size: Size) -> Iterator[Row]:
     """These ways from one theta*."""
     with tempfile.TemporaryDirectory() as folder:
-        before, after = phases(file, setting, seed)
-        first, second = opened(before, seed, Path(folder), BEFORE), opened(after, seed, Path(folder), STEPS)
+        before, after = phases(file, setting, seed, size)
+        first = opened(before, seed, Path(folder), size, size.before)
+        second = opened(after, seed, Path(folder), size, size.steps)
     theta = ended(first, "going on", first.theta).state_dict()
     for way in ways:
         yield measured(second, setting, way, ended(second, way, theta))
@@ -340,14 +366,16 @@ def main() -> None:
     parser.add_argument("--results", type=Path, required=True)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--settings", default=",".join(SETTINGS))
+    parser.add_argument("--size", choices=SIZES, default="small")
     given = parser.parse_args()
     lines = given.results.read_text().splitlines() if given.results.exists() else []
     rows = [Row(**json.loads(line)) for line in lines]
     there = {(row.setting, row.seed, row.way) for row in rows}
+    groups = (WAYS, BEGINNINGS) if given.size == "small" else (WAYS,)
     with given.results.open("a") as results:
-        for group, seed, setting in product((WAYS, BEGINNINGS), range(given.seeds), given.settings.split(",")):
+        for group, seed, setting in product(groups, range(given.seeds), given.settings.split(",")):
             ways = [way for way in group if (setting, seed, way) not in there]
-            for row in run(given.cifar10, setting, seed, ways) if ways else ():
+            for row in run(given.cifar10, setting, seed, ways, SIZES[given.size]) if ways else ():
                 print(json.dumps(vars(row)), file=results, flush=True)
                 rows.append(row)
     print(json.dumps(summary(rows), indent=1))
