@@ -153,6 +153,10 @@ def _put_in(
         defer(module, torch.float32)
     state = _named(checkpoint, _own(module)[0])
     whole = state is not checkpoint.state
+    if in_place:
+        from extcon_cli.checkpoint.in_file import read_when_used  # as above
+
+        state = read_when_used(state, checkpoint.path)
     versions = None if whole else checkpoint.versions
     found = fill(module, state, source=str(checkpoint.path), arch=arch, versions=versions)
     if prefix := ("" if whole else checkpoint.prefix) + found.prefix:
