@@ -6,9 +6,10 @@ Stalled nets of three kinds (6 seeds each by default), made as in diagnosis.py: 
 ordinary plateau. Each is probed with `revive`, `mirror` and `widen` for so many steps, and followed with each for
 `--full` steps; every gain is that in validation loss over going on for as many.
 
-Prints one JSON document: for each kind and length the rank correlation of the probed and the full gains, precision and
-recall of "gains over 5 %" (probed: and twice its standard error), how often the extension that the probe puts first is
-within two points of the best, and the probe's steps as a share of a run's: going on, a control and two strategies.
+Prints one JSON document: for each kind, for all of them, and for each length the rank correlation of the probed and the
+full gains, precision and recall of "gains over 5 %" (probed: and twice its standard error), how often the extension
+that the probe puts first is within two points of the best, and the probe's steps as a share of a run's: going on, a
+control and two strategies.
 """
 
 from __future__ import annotations
@@ -95,14 +96,19 @@ def main() -> None:
     fashion = np.load(given.fashion)
     fashion = {key: fashion[key] for key in ("x_train", "y_train")}
     document: dict[str, Any] = {}
+    every: list[dict[str, ProbeGain]] = []
+    short: dict[int, list[dict[str, ProbeGain]]] = {steps: [] for steps in lengths}
     for kind, case in CASES.items():
         with tempfile.TemporaryDirectory() as folder:
             models = train(recipe(case, arrays(case, fashion, Path(folder))), range(given.seeds))
         full = [tried(model, given.full) for model in models]
+        every += full
         document[kind] = {"full": {way: [row[way].gain for row in full if way in row] for way in WAYS}}
         for steps in lengths:
             probed = [tried(model, steps) for model in models]
+            short[steps] += probed
             document[kind][f"{steps} steps"] = predicts(probed, full, steps, given.full)
+    document["all kinds"] = {f"{steps} steps": predicts(short[steps], every, steps, given.full) for steps in lengths}
     print(json.dumps(document, indent=1))
 
 

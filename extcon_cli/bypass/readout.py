@@ -16,6 +16,8 @@ from torch.nn import functional
 FEATURES = 512
 SIDE = 16
 """Places of an image along one side that the features see at most: larger ones are averaged."""
+LARGEST = 4096
+"""Numbers of an input that the features see at most."""
 RIDGE = 1e-4
 """Weight of half the squared read-out beside the mean loss."""
 ITERATIONS = 40
@@ -35,14 +37,24 @@ class ReadOut:
     weight: Tensor  # (FEATURES, outputs)
     bias: Tensor  # (outputs,)
 
-    def __call__(self, inputs: Tensor) -> Tensor:  # (N, ...) -> (N, outputs)
+    def __call__(self, x: Tensor) -> Tensor:  # (N, inputs) -> (N, outputs)
         """What is added to the model's outputs."""
-        raw = _raw(inputs, self.mean, self.size, self.drawn, self.shift)
+        raw = _raw(x, self.mean, self.size, self.drawn, self.shift)
         return _standard(raw, self.middle, self.spread) @ self.weight + self.bias
 
 
+def rows(inputs: Tensor) -> Tensor | None:  # (N, ...) -> (N, inputs)
+    """What the features see of a model's inputs: all numbers, of large images the means of their parts. None: they
+    are no numbers, or too many."""
+    if not inputs.is_floating_point():
+        return None
+    if inputs.dim() == 4 and max(inputs.shape[2:]) > SIDE:
+        inputs = functional.adaptive_avg_pool2d(inputs, SIDE)
+    return inputs.flatten(1).float() if 0 < inputs[0].numel() <= LARGEST else None
+
+
 def read_out(
-    inputs: Tensor,  # (N, ...)
+    x: Tensor,  # (N, inputs), of `rows`
     outputs: Tensor,  # (N, K), of the model
     loss: Callable[[Tensor], Tensor],
     *,
@@ -54,11 +66,10 @@ def read_out(
         loss: the mean loss of outputs in the place of the model's: ().
     """
     generator = torch.Generator().manual_seed(seed)
-    x = _flat(inputs)
     mean, size = x.mean(0), x.std().clamp_min(1e-12)
     drawn = torch.randn(x.shape[1], FEATURES, generator=generator)
     shift = torch.randn(FEATURES, generator=generator) / 2
-    raw = _raw(inputs, mean, size, drawn, shift)
+    raw = _raw(x, mean, size, drawn, shift)
     middle, spread = raw.mean(0), raw.std(0).clamp_min(1e-6)
     features = _standard(raw, middle, spread)
     weight = torch.zeros(FEATURES, outputs.shape[1], requires_grad=True)
@@ -76,15 +87,8 @@ def read_out(
     return ReadOut(mean, size, drawn, shift, middle, spread, weight.detach(), bias.detach())
 
 
-def _flat(inputs: Tensor) -> Tensor:  # (N, ...) -> (N, numbers)
-    if inputs.dim() == 4 and max(inputs.shape[2:]) > SIDE:
-        inputs = functional.adaptive_avg_pool2d(inputs, SIDE)
-    return inputs.flatten(1)
-
-
-def _raw(inputs: Tensor, mean: Tensor, size: Tensor, drawn: Tensor, shift: Tensor) -> Tensor:
-    x = (_flat(inputs) - mean) / size
-    return (x @ drawn / drawn.shape[0] ** 0.5 + shift).relu()
+def _raw(x: Tensor, mean: Tensor, size: Tensor, drawn: Tensor, shift: Tensor) -> Tensor:
+    return ((x - mean) / size @ drawn / drawn.shape[0] ** 0.5 + shift).relu()
 
 
 def _standard(raw: Tensor, middle: Tensor, spread: Tensor) -> Tensor:

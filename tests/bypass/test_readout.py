@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from extcon_cli.bypass.readout import SIDE, read_out
+from extcon_cli.bypass.readout import LARGEST, SIDE, read_out, rows
 
 GENERATOR = torch.Generator().manual_seed(0)
 X = torch.randn(1200, 4, generator=GENERATOR)
@@ -31,12 +31,20 @@ def test_what_no_linear_model_can_express_is_found_and_nothing_is_where_nothing_
     assert gain(all_of_it) < 0.02
 
 
-def test_the_same_is_found_again_at_any_scale_of_the_inputs_and_for_large_images() -> None:
+def test_the_same_is_found_again_at_any_scale_of_the_inputs() -> None:
     outputs, fit = torch.zeros(1200, 2), lambda given: functional.cross_entropy(given, Y)
     once = read_out(X, outputs, fit)(X)
     assert torch.equal(once, read_out(X, outputs, fit)(X))
     assert torch.allclose(once, read_out(1024 * X, outputs, fit)(1024 * X))
+
+
+def test_of_large_images_the_features_see_means_and_of_tokens_nothing() -> None:
     images = torch.rand(8, 3, 40, 40, generator=torch.Generator().manual_seed(0))
-    found = read_out(images, torch.zeros(8, 2), lambda given: functional.cross_entropy(given, Y[:8]))
-    assert found.drawn.shape[0] == 3 * SIDE**2
-    assert found(images).shape == (8, 2)
+    seen = rows(images)
+    assert seen is not None
+    assert seen.shape == (8, 3 * SIDE**2)
+    assert torch.allclose(seen.mean(), images.mean(), atol=1e-2)
+    found = read_out(seen, torch.zeros(8, 2), lambda given: functional.cross_entropy(given, Y[:8]))
+    assert found(seen).shape == (8, 2)
+    assert rows(torch.zeros(8, 5, dtype=torch.long)) is None
+    assert rows(torch.zeros(8, LARGEST + 1)) is None

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from extcon_cli.averaging import WeightAverage
-from extcon_cli.bypass.readout import read_out
+from extcon_cli.bypass.readout import read_out, rows
 from extcon_cli.bypass.strategies import BASELINE, STRATEGIES
 from extcon_cli.bypass.strategies.base import PhaseSteps, StrategyContext
 from extcon_cli.errors import GateError, TraceError, UsageError
@@ -59,7 +59,7 @@ class Refusal:
 class Answers:
     """Samples with what a model gives for them."""
 
-    inputs: Tensor  # (N, ...)
+    inputs: Tensor  # (N, numbers)
     outputs: Tensor  # (N, K)
     targets: Tensor  # (N, ...)
 
@@ -107,12 +107,10 @@ class Probe:
         for batch in self._batches(split, ALONE):
             given, outputs, targets = stalled.task.arguments(batch[0]), stalled.task.forward(module, batch), batch[1]
             inputs = given[0] if isinstance(given, tuple) and len(given) == 1 else None
-            if not all(isinstance(part, Tensor) for part in (inputs, outputs, targets)):
+            x = rows(inputs) if isinstance(inputs, Tensor) else None
+            if x is None or not isinstance(outputs, Tensor) or not isinstance(targets, Tensor) or outputs.dim() != 2:
                 return None
-            assert isinstance(inputs, Tensor)
-            if not inputs.is_floating_point() or outputs.dim() != 2:
-                return None
-            parts.append((inputs.float().cpu(), outputs.float().cpu(), targets.cpu()))
+            parts.append((x.cpu(), outputs.float().cpu(), targets.cpu()))
         return Answers(*(torch.cat(part) for part in zip(*parts, strict=True)))
 
     def _follow(self, name: str) -> Trial | Refusal:
