@@ -11,7 +11,7 @@ import torch
 
 from extcon_cli.catalyst.filters import Filters
 from extcon_cli.checkpoint.trust import UNTRUSTED, Trust
-from extcon_cli.checkpoint.ultralytics.outputs import raw_outputs
+from extcon_cli.checkpoint.ultralytics.outputs import plain_outputs, raw_outputs
 from extcon_cli.checkpoint.ultralytics.widths import Widths
 from extcon_cli.events import Emit, Event, RunStarted, ignore
 from extcon_cli.pipelines.pruning.budget import without
@@ -57,6 +57,7 @@ def plan_ultralytics(
         selected = decided(run, module, says, example, before)
         with raw_outputs(module):
             smaller = without(module, channels, filters.masks(selected))
+        plain_outputs(smaller)
         after = measure(smaller, example, precision)
         result = PlanResult(
             checkpoint=str(checkpoint),
