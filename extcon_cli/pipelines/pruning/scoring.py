@@ -58,8 +58,8 @@ def score(pruning: PruneRun) -> Tensor:
         try:
             return pruning.run.processes.once(lambda: _compensated(pruning))
         except TraceError as error:
-            if is_deferred(pruning.module):
-                raise
+            if is_deferred(pruning.module):  # no gradient reaches a weight that is read when it is used
+                raise TraceError(f"{error}: set prune.score.method to magnitude") from error
             pruning.run.emit(Noted(f"{error}; filters are scored by their energy instead", warning=True))
             return normalised(_summed(pruning, scores.energy), pruning.filters)
     if spec.method == "magnitude":
