@@ -178,7 +178,7 @@ def members(
 
 def tried_out(wish: Wish, emit: Emit) -> DryRunResult:
     """`--dry-run`."""
-    from extcon_cli.pipelines.prune import prune
+    from extcon_cli.pipelines.prune import prune, trains
     from extcon_cli.pipelines.running.rehearsal import quietly, rehearse
 
     told = quietly(emit, wish.output)
@@ -196,7 +196,8 @@ def tried_out(wish: Wish, emit: Emit) -> DryRunResult:
         )
         return exported(wish, done, short, told)
 
-    return rehearse("prune", wish.recipe, wish.checkpoint, attempt, output=wish.output, trust=wish.trust)
+    still = not trains(wish.recipe.prune)
+    return rehearse("prune", wish.recipe, wish.checkpoint, attempt, output=wish.output, trust=wish.trust, sparing=still)
 
 
 def exported(wish: Wish, result: PruneResult, recipe: Recipe, emit: Emit) -> PruneResult:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from extcon_cli.channels import zero_channels
+from extcon_cli.channels.deferred import is_deferred
 from extcon_cli.channels.modules import evaluating
 from extcon_cli.channels.preserving import duplicate
 from extcon_cli.checkpoint.folder import is_transformers
@@ -20,7 +21,7 @@ from extcon_cli.pipelines.pruning.budget import without
 from extcon_cli.pipelines.pruning.keep import check_patterns
 from extcon_cli.pipelines.pruning.plan_file import asked, planned_groups, write_plan
 from extcon_cli.pipelines.pruning.prune_run import PruneRun, analyse
-from extcon_cli.pipelines.pruning.scoring import TRAINED, score, select
+from extcon_cli.pipelines.pruning.scoring import TRAINED, UNTRAINED, score, select
 from extcon_cli.pipelines.running.measure import timed
 from extcon_cli.pipelines.running.start import start_run
 from extcon_cli.recipe.schema import Recipe
@@ -62,7 +63,16 @@ def plan(
     name = "net" if is_transformers(checkpoint) else "net.safetensors"
     with (
         tempfile.TemporaryDirectory() as folder,
-        start_run("plan", recipe, checkpoint, output=Path(folder, name), device=device, trust=trust, emit=tell) as run,
+        start_run(
+            "plan",
+            recipe,
+            checkpoint,
+            output=Path(folder, name),
+            device=device,
+            trust=trust,
+            emit=tell,
+            sparing=recipe.prune.score.method in UNTRAINED,
+        ) as run,
     ):
         pruning = analyse(run)
         check_patterns(recipe.prune.decide, [group.name for group in pruning.channels.groups])
@@ -73,7 +83,8 @@ def plan(
         smaller = without(pruning.original, pruning.channels, pruning.filters.masks(selected))
         after = measure(smaller, run.prepared.example, precision)
         found = _sensitivities(pruning, scores, samples) if samples else {}
-        modules, spec = (pruning.original, smaller), recipe.prune.latency if latency else None
+        measured = latency and not is_deferred(smaller)  # to read the weights would be most of it
+        modules, spec = (pruning.original, smaller), recipe.prune.latency if measured else None
         stats = ModelStats({}, before), ModelStats({}, after)
         *_, times = timed(*stats, modules, run.prepared.example, spec, device=str(run.device), emit=tell)
         sha = run.prepared.opened.checkpoint.sha256 if run.prepared.opened is not None else ""

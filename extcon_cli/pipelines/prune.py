@@ -66,10 +66,10 @@ def prune(
     Raises: GateError where the removal is not exact, the target is missed, or a limit is not kept; then nothing is
     written. Interrupted (resumable) on Ctrl-C or SIGTERM.
     """
-    document, trains = read_plan(plan) if plan is not None else None, _trains(recipe.prune)
+    document, training = read_plan(plan) if plan is not None else None, trains(recipe.prune)
     with start_run(
-        "prune", recipe, checkpoint, output=output, device=device, speed=recipe.prune.finetune if trains else None,
-        resume=resume, force=force, trust=trust, emit=emit, rehearsal=rehearsal, sparing=not trains,
+        "prune", recipe, checkpoint, output=output, device=device, speed=recipe.prune.finetune if training else None,
+        resume=resume, force=force, trust=trust, emit=emit, rehearsal=rehearsal, sparing=not training,
     ) as run:  # fmt: skip
         pruning = analyse(run)
         chosen = None
@@ -133,7 +133,7 @@ def prune(
     return result
 
 
-def _trains(spec: PruneSpec) -> bool:
+def trains(spec: PruneSpec) -> bool:
     """Does anything of this need the gradients of the weights?"""
     hands_over = spec.compensate.enabled and spec.compensate.hand_over != "sequential"
     still = spec.finetune.steps == 0 and spec.bifurcate.method == "none" and spec.score.method in UNTRAINED

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from extcon_cli.channels.deferred import Deferred, defer, dense
 from extcon_cli.checkpoint.huggingface.shards import spill
 from extcon_cli.errors import DataError
+from extcon_cli.pipelines.plan import plan
 from extcon_cli.pipelines.prune import prune
 from extcon_cli.pipelines.running.prepare import prepare
 from extcon_cli.recipe.load import resolve
@@ -50,6 +51,9 @@ def test_text_scores_and_hands_over_without_copies_in_memory(
     monkeypatch.setattr("extcon_cli.channels.deferred.SMALL", 0)
     monkeypatch.setattr("extcon_cli.checkpoint.huggingface.folder.too_large", lambda size: True)
     found, same = pruned("same")
+    planned = plan(llama, resolve("prune", overrides=changes).recipe, output=tmp_path / "plan.json", samples=2)
+    assert planned.after == found.after.size
+    assert planned.latency is None
     assert found.after.latency is None, "to read the weights would be most of it"
     assert found.certificate.exact
     assert found.folder.plain_difference == 0

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from extcon_cli.channels.deferred import Deferred, Make, defer, dense
 from extcon_cli.checkpoint.encode import encoded
-from extcon_cli.memory import memory_limit
+from extcon_cli.errors import UsageError
+from extcon_cli.memory import memory_limit, shown
 
 COPIES = 9
 """Times that a model's weights are in memory at the most while a folder is pruned, those in float64 included."""
@@ -62,14 +63,21 @@ def store(file: Path, state: Mapping[str, Tensor]) -> None:
 def spill(tensor: Tensor, folder: Path) -> None:
     """Put what a deferred tensor is now into an unnamed file of this folder, so that what was written to it is no
     longer in memory; a plain tensor stays. The system takes the file away when nobody needs it.
+
+    Raises: UsageError where the folder has no room.
     """
     if not isinstance(tensor, Deferred):
         return
     numbers = dense(tensor).contiguous()
-    with tempfile.TemporaryFile(dir=folder) as file:
-        file.write(numbers.reshape(-1).view(torch.uint8).numpy().data)
-        file.flush()
-        held = np.memmap(file, np.uint8, "r+", shape=(numbers.nbytes,))
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(numbers.reshape(-1).view(torch.uint8).numpy().data)
+            file.flush()
+            held = np.memmap(file, np.uint8, "r+", shape=(numbers.nbytes,))
+    except OSError as error:
+        raise UsageError(
+            f"{folder} cannot hold {shown(numbers.nbytes)} of weights on their way: {error.strerror}"
+        ) from error
     tensor.copy_(torch.from_numpy(held).view(numbers.dtype).reshape(numbers.shape))
 
 

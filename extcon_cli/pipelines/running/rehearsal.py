@@ -47,13 +47,14 @@ def rehearse(
     *,
     output: Path,  # of the real run, which was checked
     trust: Trust,
+    sparing: bool = False,
 ) -> DryRunResult:
-    """Try a command out, and say what it would do.
+    """Try a command out, and say what it would do. `sparing`: as in `start_run`.
 
     Raises: what the command itself would raise, and UsageError where the output has no room.
     """
     began = time.monotonic()
-    prepared = prepare(recipe, checkpoint, trust=trust)
+    prepared = prepare(recipe, checkpoint, trust=trust, sparing=sparing)
     read = _read(prepared, until=began + READING)
     steps = planned_steps(command, recipe, len(prepared.data.train_loader(device="cpu", seed=0)))
     with tempfile.TemporaryDirectory() as folder:
