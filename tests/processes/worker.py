@@ -30,8 +30,10 @@ from extcon_cli.training.device import create_accelerator, join
 from extcon_cli.training.loop import Trainer
 from extcon_cli.training.objective import Batches, evaluate, objective, own_batches, own_part, per_sample_loss
 from extcon_cli.training.sharded import ShardedTrainer
+from extcon_cli.training.speed import Speed
 
 SAMPLES, BATCH, STEPS = 23, 7, 6
+SWITCHED = Speed("bf16", channels_last=True)
 
 
 def nets() -> dict[str, nn.Module]:
@@ -75,8 +77,10 @@ def otherwise(processes: Processes) -> dict[str, dict[str, torch.Tensor]]:
         "streamed": ends(trainer(copy.deepcopy(net), processes, streamed(processes.share))),
         "taught": ends(trainer(copy.deepcopy(net), processes, teacher=nets()["plain"])),
         "averaged": ends(trainer(copy.deepcopy(net), processes), average=0.7),
+        "switched and averaged": ends(trainer(copy.deepcopy(net), processes, speed=SWITCHED), average=0.7),
         "half precision": ends(trainer(copy.deepcopy(net), processes, precision="bf16")),
         "sharded": sharded(net, processes),
+        "sharded, channels last": sharded(net, processes, speed=Speed(channels_last=True)),
         "sharded and taught": sharded(net, processes, teacher=nets()["plain"]),
         "sharded, resumed": sharded(net, processes, stop=STEPS // 2),
         "sharded, then whole": sharded(net, processes, stop=STEPS // 2, then=Trainer),
