@@ -44,6 +44,7 @@ class UltralyticsCatalyst(PruningCallback):
     widths: Literal["uniform", "free"] = "uniform"
     _first: FirstInputs | None = field(default=None, init=False)
     _says: Widths | None = field(default=None, init=False)
+    _steps: int = field(default=0, init=False)
 
     def attach(self, model: Any) -> UltralyticsCatalyst:
         """Listen to the training of a `YOLO`, or of one of its trainers."""
@@ -52,7 +53,8 @@ class UltralyticsCatalyst(PruningCallback):
     def on_train_start(self, trainer: Any) -> None:
         """Begin to listen. UsageError: the training is too short, is resumed, compiled or distributed."""
         _check(trainer)
-        self.pruning.steps(_steps(trainer) - 1)
+        self._steps = _steps(trainer)
+        self.pruning.steps(self._steps - 1)
         self._first = FirstInputs(trainer.model)
         trainer.optimizer.register_step_post_hook(self.pruning.after_step)
 
@@ -64,8 +66,7 @@ class UltralyticsCatalyst(PruningCallback):
             self._says = Widths.of(model, example, self.widths)
             ties = [Tie(one.groups, one.parts, one.allowed) for one in self._says.found]
             with raw_outputs(model):
-                left = _steps(trainer) - 1
-                self.pruning.begin(model, example, left, channels=self._says.channels, ties=ties)
+                self.pruning.begin(model, example, self._steps - 1, channels=self._says.channels, ties=ties)
         elif self.pruning.due:
             assert self._says is not None
             with raw_outputs(model):
@@ -152,7 +153,7 @@ def _check(trainer: Any) -> None:
 
 
 def _steps(trainer: Any) -> int:
-    """Optimizer steps of a training, at the least: while it warms up it accumulates over fewer batches."""
+    """Optimizer steps of a training, at the least; asked before it warms up, when it accumulates over fewer batches."""
     return int(len(trainer.train_loader) * trainer.epochs // max(1, trainer.accumulate))
 
 

@@ -28,9 +28,9 @@ def train(made: Any, place: Path, callback: Any, **more: Any) -> Any:
         yolo = YOLO(str(made.checkpoint(place / "tiny.pt", "detect")))
         callback.attach(yolo)
         yolo.train(
-            data=str(made.pictures(place / "data", "detect")), imgsz=made.SIZE, epochs=BATCHES // 2, batch=4, nbs=4,
-            device="cpu", plots=False, amp=False, project=str(place / "runs"), optimizer="AdamW", lr0=1e-3,
-            warmup_epochs=0, val=False, **more,
+            data=str(made.pictures(place / "data", "detect")), imgsz=made.SIZE, device="cpu", plots=False, amp=False,
+            project=str(place / "runs"), optimizer="AdamW", lr0=1e-3, val=False,
+            **{"epochs": BATCHES // 2, "batch": 4, "nbs": 4, "warmup_epochs": 0, **more},
         )  # fmt: skip
     return yolo
 
@@ -64,6 +64,16 @@ def test_a_model_shrinks_while_it_is_trained(made: Any, tmp_path: Path) -> None:
     assert sum(parameter.numel() for parameter in small.parameters()) < 0.9 * before
     again = DetectionModel(small.yaml, nc=2, verbose=False)  # what the next training begins with
     again.load_state_dict(small.state_dict(), strict=True)
+
+
+def test_a_training_that_accumulates_shrinks_too(made: Any, tmp_path: Path) -> None:
+    """As Ultralytics does by default: warm-up from a step each batch to one of several, over all of this training."""
+    from extcon_cli.integrations import UltralyticsCatalyst
+
+    callback = UltralyticsCatalyst(ratio=0.3)
+    train(made, tmp_path, callback, epochs=8, nbs=16, warmup_epochs=8)
+    assert callback.report is not None
+    assert callback.report.certificate.exact
 
 
 @pytest.mark.slow
