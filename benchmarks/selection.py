@@ -9,17 +9,21 @@ Without --methods it runs its own list, stage by stage, what tells most first. A
 importances from its package (`tp_norm`: GroupNorm, `tp_taylor`: GroupTaylor). `compensated:uniform` and others keep the
 order within groups and share the budget out in another way (`Bench.allocated`). Hand-overs: none, local, sequential.
 Schedules: `once` sets the filters to zero at once and spends all steps on fine-tuning; `flow` spends half of them on
-the flow, zero at its half. Trainings: sgd, adamw, average (of the weights of the second half of the steps), features
-(what residual blocks give is matched with the original's, too). A budget is a share of the inner filters that goes
-(0.7), or what is left of the MACs (macs/2.5).
+the flow, zero at its half; `cycles` scores, cuts a third and hands over three times, with a sixth of the steps after
+each of the first two; `sparse:0.03` spends half of them on the original under the regulariser of Torch-Pruning's
+GroupNormPruner of that strength, and scores what that leaves. Trainings: sgd, adamw, average (of the weights of the
+second half of the steps), features (what residual blocks give is matched with the original's, too), t8 (sgd, distilled
+at temperature 8; the others at 4). A budget is a share of the inner filters that goes (0.7), or what is left of the
+MACs (macs/2.5).
 
 All choose among the same filters, the inner channels of the residual blocks, and fine-tune alike: batches of 64, SGD
-with momentum 0.9, weight decay 5e-4, a cosine, half of the loss from the original (temperature 4), bfloat16 where that
-is fast. The rate is the one of RATES by which the method had the most of 2,000 held-out training images right at 70 %,
-seed 0, after as many steps; --lr sets it. Steps are optimizer steps; scoring (100 batches for gradients, 512 images for
-the saliency) and hand-over (512 images) come on top, alike. --arch names the network: `selection_nets.py` trains two.
+with momentum 0.9, weight decay 5e-4, a cosine, half of the loss from the original, bfloat16 where that is fast. The
+rate is the one of RATES by which the method had the most of 2,000 held-out training images right at 70 %, seed 0, after
+as many steps; --lr sets it. Steps are optimizer steps; scoring (100 batches for gradients, 512 images for the saliency)
+and hand-over (512 images) come on top, alike. --arch names the network: `selection_nets.py` trains two.
 
-Results are appended to --results, one JSON line a run; what is there is not run again. Prints a table.
+Results are appended to --results, one JSON line a run; what is there is not run again, and models right after removal
+are kept beside it. Prints a table.
 """
 
 from __future__ import annotations
