@@ -46,7 +46,12 @@ def test_bash_is_offered(words: tuple[str, ...], offered: list[str]) -> None:
 
 
 def test_the_script_for_a_shell_is_shown() -> None:
+    named = {"_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"}  # else that of the process which started the tests
     shown = subprocess.run(
-        [sys.executable, "-c", PROGRAM, "--show-completion", "bash"], capture_output=True, text=True, check=False
+        [sys.executable, "-c", PROGRAM, "--show-completion", "bash"],
+        env={**os.environ, **named},
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert "complete -o default -F _extcon_completion extcon" in shown.stdout
