@@ -2,7 +2,7 @@
 
     python benchmarks/diagnosis.py [SEEDS] --fashion fashion_mnist.npz [--first 4] [--figures FILE] [--case NAME]
 
-Eight kinds in four cases each, three of multilayer perceptrons and one of convolutions, every one trained anew by each
+Eight kinds in four cases or more, most of multilayer perceptrons, one of convolutions, every one trained anew by each
 seed (8 by default, from `--first` on); the seeds of a perceptron all at once, by batched products. A case is what its
 making says: units that a far too high rate has killed, a deep stack without skips, the end of a cosine schedule, a rate
 ten times too high, few examples for long, shuffled labels or inputs of noise, a net of two to fourteen units at the end
@@ -100,6 +100,8 @@ CASES = {
     "noise-fashion": Case("data at fault", "fashion", 4000, (32,), 0.001, 30, spoilt="inputs"),
     "narrow-fashion-two": Case("capacity-bound", "fashion", 10000, (8, 6), 0.003, 30, "cosine"),
     "short-fashion-slow": Case("still learning", "fashion", 10000, (32,), 0.0003, 3),
+    "slow-fashion": Case("still learning", "fashion", 10000, (64, 32), 0.0001, 12),
+    "slow-fashion-wide": Case("still learning", "fashion", 10000, (128,), 0.0003, 8),
     "dead-branches": Case("dead units", "digits", 1400, (), 0.001, 40, killing=0.1, net="plateaus_nets:residual"),
     "deep-convolutions": Case("dying stack", "digits", 1400, (), 0.003, 8, net="plateaus_nets:deep_convolutions"),
     "end-convnet": Case("finished schedule", "fashion", 8000, (16, 32, 32), 0.003, 5, "cosine", net="zoo:convnet"),
@@ -250,11 +252,11 @@ def main() -> None:
     parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--tuning", type=int, default=4)
     parser.add_argument("--figures", type=Path)
-    parser.add_argument("--case", choices=CASES)
+    parser.add_argument("--case", help="one case, or several with commas between")
     given = parser.parse_args()
     kept = given.figures.read_text().splitlines() if given.figures and given.figures.exists() else []
     rows = [json.loads(line) for line in kept]
-    names = [given.case] if given.case else [*CASES]
+    names = given.case.split(",") if given.case else [*CASES]
     fashion = np.load(given.fashion)
     fashion = {key: fashion[key] for key in ("x_train", "y_train")}
     for name in names:

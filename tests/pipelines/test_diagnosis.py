@@ -15,7 +15,7 @@ from extcon_cli.pipelines.bypassing.diagnosis import Evidence, _extensions, conc
 from extcon_cli.pipelines.bypassing.probe import Refusal, Trial
 from extcon_cli.pipelines.bypassing.stalled import Stalled
 from extcon_cli.recipe.schema import BypassSpec
-from extcon_cli.report.results.bypass import DeadUnits, Depth, Diagnosis, GradientNorm, ProbeGain
+from extcon_cli.report.results.bypass import DeadUnits, Depth, Diagnosis, Features, GradientNorm, ProbeGain
 
 NOISE = torch.randn(400, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 
@@ -198,10 +198,15 @@ def test_where_a_net_overfits_and_is_not_too_sure_nothing_is_prescribed() -> Non
     assert "Bypassing is not the remedy" in found.verdict
 
 
-@pytest.mark.parametrize(("explained", "kind"), [(0.3, "capacity-bound"), (0.1, "plateau")])
-def test_what_a_read_out_explains_beside_a_net_tells_that_capacity_is_missing(explained: float, kind: str) -> None:
+@pytest.mark.parametrize(
+    ("explained", "rank", "kind"), [(0.3, 5.0, "capacity-bound"), (0.3, 2.0, "plateau"), (0.1, 5.0, "plateau")]
+)
+def test_what_a_read_out_explains_beside_a_net_that_uses_its_width_tells_that_capacity_is_missing(
+    explained: float, rank: float, kind: str
+) -> None:
     trials = {"baseline": Trial([1.0, 0.9] * 8, level(1.0), level(0.9))}
     evidence = replace(SOUND, theta=Trial([], begun(1.0), NARROW), read_out=ProbeGain(1 - explained, explained, 0.01))
+    evidence = replace(evidence, features=Features(rank, 6))
     found = conclude(trials, evidence, least_gain=0.05, restarts=("restart",))
     assert found.kind == kind
     assert ("a read-out of random features" in found.verdict) == (kind == "capacity-bound")

@@ -6,7 +6,7 @@ The thresholds were set on a labelled set of small nets (`benchmarks/diagnosis.p
 from __future__ import annotations
 
 from extcon_cli.bypass.strategies import WIDER
-from extcon_cli.report.results.bypass import Depth, Diagnosis, Fit, PlateauKind, ProbeGain
+from extcon_cli.report.results.bypass import Depth, Diagnosis, Features, Fit, PlateauKind, ProbeGain
 
 DYING = 1e-3
 """Share of the signal, or of the gradient, under which nothing gets through a stack. Stuck nets of 30 layers have 1e-7
@@ -26,6 +26,9 @@ WIDER_GAIN = 0.05
 """Share of the loss that a wider copy gains over going on within the probe, where capacity is what is missing."""
 READ_OUT = 0.145
 """Share of the loss that a read-out of random features gains beside a model, where capacity is what is missing."""
+SPENT = 0.5
+"""Share of their width that the features' effective rank takes, from which on a net has no directions left. One that
+has only not learnt enough leaves much over for a read-out, too, but does not use its width."""
 
 
 def kind(found: Diagnosis, least_gain: float) -> PlateauKind:
@@ -74,8 +77,12 @@ def unexplained(found: Diagnosis, least_gain: float) -> bool:
 def _bound(found: Diagnosis) -> bool:
     wider, beside = found.probe.get(WIDER), found.read_out
     pulls_ahead = wider is not None and wider.gain >= max(WIDER_GAIN, 2 * wider.error)
-    explains = beside is not None and beside.gain >= max(READ_OUT, 2 * beside.error)
+    explains = beside is not None and beside.gain >= max(READ_OUT, 2 * beside.error) and _spent(found.features)
     return (pulls_ahead or explains) and _narrow(found.fit)
+
+
+def _spent(features: Features | None) -> bool:
+    return features is not None and features.effective >= SPENT * features.width
 
 
 def _narrow(fit: Fit | None) -> bool:
