@@ -14,7 +14,7 @@ import numpy as np
 from torch import fx, nn
 
 from extcon_cli.channels.analysis import rules
-from extcon_cli.channels.analysis.axes import Analysis, Axis, Consumer, Index, Value, axes_in
+from extcon_cli.channels.analysis.axes import Analysis, Axis, Consumer, Index, Mask, Value, axes_in
 from extcon_cli.channels.analysis.operator import FlowOperator, NotLiteral, holds_tensor
 from extcon_cli.channels.analysis.trace import Graph
 from extcon_cli.channels.modules import named_modules, named_tensors
@@ -187,8 +187,9 @@ Places = dict[tuple[str, int], tuple[Index, Index]]
 def _parameter_places(dims: dict[tuple[str, int], Index], channel_ids: Index, number: Index) -> Places:
     """Where the produced channels lie in each dimension of each parameter."""
     found: Places = {}
+    numbers = number[channel_ids]  # of each position
     for slot, positions in dims.items():
-        channels = number[channel_ids[positions]]
+        channels = numbers[positions]
         places = np.flatnonzero(channels >= 0)
         if len(places):
             there = channels[places]
@@ -247,14 +248,23 @@ def _counted(channels: Index) -> tuple[Index, Index]:
 def _slices(places: Places, kinds: Index) -> dict[int, list[Slice]]:
     """For each kind of channel its slices."""
     found: dict[int, list[Slice]] = {}
+    alike: dict[bytes, list[tuple[int, slice | Mask, int]]] = {}  # the same channels lie in many slots
     for (parameter, dim), (channels, positions) in places.items():
-        there = kinds[channels]
-        alike = bool((there == there[0]).all())
-        for kind in [int(there[0])] if alike else np.unique(there).tolist():
-            members = slice(None) if alike else there == kind
-            count = np.count_nonzero(np.diff(channels[members])) + 1
+        key = channels.tobytes()
+        if key not in alike:
+            alike[key] = list(_split_by_kind(channels, kinds))
+        for kind, members, count in alike[key]:
             found.setdefault(kind, []).append(Slice(parameter, dim, positions[members].reshape(count, -1)))
     return found
+
+
+def _split_by_kind(channels: Index, kinds: Index) -> Iterable[tuple[int, slice | Mask, int]]:
+    """The kinds of channels in a slot, where each of them lies in it, and how many channels that are."""
+    there = kinds[channels]
+    one = bool((there == there[0]).all())
+    for kind in [int(there[0])] if one else np.unique(there).tolist():
+        members = slice(None) if one else there == kind
+        yield kind, members, np.count_nonzero(np.diff(channels[members])) + 1
 
 
 def _name(slices: tuple[Slice, ...]) -> str:
