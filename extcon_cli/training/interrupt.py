@@ -1,4 +1,7 @@
-"""Ctrl-C and SIGTERM wait for the end of the step, so that what is saved is a whole step. A second one is at once."""
+"""Ctrl-C and SIGTERM wait for the end of the step, so that what is saved is a whole step. A second one is at once.
+
+Where nothing is trained there is no step to save, and the first one is at once as well.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +19,18 @@ class Stop:
     def __init__(self, patience: float = 0.0) -> None:
         self.requested = False
         self._patience, self._at = patience, 0.0
+        self._waits = True
+
+    @contextmanager
+    def at_once(self) -> Iterator[None]:
+        """Within, one process does not wait for the end of a step: there is none. Of several each has to come along."""
+        before, self._waits = self._waits, self._patience > 0
+        try:
+            if not self._waits:
+                self.check()
+            yield
+        finally:
+            self._waits = before
 
     def check(self) -> None:
         """KeyboardInterrupt if somebody did."""
@@ -24,10 +39,11 @@ class Stop:
 
     def _hear(self, number: int, frame: FrameType | None) -> None:
         now = time.monotonic()
-        if self.requested and now - self._at >= self._patience:
-            raise KeyboardInterrupt
+        again = self.requested and now - self._at >= self._patience
         if not self.requested:
             self.requested, self._at = True, now
+        if again or not self._waits:
+            raise KeyboardInterrupt
 
 
 @contextmanager

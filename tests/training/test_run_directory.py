@@ -255,6 +255,19 @@ def test_the_first_signal_waits_the_second_does_not(number):
     assert signal.getsignal(number) is before
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_where_nothing_is_trained_the_first_signal_does_not_wait(number):
+    with graceful() as stop, stop.at_once(), pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(number)
+    with graceful() as stop:
+        signal.raise_signal(number)  # waits, and is heard where the wait is over
+        with pytest.raises(KeyboardInterrupt), stop.at_once():
+            pytest.fail("it began")
+    with graceful(patience=5) as stop, stop.at_once():  # one of several processes
+        signal.raise_signal(number)
+        assert stop.requested
+
+
 def test_a_lock_of_what_keeps_no_state_leaves_no_trace(tmp_path):
     folder = tmp_path / "o.run"
     with RunLock(folder):

@@ -81,7 +81,7 @@ class Run:
         Figures put into the dict that it gives are the closing ones.
         """
         began = time.monotonic()
-        with phase(self.emit, name, title, total, unit) as figures:
+        with phase(self.emit, name, title, total, unit) as figures, self.stop.at_once():
             yield figures
         if reported:
             self.seconds[name] = time.monotonic() - began
