@@ -1,7 +1,7 @@
 """What keeping freed memory saves of a training step on a CPU: `python benchmarks/allocator.py [--rounds 3]`.
 
 Processes take turns, one with glibc's malloc as it begins and one with what training sets
-(`extcon_cli/training/allocator.py`); each takes some steps of a plain loop at batch 128. Printed: the medians over the
+(`extcon_cli.allocator.py`); each takes some steps of a plain loop at batch 128. Printed: the medians over the
 rounds of milliseconds of the process a step, page faults a step, and the peak of its memory. One thread.
 """
 
@@ -19,8 +19,8 @@ from statistics import median
 import torch
 from torch.nn import functional
 
+from extcon_cli.allocator import keeping_freed_memory
 from extcon_cli.checkpoint.architectures import build
-from extcon_cli.training.allocator import keeping_freed_memory
 
 MODELS = {
     "digits_resnet": ("zoo:digits_resnet", {}, (1, 8, 8), 60),

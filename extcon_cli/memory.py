@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import re
 from pathlib import Path
@@ -15,8 +14,6 @@ from extcon_cli.errors import UsageError
 VARIABLE = "EXTCON_MAX_MEMORY"
 SHARE = 0.8
 """Of the memory that is free, the default limit."""
-M_MMAP_THRESHOLD, KEPT = -3, 1 << 20
-"""glibc's name of a setting, and the bytes from which a block is given back when it is freed."""
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
 
 
@@ -62,15 +59,3 @@ def _free() -> float:
     except (OSError, ValueError):  # no container, or no limit
         pass
     return min(free, 2.0**62)
-
-
-def return_freed() -> None:
-    """Let glibc give the memory of large tensors back to the system as soon as they are freed; others do anyway.
-
-    By default it keeps blocks of up to 32 MB for itself, several times a model's largest tensor after a while.
-    """
-    try:
-        libc = ctypes.CDLL(None)
-        libc.mallopt(M_MMAP_THRESHOLD, KEPT)
-    except (OSError, TypeError, AttributeError):  # another library, which has no such call
-        return

@@ -15,6 +15,7 @@ import extcon_cli
 ROOT = Path(extcon_cli.__file__).parent
 
 ALLOWED = {
+    "allocator": set(),
     "errors": set(),
     "memory": {"errors"},
     "processes": {"errors"},
@@ -25,7 +26,7 @@ ALLOWED = {
     "catalyst": {"channels", "errors"},
     "bypass": {"averaging", "channels", "catalyst", "errors"},
     "recipe": {"errors"},
-    "checkpoint": {"channels", "recipe", "errors", "events", "json_text", "memory"},
+    "checkpoint": {"allocator", "channels", "recipe", "errors", "events", "json_text", "memory"},
     "data": {"recipe", "errors", "events", "json_text", "memory", "processes"},
     "tasks": {"channels", "errors"},
     "export": {"channels", "errors"},

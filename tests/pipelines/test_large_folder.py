@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from extcon_cli.allocator import keeping_freed_memory
 from extcon_cli.channels.deferred import Deferred, defer, dense
 from extcon_cli.checkpoint.huggingface.shards import spill
 from extcon_cli.errors import DataError
@@ -47,10 +49,18 @@ def test_text_scores_and_hands_over_without_copies_in_memory(
         files = (tmp_path / name).glob("*.safetensors")
         return result, {key: tensor for file in files for key, tensor in load_file(file).items()}
 
+    kept = list[bool]()
+
+    def keeping(*, wanted: bool) -> AbstractContextManager[bool]:
+        kept.append(wanted)
+        return keeping_freed_memory(wanted=wanted)
+
+    monkeypatch.setattr("extcon_cli.pipelines.running.start.keeping_freed_memory", keeping)
     expected, whole = pruned("whole")
     monkeypatch.setattr("extcon_cli.channels.deferred.SMALL", 0)
     monkeypatch.setattr("extcon_cli.checkpoint.huggingface.folder.too_large", lambda size: True)
     found, same = pruned("same")
+    assert kept == [True, False], "freed memory is needed by others where it is short"
     planned = plan(llama, resolve("prune", overrides=changes).recipe, output=tmp_path / "plan.json", samples=2)
     assert planned.after == found.after.size
     assert planned.latency is None

@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 
+from extcon_cli.allocator import return_freed
 from extcon_cli.checkpoint.header import read_header
 from extcon_cli.checkpoint.huggingface.config import quiet, shapes_of, transformers, unfilled
 from extcon_cli.checkpoint.huggingface.shards import read_on_demand, too_large
@@ -29,7 +30,6 @@ from extcon_cli.checkpoint.state import shown
 from extcon_cli.errors import CheckpointError, first_line
 from extcon_cli.events import Emit, Noted, ignore
 from extcon_cli.json_text import parse_json
-from extcon_cli.memory import return_freed
 
 NOTE, CARD, WEIGHTS = "extcon.json", "README.md", "model.safetensors"
 LARGEST_FILE = 64 * 2**20

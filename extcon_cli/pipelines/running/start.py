@@ -9,6 +9,8 @@ from pathlib import Path
 
 import torch
 
+from extcon_cli.allocator import keeping_freed_memory
+from extcon_cli.channels.deferred import is_deferred
 from extcon_cli.checkpoint.folder import check_folder, is_transformers
 from extcon_cli.checkpoint.trust import UNTRUSTED, Trust
 from extcon_cli.checkpoint.write import check_writable
@@ -23,7 +25,6 @@ from extcon_cli.pipelines.running.threads import choose_threads
 from extcon_cli.pipelines.running.trial import choose_speed, settled
 from extcon_cli.processes import launched
 from extcon_cli.recipe.schema import Recipe, SpeedSpec
-from extcon_cli.training.allocator import keeping_freed_memory
 from extcon_cli.training.determinism import deterministic, wanted
 from extcon_cli.training.device import create_accelerator, join
 from extcon_cli.training.interrupt import graceful
@@ -111,10 +112,10 @@ def start_run(
     subject = str(checkpoint or prepared.recipe.model.arch)
     emit(RunStarted(command, subject, str(output), str(accelerator.device), recipe.seed))
     before = torch.get_num_threads()
-    on_cpu = accelerator.device.type == "cpu"
+    trains_on_cpu = accelerator.device.type == "cpu" and not is_deferred(prepared.module)
     with (
         deterministic(wanted()),
-        keeping_freed_memory(wanted=on_cpu),
+        keeping_freed_memory(wanted=trains_on_cpu),
         graceful(ECHO if processes.several else 0.0) as stop,
     ):
         try:

@@ -1,4 +1,4 @@
-"""Freed memory stays with the process while it trains, on glibc alone, unless the environment says otherwise."""
+"""Freed memory stays with the process while it trains, or goes back at once: on glibc alone, where nobody else says."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import resource
 import pytest
 import torch
 
-from extcon_cli.training import allocator
-from extcon_cli.training.allocator import keeping_freed_memory
+from extcon_cli import allocator
+from extcon_cli.allocator import keeping_freed_memory, return_freed
 
 ON_GLIBC = pytest.mark.skipif(allocator._glibc() is None, reason="another C library, or told how to work")
 
@@ -63,3 +63,12 @@ def test_nothing_is_told_where_it_is_not_wanted(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(ctypes, "CDLL", None)
     with keeping_freed_memory(wanted=False) as kept:
         assert not kept
+
+
+@ON_GLIBC
+def test_where_memory_is_short_blocks_go_back_when_they_are_freed() -> None:
+    pages = 32 * (4 << 20) // resource.getpagesize()
+    with keeping_freed_memory():
+        page_faults()
+    return_freed()
+    assert min(page_faults() for _ in range(4)) >= pages
